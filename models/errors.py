@@ -1,0 +1,65 @@
+"""Every error this project raises on purpose.
+
+DemurError
+├── SettingsError        a setting is wrong: the start stops with one clear sentence
+├── ArtifactError        a model folder is missing, tampered with, or not loadable safely
+├── StateError           a persisted state cannot be restored: unknown version or damaged
+├── DeliveryError        an outcome or a state record could not be made durable: the worker ends
+└── EventError           a message breaks the contract: dead letter, and red for its response
+    ├── Undecodable      not JSON, not UTF-8, NaN or infinity
+    ├── Oversized        larger than the declared bound
+    ├── UnknownSchema    a `schema` number this version does not read
+    └── Invalid          a field is missing, of the wrong type, or out of range
+"""
+
+from typing import ClassVar
+
+
+class DemurError(Exception):
+    """Root of the tree."""
+
+
+class SettingsError(DemurError):
+    """A setting is wrong; the message names it and the remedy."""
+
+
+class ArtifactError(DemurError):
+    """A model artifact is missing, tampered with, or not loadable safely."""
+
+
+class StateError(DemurError):
+    """A persisted state cannot be restored."""
+
+
+class DeliveryError(DemurError):
+    """An outcome or a state record could not be made durable."""
+
+
+class EventError(DemurError):
+    """A message breaks the contract. Its text never quotes the message: it may hold patient data."""
+
+    code: ClassVar[str] = "invalid"
+
+
+class Undecodable(EventError):
+    """The bytes are not JSON in UTF-8 (NaN and infinities are not JSON)."""
+
+    code = "undecodable"
+
+
+class Oversized(EventError):
+    """The message is larger than the declared bound."""
+
+    code = "oversized"
+
+
+class UnknownSchema(EventError):
+    """The `schema` number is not one that this version reads."""
+
+    code = "unknown_schema"
+
+
+class Invalid(EventError):
+    """A field is missing, of the wrong type, or out of range."""
+
+    code = "invalid"

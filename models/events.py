@@ -1,0 +1,280 @@
+"""The wire contract: what every topic carries. Frozen, tagged by `type`, strictly decoded once at the edge.
+
+Times are timezone-aware (RFC 3339 on the wire). Durations are in the unit that the field name ends in
+(`_s` seconds, `_ms` milliseconds). Probabilities lie in [0, 1]; logits are natural-log odds.
+Only `Response` and `Feedback` may hold patient text; no other type has a field for it.
+
+>>> event = decode(Feedback, b'{"type":"feedback","feedback_id":"f1","response_id":"r1","clinician":"c1",'
+...                          b'"action":"accepted","occurred_at":"2026-01-05T08:00:00Z"}')
+>>> event.action
+'accepted'
+>>> decode(Feedback, encode(event)) == event
+True
+"""
+
+import hashlib
+import re
+from datetime import datetime
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+
+import msgspec
+import orjson
+from msgspec import Meta, Struct
+
+from models.errors import Invalid, Oversized, Undecodable, UnknownSchema
+
+SCHEMA = 1
+MAX_MESSAGE_BYTES = 1_000_000
+"""Kafka's own default bound on a record (`message.max.bytes` is 1 MiB)."""
+
+Id = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}\Z")]
+"""Printable ASCII without spaces: safe in keys, headers, logs and file names of any system."""
+Name = Annotated[str, Meta(max_length=128)]
+Text = Annotated[str, Meta(max_length=200_000)]
+Instant = Annotated[datetime, Meta(tz=True)]
+Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
+Tier = Literal["green", "yellow", "red"]
+Depth = Literal["none", "surface", "deep"]
+Verb = Literal["accepted", "edited", "disagreed", "flagged", "abandoned", "retracted"]
+Action = Literal["show", "banner", "review", "withhold"]
+
+_QUOTED: Final = re.compile(r"'[^']*'")
+"""msgspec quotes offending values in its messages; they may be patient text."""
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of everything on the wire. `schema` is the major version of the contract."""
+
+    topic: ClassVar[str]
+    schema: int = SCHEMA
+
+
+class Response(Event, frozen=True, kw_only=True, tag="response"):
+    """An answer of a clinical language model, or, with `response` absent, a query before it is answered."""
+
+    topic: ClassVar[str] = "responses"
+    response_id: Id
+    conversation_id: Id
+    turn: Annotated[int, Meta(ge=0)] = 0
+    deployment: Id
+    site: Id
+    department: Name = ""
+    specialty: Name = ""
+    llm_model: Name = ""
+    category: Name | None = None
+    query: Annotated[str, Meta(min_length=1, max_length=200_000)]
+    response: Text | None = None
+    context: dict[Name, float] = {}
+    occurred_at: Instant
+
+
+class Feedback(Event, frozen=True, kw_only=True, tag="feedback"):
+    """What a clinician did with a response. `clinician` is a pseudonym."""
+
+    topic: ClassVar[str] = "feedback"
+    feedback_id: Id
+    response_id: Id
+    clinician: Id
+    action: Verb
+    edited_response: Text | None = None
+    reason_code: Name | None = None
+    comment: Text | None = None
+    dwell_ms: Annotated[int, Meta(ge=0)] | None = None
+    occurred_at: Instant
+
+
+class Watermark(Event, frozen=True, kw_only=True, tag="watermark"):
+    """On `feedback`, to every partition: no event older than `occurred_at` will follow. Ends a replay."""
+
+    topic: ClassVar[str] = "feedback"
+    occurred_at: Instant
+
+
+class Decision(Event, frozen=True, kw_only=True, tag="decision"):
+    """How a response was tiered and why. Score fields are None exactly when no trustworthy score exists."""
+
+    topic: ClassVar[str] = "decisions"
+    response_id: Id
+    conversation_id: Id
+    turn: int = 0
+    deployment: Id
+    groups: dict[str, str] = {}
+    logit: float | None = None
+    risk: Probability | None = None
+    upper: Probability | None = None
+    tier: Tier
+    action: Action
+    reasons: tuple[str, ...] = ()
+    audit: bool = False
+    propensity: Probability = 1.0
+    calibrator_version: int = 0
+    model_hash: str = ""
+    config_hash: str = ""
+    input_digest: str = ""
+    salience_digest: str = ""
+    truncated: bool = False
+    occurred_at: Instant
+    decided_at: Instant
+
+
+class Scored(Struct, frozen=True, kw_only=True):
+    """The part of a decision that a label carries, so that LEARN needs nothing else."""
+
+    conversation_id: Id
+    turn: int
+    groups: dict[str, str]
+    logit: float | None
+    risk: float | None
+    upper: float | None
+    tier: Tier
+    action: Action
+    audit: bool
+    propensity: float
+    calibrator_version: int
+    occurred_at: Instant
+
+
+class Label(Event, frozen=True, kw_only=True, tag="label"):
+    """One clinician's settled verdict on one response. `weight` 0 carries no evidence (abandoned, retracted).
+
+    `kind` is `verdict` for the first settled one; a `correction` or `revocation` names in `revises` the label it
+    replaces, and is counted in reports but folded into a calibrator only at its next rebuild.
+    """
+
+    topic: ClassVar[str] = "labels"
+    label_id: Id
+    feedback_id: Id
+    response_id: Id
+    deployment: Id
+    clinician: Id
+    action: Verb
+    rejected: bool
+    depth: Depth
+    weight: Probability
+    kind: Literal["verdict", "correction", "revocation"] = "verdict"
+    revises: Id | None = None
+    delay_s: float
+    occurred_at: Instant
+    decision: Scored
+
+
+class Outcome(Event, frozen=True, kw_only=True, tag="outcome"):
+    """A conversation learns how one of its turns was received; keyed by conversation for SCORE."""
+
+    topic: ClassVar[str] = "outcomes"
+    label_id: Id
+    conversation_id: Id
+    response_id: Id
+    turn: int
+    rejected: bool
+    depth: Depth
+    occurred_at: Instant
+
+
+class Closure(Event, frozen=True, kw_only=True, tag="closure"):
+    """An ending that is not a label.
+
+    `unlabelled`: no verdict within the horizon (never "accepted"). `duplicate`: this feedback id was seen before.
+    `superseded`: the same clinician's later verdict stands instead. `orphan`: no response came for this feedback.
+    """
+
+    topic: ClassVar[str] = "closures"
+    closure_id: Id
+    reason: Literal["unlabelled", "duplicate", "superseded", "orphan"]
+    response_id: Id
+    feedback_id: Id | None = None
+    deployment: Id | None = None
+    tier: Tier | None = None
+    groups: dict[str, str] = {}
+    closed_at: Instant
+
+
+class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
+    """One version of a deployment's calibrator. Version n is the fold of the first n changes (labels, rollbacks).
+
+    `parameters` restores the calibrator; `cuts` are raw-score thresholds per group, for people.
+    """
+
+    topic: ClassVar[str] = "calibrations"
+    deployment: Id
+    version: int
+    parameters: dict[str, Any]
+    cuts: dict[str, dict[str, float | None]] = {}
+    labels: int
+    missing_labels: int
+    cause: str
+    as_of: Instant
+
+
+class Alarm(Event, frozen=True, kw_only=True, tag="alarm"):
+    """Something a person should know. `scope` names the block, e.g. `category=dosing`."""
+
+    topic: ClassVar[str] = "alarms"
+    alarm_id: Id
+    kind: str
+    deployment: Id
+    scope: str
+    statistic: float
+    threshold: float
+    evidence: dict[str, float | int | str] = {}
+    since: Instant
+    raised_at: Instant
+
+
+class DeadLetter(Event, frozen=True, kw_only=True, tag="dead_letter"):
+    """A message that could not be processed: where it lies, why, and its SHA-256. Never its content."""
+
+    topic: ClassVar[str] = "dead-letters"
+    source_topic: str
+    partition: int
+    offset: int
+    stage: str
+    code: str
+    detail: str
+    digest: str
+    size_bytes: int
+    response_id: str | None = None
+
+
+E = TypeVar("E", bound=Event)
+
+
+def encode(event: Event) -> bytes:
+    """Return the JSON bytes of an event: field order is fixed, so equal events have equal bytes."""
+    return orjson.dumps(msgspec.to_builtins(event, builtin_types=(datetime,)), option=orjson.OPT_UTC_Z)
+
+
+def parse(data: bytes, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
+    """Read bytes as one JSON object. Raises `Oversized` or `Undecodable`."""
+    if len(data) > limit:
+        raise Oversized(f"message of {len(data)} bytes; the bound is {limit}: send less text")
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise Undecodable("not JSON in UTF-8 (NaN and infinities are not JSON)") from None
+    if not isinstance(value, dict):
+        raise Undecodable("not a JSON object")
+    return value
+
+
+def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
+    """Check a JSON object against the contract. Raises `UnknownSchema` or `Invalid`, which name the field."""
+    if (schema := value.get("schema", SCHEMA)) != SCHEMA:
+        shown = schema if isinstance(schema, int) else "of another type"
+        raise UnknownSchema(f"field `schema` is {shown}; this version reads {SCHEMA}: upgrade the older side")
+    try:
+        event: E = msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        raise Invalid(_QUOTED.sub("(value)", str(error))) from None
+    return event
+
+
+def decode(type_: type[E] | UnionType, data: bytes, limit: int = MAX_MESSAGE_BYTES) -> E:
+    """`parse`, then `build`. Raises a subclass of `EventError`."""
+    return build(type_, parse(data, limit))
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
