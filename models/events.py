@@ -38,6 +38,7 @@ Tier = Literal["green", "yellow", "red"]
 Depth = Literal["none", "surface", "deep"]
 Verb = Literal["accepted", "edited", "disagreed", "flagged", "abandoned", "retracted"]
 Action = Literal["show", "banner", "review", "withhold"]
+Ending = Literal["unlabelled", "duplicate", "superseded", "orphan"]
 
 _QUOTED: Final = re.compile(r"'[^']*'")
 """msgspec quotes offending values in its messages; they may be patient text."""
@@ -181,7 +182,7 @@ class Closure(Event, frozen=True, kw_only=True, tag="closure"):
 
     topic: ClassVar[str] = "closures"
     closure_id: Id
-    reason: Literal["unlabelled", "duplicate", "superseded", "orphan"]
+    reason: Ending
     response_id: Id
     feedback_id: Id | None = None
     deployment: Id | None = None

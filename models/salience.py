@@ -1,0 +1,47 @@
+"""What an edit must not touch lightly: numbers, doses, drugs, negations. Compared by a keyed digest, never as text.
+
+SCORE puts the digest of a response into its decision; JOIN compares it with the digest of the edited text, so that
+depth is decided without any patient text after SCORE. Drug names are recognised by the stems of the WHO's
+international non-proprietary names (WHO/EMP/RHT/TSN/2018.1, "The use of stems in the selection of INN") and a few
+common drugs without one; this is a heuristic and says so.
+
+>>> tokens("Give 5 mg of amlodipine, do not stop lisinopril.")
+('5 mg', 'amlodipine', 'lisinopril', 'not', 'stop')
+>>> digest("Take 5 mg daily", b"key") == digest("Please take 5 mg daily.", b"key")
+True
+>>> digest("Take 5 mg daily", b"key") == digest("Take 50 mg daily", b"key")
+False
+"""
+
+import hashlib
+import re
+import unicodedata
+from typing import Final
+
+_NUMBER = (
+    r"\d+(?:[.,/]\d+)*(?:\s?(?:mcg|µg|ug|mg|g|kg|ml|l|mmol|mol|iu|units?|%|hours?|h|days?|weeks?|months?|years?))?"
+)
+_NEGATION = r"no|not|never|none|without|avoid|stop|hold|discontinue|contraindicated|cannot|\w+n't"
+_STEMS = (
+    "pril|prilat|sartan|olol|statin|cillin|mycin|micin|azole|prazole|tidine|gliptin|gliflozin|glutide|mab|nib|parin|"
+    "xaban|gatran|dipine|zepam|zolam|caine|profen|oxacin|cycline|setron|triptan|vir|sone|olone|onide|terol|tropium|"
+    "thiazide|semide|lukast|oxetine|ipramine|peridol|apine|barbital|phylline|platin|taxel|rubicin"
+)
+_DRUGS = (
+    "insulin|warfarin|heparin|aspirin|metformin|paracetamol|acetaminophen|digoxin|lithium|morphine|oxycodone|fentanyl|"
+    "codeine|tramadol|methotrexate|amiodarone|gabapentin|pregabalin|levothyroxine|clopidogrel|spironolactone"
+)
+_SALIENT: Final = re.compile(
+    rf"(?<![\w.])(?:{_NUMBER}|(?:{_NEGATION}|{_DRUGS}|[a-z]{{2,}}(?:{_STEMS})s?)(?!\w))", re.IGNORECASE
+)
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """Return the sorted multiset of salient tokens of a text, lower-case."""
+    plain = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
+    return tuple(sorted(re.sub(r"\s+", " ", found) for found in _SALIENT.findall(plain)))
+
+
+def digest(text: str, key: bytes) -> str:
+    """Return a keyed BLAKE2b digest (RFC 7693) of the salient tokens, in hexadecimal; `key` is at most 64 bytes."""
+    return hashlib.blake2b("\x1f".join(tokens(text)).encode(), key=key, digest_size=16).hexdigest()
