@@ -1,0 +1,22 @@
+"""The accounts of a stream: what went in, what came of it, and whether anything was lost.
+
+Pure and incremental: feed every record of every topic, in any interleaving of the topics, once or more often.
+
+    accounts.py     Accounts: one record in, the books updated
+    lives.py        which stages each response has reached
+    unmatched.py    feedback records that have no outcome yet
+    tallies.py      per scope, hour and tier: decisions, verdicts, rejections
+    reliability.py  predicted against realised rejection; Brier score
+    lags.py         how long until a label moves the threshold, and a decision
+    changes.py      what the calibrator changed and why
+    interval.py     the interval around a realised rejection rate
+    balance.py      each account that does not balance, named
+    summary.py      the figures as one JSON object
+"""
+
+from models.accounts.accounts import Accounts
+from models.accounts.balance import balances
+from models.accounts.run import Drift, Promise, Run
+from models.accounts.summary import summary
+
+__all__ = ["Accounts", "Drift", "Promise", "Run", "balances", "summary"]

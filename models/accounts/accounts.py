@@ -1,0 +1,164 @@
+"""One record in, the books updated. Every method costs the same whether it is the first record or the millionth."""
+
+from collections import Counter
+from datetime import datetime
+from math import exp
+from typing import Final
+
+from models.accounts.changes import Changes
+from models.accounts.interval import Interval, clopper_pearson
+from models.accounts.lags import Lags
+from models.accounts.lives import ARRIVED, DECIDED, LABELLED, UNLABELLED, Lives
+from models.accounts.reliability import Curve
+from models.accounts.tallies import Tallies
+from models.accounts.unmatched import Unmatched
+from models.events import Alarm, Calibration, Closure, DeadLetter, Decision, Event, Feedback, Label, Response
+
+MAX_REASONS: Final = 200
+"""Different reasons counted; reasons are a closed vocabulary, so more of them is a fault of the writer."""
+OTHER_REASON: Final = "(other)"
+
+
+class Accounts:
+    """The aggregate of all topics.
+
+    Repeats of an id count once (delivery is at least once); only feedback records are counted each, because a repeated
+    feedback is itself something that must be accounted for. The topics may interleave in any way; within a
+    deployment, labels and calibrations come in their topic's order.
+    """
+
+    def __init__(self, interval: Interval = clopper_pearson) -> None:
+        self.interval = interval
+        self.records: Counter[str] = Counter()
+        """Records read per topic, repeats and invalid ones included."""
+        self.invalid: Counter[str] = Counter()
+        """Records per topic that broke the contract."""
+        self.lives = Lives()
+        self.feedback = Unmatched()
+        self.feedback_in = 0
+        self.kinds: Counter[str] = Counter()
+        """Labels by kind: verdict, correction, revocation."""
+        self.endings: Counter[str] = Counter()
+        """Closures by reason."""
+        self.dead: Counter[tuple[str, str]] = Counter()
+        """Dead letters by source topic and code."""
+        self.reasons: Counter[str] = Counter()
+        """Decisions by reason; a decision may have several."""
+        self.actions: Counter[str] = Counter()
+        self.audits = 0
+        """Decisions drawn into the random audit sample."""
+        self.tallies = Tallies()
+        self.raw, self.calibrated = Curve(), Curve()
+        self.lags = Lags()
+        self.changes = Changes()
+        self.alarms: dict[str, Alarm] = {}
+        self.clock: datetime | None = None
+        """The latest event time among the decisions."""
+        self._seen: set[str] = set()
+        """Ids of labels, closures and dead-letter positions (their alphabets do not meet)."""
+
+    def observe(self, topic: str, event: Event, at_ms: int) -> None:
+        """Take in one decoded record; `at_ms` is the broker's record timestamp, milliseconds since the epoch."""
+        self.records[topic] += 1
+        match event:
+            case Response():
+                self.lives.mark(event.response_id, ARRIVED)
+            case Feedback():
+                self.feedback_in += 1
+                self.feedback.add(event.feedback_id, +1)
+            case Decision():
+                self._decision(event, at_ms)
+            case Label():
+                self._label(event, at_ms)
+            case Closure():
+                self._closure(event)
+            case Calibration():
+                self.changes.observe(event)
+                self.lags.calibration(event.deployment, version=event.version, labels=event.labels, at_ms=at_ms)
+            case Alarm():
+                self.alarms.setdefault(event.alarm_id, event)
+            case DeadLetter():
+                self._dead_letter(event)
+
+    def observe_invalid(self, topic: str) -> None:
+        """Take in one record that could not be decoded."""
+        self.records[topic] += 1
+        self.invalid[topic] += 1
+
+    def _decision(self, decision: Decision, at_ms: int) -> None:
+        self.lags.decision(decision.deployment, version=decision.calibrator_version, at_ms=at_ms)
+        if not self.lives.mark(decision.response_id, DECIDED):
+            return
+        self.tallies.decided(decision.groups, _hour(decision.occurred_at), decision.tier)
+        self.actions[decision.action] += 1
+        self.audits += decision.audit
+        for reason in decision.reasons:
+            known = reason in self.reasons or len(self.reasons) < MAX_REASONS
+            self.reasons[reason if known else OTHER_REASON] += 1
+        self.clock = max(self.clock or decision.occurred_at, decision.occurred_at)
+
+    def _label(self, label: Label, at_ms: int) -> None:
+        if not self._news(f"label {label.label_id}"):
+            return
+        self.kinds[label.kind] += 1
+        self.feedback.add(label.feedback_id, -1)
+        self.lives.mark(label.response_id, LABELLED)
+        if label.kind == "verdict" and label.weight > 0:
+            self.lags.label(label.deployment, at_ms)
+            self._verdict(label)
+
+    def _verdict(self, label: Label) -> None:
+        scored, weight, rejected = label.decision, label.weight, label.rejected
+        self.tallies.judged(scored.groups, _hour(scored.occurred_at), scored.tier, weight=weight, rejected=rejected)
+        if scored.logit is not None and scored.risk is not None:
+            self.raw.add(_sigmoid(scored.logit), weight=weight, rejected=rejected)
+            self.calibrated.add(scored.risk, weight=weight, rejected=rejected)
+
+    def _closure(self, closure: Closure) -> None:
+        if not self._news(f"closure {closure.closure_id}"):
+            return
+        self.endings[closure.reason] += 1
+        if closure.feedback_id is not None:
+            self.feedback.add(closure.feedback_id, -1)
+        if closure.reason == "unlabelled":
+            self.lives.mark(closure.response_id, UNLABELLED)
+
+    def _dead_letter(self, letter: DeadLetter) -> None:
+        if not self._news(f"dead {letter.source_topic} {letter.partition} {letter.offset}"):
+            return
+        self.dead[letter.source_topic, letter.code] += 1
+        if letter.source_topic == Response.topic and letter.response_id is not None:
+            self.lives.mark(letter.response_id, ARRIVED)
+
+    def _news(self, key: str) -> bool:
+        before = len(self._seen)
+        self._seen.add(key)
+        return len(self._seen) > before
+
+    @property
+    def labels(self) -> int:
+        """Labels of every kind."""
+        return self.kinds.total()
+
+    @property
+    def duplicates(self) -> int:
+        """Feedback records that repeat one, or that a later verdict of the same clinician supersedes."""
+        return self.endings["duplicate"] + self.endings["superseded"]
+
+    @property
+    def dead_letters(self) -> int:
+        """Different positions that a dead letter names."""
+        return self.dead.total()
+
+    @property
+    def waiting(self) -> int:
+        """Responses decided on, without a verdict yet, whose horizon is open."""
+        return self.lives.lacking(DECIDED, LABELLED | UNLABELLED)
+
+
+def _hour(at: datetime) -> int:
+    return int(at.timestamp() // 3600)
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + exp(-logit)) if logit >= 0 else exp(logit) / (1 + exp(logit))

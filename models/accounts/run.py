@@ -1,0 +1,49 @@
+"""What the accounts cannot see in the stream: how the run was set up, and what was planted in it."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from models.events import Tier
+
+
+class Promise(NamedTuple):
+    """The cuts on the risk: green stays at or below `green`, red lies above `yellow`. Probabilities."""
+
+    green: float = 0.05
+    yellow: float = 0.20
+
+    def band(self, tier: Tier) -> tuple[float, float]:
+        """Return the realised rates that keep a tier's promise.
+
+        >>> Promise().band("yellow")
+        (0.05, 0.2)
+        """
+        return {"green": (0.0, self.green), "yellow": (self.green, self.yellow), "red": (self.yellow, 1.0)}[tier]
+
+
+class Drift(NamedTuple):
+    """A change planted in the demonstration: from `at` (event time) on, in `scope`, e.g. `category=dosing`."""
+
+    at: datetime
+    scope: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The run around the accounts.
+
+    `broker` names it in words (never an address with credentials). `seconds` is wall time. `settings` and `versions`
+    are shown as they are, so hand in nothing secret. `dead_letters_planted` and `drift` are None on real input.
+    """
+
+    title: str
+    broker: str
+    promise: Promise = field(default_factory=Promise)
+    seconds: float = 0.0
+    drift: Drift | None = None
+    dead_letters_planted: int | None = None
+    note: str = ""
+    """Where the data come from, in one sentence, e.g. that delays are simulated."""
+    settings: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)

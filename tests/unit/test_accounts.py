@@ -1,0 +1,141 @@
+import pytest
+
+from models.accounts import Accounts, balances, summary
+from models.accounts.lags import quantiles
+from models.events import Calibration, Closure, DeadLetter, Feedback, Label
+from tests.synthetic_week import DRIFT, PLANTED, START, Record, Week
+
+
+def fed(records: list[Record]) -> Accounts:
+    accounts = Accounts()
+    for topic, event, at_ms in records:
+        if event is None:
+            accounts.observe_invalid(topic)
+        else:
+            accounts.observe(topic, event, at_ms)
+    return accounts
+
+
+@pytest.fixture(scope="module")
+def week() -> Week:
+    return Week()
+
+
+@pytest.fixture(scope="module")
+def figures(week):
+    return summary(fed(week.records), week.run())
+
+
+ISSUE_KEYS = {
+    *("responses_in", "decisions_out", "feedback_in", "labels", "duplicates", "orphans", "closures", "dead_letters"),
+    *("dead_letters_planted", "drift_planted_at", "drift_alarm_at", "tiers", "label_to_threshold_ms"),
+    *("broker", "seconds"),
+}
+
+
+def test_the_summary_has_the_agreed_keys(figures):
+    assert figures.keys() >= ISSUE_KEYS
+    assert figures["tiers"].keys() == {"green", "yellow", "red"}
+    for tier in figures["tiers"].values():
+        assert tier.keys() == {"count", "labelled", "rejected", "lower", "upper"}
+    assert figures["label_to_threshold_ms"].keys() == {"p50", "p99"}
+
+
+def test_the_accounts_of_a_whole_week_balance(week, figures):
+    assert figures["imbalances"] == []
+    assert figures["responses_in"] == figures["decisions_out"] == week.size
+    assert figures["feedback_in"] == figures["labels"] + figures["duplicates"] + figures["orphans"]
+    assert figures["dead_letters"] == PLANTED
+
+
+def test_tiers_add_up_to_the_decisions_and_their_intervals_hold_the_rate(figures):
+    tiers = figures["tiers"].values()
+    assert sum(t["count"] for t in tiers) == figures["decisions_out"]
+    assert all(t["lower"] <= t["rejected"] / t["labelled"] <= t["upper"] for t in tiers)
+
+
+def test_the_drift_alarm_is_the_first_in_its_scope_after_the_drift(figures):
+    assert figures["drift_planted_at"] == DRIFT.at.isoformat()
+    assert figures["drift_alarm_at"] > figures["drift_planted_at"]
+
+
+def test_a_label_reaches_the_threshold_with_the_first_calibration_that_contains_it(week):
+    accounts = fed([r for r in week.records if isinstance(r[1], Label | Calibration)])
+    stamps = [(e, at) for _, e, at in week.records if isinstance(e, Label | Calibration)]
+    since = [at for e, at in stamps if isinstance(e, Label)]
+    until = {e.labels: at for e, at in reversed(stamps) if isinstance(e, Calibration)}
+    assert accounts.lags.to_threshold().tolist() == [until[i] - at for i, at in enumerate(since, 1)]
+    assert quantiles(Accounts().lags.to_threshold()) == {"p50": None, "p99": None}
+
+
+def without(records: list[Record], kind: type, count: int = 1) -> list[Record]:
+    lost = [r for r in records if isinstance(r[1], kind)][:count]
+    return [r for r in records if r not in lost]
+
+
+def test_a_second_copy_of_a_feedback_is_a_record_that_needs_an_outcome(week):
+    feedback = next(r for r in week.records if isinstance(r[1], Feedback))
+    assert balances(fed([*week.records, feedback])) == ["feedback records: 1 without an outcome"]
+
+
+def test_dead_letters_other_than_those_planted_are_named(week):
+    assert balances(fed(week.records), PLANTED + 1) == ["planted broken messages: 4 planted, 3 dead letters"]
+    assert balances(fed(without(week.records, DeadLetter)), PLANTED) == [
+        "undecodable messages: 1 without a dead letter",
+        "planted broken messages: 3 planted, 2 dead letters",
+    ]
+
+
+def test_a_broken_response_that_names_itself_is_one_decision():
+    letter = DeadLetter(
+        source_topic="responses",
+        partition=0,
+        offset=1,
+        stage="score",
+        code="invalid",
+        detail="",
+        digest="",
+        size_bytes=1,
+        response_id="r1",
+    )
+    accounts = fed([("responses", None, 0), ("dead-letters", letter, 0)])
+    assert balances(accounts) == ["responses: 1 without a decision"]
+
+
+def test_corrections_are_counted_as_labels_and_kept_out_of_the_rates(week):
+    accounts = fed(week.records)
+    first = next(e for _, e, _ in week.records if isinstance(e, Label))
+    judged = sum(c.labelled for c in accounts.tallies.total().values())
+    changed = {"label_id": "x", "feedback_id": "fx", "kind": "correction", "revises": first.label_id}
+    fields = {name: getattr(first, name) for name in Label.__struct_fields__} | changed
+    accounts.observe("labels", Label(**fields), 0)
+    assert accounts.labels == accounts.kinds["verdict"] + 1
+    assert sum(c.labelled for c in accounts.tallies.total().values()) == judged
+
+
+def test_the_change_log_shows_warm_up_and_the_jump_and_leaves_out_routine(week):
+    changes = fed(week.records).changes
+    assert [c.cause for c in changes.shown] == ["warm-up over", "jump category=dosing"]
+    jump = changes.shown[1].moves[0]
+    assert (jump.group, round(jump.size, 1)) == ("category=dosing", 1.5)
+    assert changes.versions == week.labels + 1
+
+
+def test_what_waits_is_what_has_neither_verdict_nor_closure(week):
+    accounts = fed(week.records)
+    assert accounts.waiting == 0
+    assert fed(without(week.records, Closure, 10_000)).waiting == accounts.endings["unlabelled"]
+
+
+def test_the_hours_of_a_scope_add_up_to_its_total(week):
+    tallies = fed(week.records).tallies
+    for scope in ("", *tallies.scopes("category"), *tallies.scopes("site")):
+        total = sum(cell.count for hour in tallies.hours(scope).values() for cell in hour.values())
+        assert total == sum(cell.count for cell in tallies.total(scope).values())
+    assert min(tallies.hours()) == START.timestamp() // 3600
+
+
+def test_the_calibrated_risk_is_closer_to_the_truth_than_the_raw_score():
+    accounts = fed(Week(size=3000).records)
+    assert accounts.calibrated.error() < accounts.raw.error()
+    assert accounts.calibrated.brier < accounts.raw.brier
