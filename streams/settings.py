@@ -1,0 +1,243 @@
+"""Every setting of a worker, from arguments, the environment (`DEMUR_PARTITIONS=8`), or a TOML file (`partitions = 8`).
+
+In that order: what stands nearer to the call wins. A wrong setting stops the start with one sentence.
+
+>>> load(partitions=8).partitions
+8
+>>> load(partitions=0)
+Traceback (most recent call last):
+models.errors.SettingsError: DEMUR_PARTITIONS: Input should be greater than or equal to 1
+>>> load(bootstrap="kafka.example.org:9092")
+Traceback (most recent call last):
+models.errors.SettingsError: DEMUR_BOOTSTRAP: kafka.example.org is another machine and TLS is off: set DEMUR_CAFILE, \
+or DEMUR_ALLOW_PLAINTEXT=true to let patients' text travel in the clear
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as SourceError,
+)
+
+from models.errors import SettingsError
+
+PREFIX: Final = "DEMUR_"
+INPUT_RETENTION: Final = timedelta(days=30)
+"""How long topics with patients' text are kept; the join cannot wait longer, for its inputs must be there to replay."""
+
+Stage = Literal["score", "join", "learn", "watch"]
+STAGES: Final[tuple[Stage, ...]] = ("score", "join", "learn", "watch")
+
+
+def _names(value: Any) -> Any:
+    """Environment variables hold lists as `score,join`."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _addresses(value: str) -> str:
+    for address in value.split(","):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError("write host:port, several with commas: 127.0.0.1:9092")
+    return value
+
+
+class Settings(BaseSettings):
+    """Immutable once read. Durations end in their unit."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    bootstrap: Annotated[str, AfterValidator(_addresses)] = "127.0.0.1:9092"
+    """Addresses of the brokers, with commas between them."""
+    allow_plaintext: bool = False
+    """Speak to a broker on another machine without TLS."""
+    tls: bool = False
+    """Speak TLS; with `cafile`, `certfile` or `keyfile` it is meant anyway."""
+    cafile: FilePath | None = None
+    """PEM file of the authority that signed the brokers' certificates; by default the system's."""
+    certfile: FilePath | None = None
+    """PEM file of our own certificate, for mutual TLS."""
+    keyfile: FilePath | None = None
+    """PEM file of its private key."""
+    username: str | None = None
+    """SASL user."""
+    password: SecretStr | None = None
+    """SASL password."""
+    mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = "SCRAM-SHA-512"
+    """SASL mechanism."""
+
+    topic_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{0,100}$")] = ""
+    """Stands before every topic and consumer group, so that installations can share a cluster."""
+    partitions: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Of every topic: what is joined must be cut alike. At most that many workers share a stage."""
+    replication: Annotated[int, Field(ge=1, le=9)] | None = None
+    """Copies of every topic; by default as many as the broker's configuration says."""
+    create_topics: bool = False
+    """Create missing topics at the start; otherwise `demur topics` does it and a worker needs no such permission."""
+
+    stages: Annotated[tuple[Stage, ...], NoDecode, BeforeValidator(_names), Field(min_length=1)] = STAGES
+    """What this worker does."""
+    store: Literal["memory", "rocksdb"] = "memory"
+    """Where the state lives between changelog and use."""
+    data_dir: Path = Path(".cache/worker")
+    """Folder of the RocksDB state."""
+    session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 6.0
+    """Silence after which a worker's partitions go to others: Kafka's least default, for quick recovery."""
+    time_source: Literal["wall", "event"] = "wall"
+    """Whose clock lets horizons pass: this machine's, or that of the events (replays)."""
+
+    model: str = "reference"
+    """Folder or hub id of the encoder; `reference` is the small one that `demur train` makes."""
+    model_revision: str | None = None
+    """Commit of a hub model, so that it cannot change under us."""
+    policy: FilePath | None = None
+    """File of plans and tier cuts; by default green below .05 and red from .20."""
+    deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """A score that takes longer is red."""
+    batch_events: Annotated[int, Field(ge=1, le=10_000)] = 256
+    """Events that a stage takes at once."""
+    batch_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = 2048
+    """Tokens that the encoder takes at once."""
+
+    horizon_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 7 * 86_400.0
+    """Wait for feedback before a response is closed as unlabelled."""
+    settle_s: Annotated[float, Field(ge=0)] = 120.0
+    """Wait for contradictions after a first verdict."""
+    orphan_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 86_400.0
+    """Wait for the response of a feedback that came first."""
+    salience_key: SecretStr | None = None
+    """Keys the digests of doses, drugs and negations that decisions carry; without it they could be guessed."""
+
+    http_host: str = "127.0.0.1"
+    """Address of `/healthz` and `/metrics`."""
+    http_port: Annotated[int, Field(ge=0, le=65_535)] = 8321
+    """Their port; 0 takes any that is free."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection to the broker is TLS."""
+        return self.tls or any((self.cafile, self.certfile, self.keyfile))
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        for name, complaint in _disagreements(self):
+            raise PydanticCustomError("disagreement", "{complaint}", {"setting": name, "complaint": complaint})
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then file: no `.env`, no secrets folder."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(file: Path | None = None, **arguments: Any) -> Settings:
+    """Read the settings. Raises `SettingsError` that names the setting and the remedy; never shows a secret."""
+    if file and not file.is_file():
+        raise SettingsError(f"no settings file {file}: check the path")
+    _refuse_unknown_variables()
+    with _one_sentence(file):
+        return _read_by(file)(**arguments)
+
+
+def _read_by(file: Path | None) -> type[Settings]:
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    return FromFile
+
+
+@contextmanager
+def _one_sentence(file: Path | None) -> Iterator[None]:
+    """Turn what pydantic raises into one `SettingsError`."""
+    try:
+        yield
+    except ValidationError as error:
+        raise SettingsError(_sentence(error.errors())) from None
+    except TOMLDecodeError as error:
+        raise SettingsError(f"settings file {file} is not TOML: {error}") from None
+    except SourceError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _sentence(errors: list[ErrorDetails]) -> str:
+    first, *others = errors
+    name = first.get("ctx", {}).get("setting") or ".".join(map(str, first["loc"]))
+    rest = f" (and {len(others)} more wrong settings)" if others else ""
+    known = name.split(".")[0] in Settings.model_fields
+    text = first["msg"].removeprefix("Value error, ") if known else _unknown(name)
+    return f"{variable(name)}: {text}{rest}"
+
+
+def variable(setting: str) -> str:
+    """Return the name of a setting's environment variable."""
+    return PREFIX + setting.partition(".")[0].upper()
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would silently leave the default."""
+    for name in os.environ:  # noqa: TID251  this is the module of settings
+        setting = name.removeprefix(PREFIX).lower()
+        if name.startswith(PREFIX) and setting not in Settings.model_fields:
+            raise SettingsError(f"{name}: {_unknown(setting)}")
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name, Settings.model_fields, n=1)
+    return "there is no such setting" + (f"; did you mean {variable(near[0])}?" if near else "")
+
+
+def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
+    """Yield what no single field can know: the setting at fault, and what is wrong with it."""
+    if (far := _far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):
+        yield (
+            "bootstrap",
+            (
+                f"{far} is another machine and TLS is off: set DEMUR_CAFILE, or DEMUR_ALLOW_PLAINTEXT=true "
+                "to let patients' text travel in the clear"
+            ),
+        )
+    if s.password and not s.username:
+        yield "username", "a password is set without it: set both or neither"
+    if s.username and not s.password:
+        yield "password", "a username is set without it: set both or neither"
+    if bool(s.certfile) != bool(s.keyfile):
+        yield ("keyfile" if s.certfile else "certfile"), "mutual TLS needs both the certificate and its key"
+    if s.settle_s >= s.horizon_s:
+        yield "settle_s", f"must be shorter than DEMUR_HORIZON_S ({s.horizon_s:g})"
+
+
+def _far(bootstrap: str) -> str | None:
+    """Return the first host that is not this machine."""
+    hosts = (address.rpartition(":")[0].strip("[]") for address in bootstrap.split(","))
+    return next((host for host in hosts if not _near(host)), None)
+
+
+def _near(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,130 @@
+"""A wrong setting stops the start with one sentence that names it and the remedy, and shows no secret."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import SettingsError
+from streams.security import faust_credentials, kafka_options, ssl_context
+from streams.settings import Settings, load
+
+FAR = "kafka.example.org:9093"
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEMUR_BOOTSTRAP", raising=False)
+
+
+def sentence(**arguments: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(**arguments)
+    return str(caught.value)
+
+
+def test_the_defaults_stand_alone() -> None:
+    settings = load()
+    assert (settings.bootstrap, settings.partitions, settings.stages) == (
+        "127.0.0.1:9092",
+        4,
+        ("score", "join", "learn", "watch"),
+    )
+
+
+def test_arguments_win_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "demur.toml"
+    file.write_text('partitions = 2\ndeadline_s = 3\nstages = ["join"]\nhorizon_s = 60\nsettle_s = 1')
+    monkeypatch.setenv("DEMUR_PARTITIONS", "6")
+    monkeypatch.setenv("DEMUR_STAGES", "score, learn")
+    settings = load(file, deadline_s=1)
+    assert (settings.partitions, settings.deadline_s, settings.stages) == (6, 1, ("score", "learn"))
+    assert (settings.horizon_s, settings.settle_s) == (60, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"partitions": 0}, "DEMUR_PARTITIONS: Input should be greater than or equal to 1"),
+        ({"partitions": "many"}, "DEMUR_PARTITIONS: Input should be a valid integer"),
+        ({"bootstrap": "kafka"}, "DEMUR_BOOTSTRAP: write host:port, several with commas: 127.0.0.1:9092"),
+        ({"bootstrap": "kafka:99999"}, "DEMUR_BOOTSTRAP: write host:port"),
+        ({"bootstrap": FAR}, "DEMUR_BOOTSTRAP: kafka.example.org is another machine and TLS is off: set DEMUR_CAFILE"),
+        ({"bootstrap": f"127.0.0.1:9092,{FAR}"}, "kafka.example.org is another machine"),
+        ({"stages": "score,jion"}, "DEMUR_STAGES: Input should be 'score', 'join', 'learn' or 'watch'"),
+        ({"stages": ()}, "DEMUR_STAGES: Value should have at least 1 item"),
+        ({"store": "redis"}, "DEMUR_STORE: Input should be 'memory' or 'rocksdb'"),
+        ({"topic_prefix": "a b"}, "DEMUR_TOPIC_PREFIX: String should match pattern"),
+        ({"cafile": "/nowhere/ca.pem"}, "DEMUR_CAFILE: Path does not point to a file"),
+        ({"policy": "/nowhere/policy.toml"}, "DEMUR_POLICY: Path does not point to a file"),
+        ({"username": "u"}, "DEMUR_PASSWORD: a username is set without it"),
+        ({"password": "s3cret"}, "DEMUR_USERNAME: a password is set without it"),
+        ({"certfile": __file__, "tls": True}, "DEMUR_KEYFILE: mutual TLS needs both"),
+        ({"keyfile": __file__}, "DEMUR_CERTFILE: mutual TLS needs both"),
+        ({"settle_s": 700_000}, "DEMUR_SETTLE_S: must be shorter than DEMUR_HORIZON_S (604800)"),
+        ({"horizon_s": 31 * 86_400}, "DEMUR_HORIZON_S: Input should be less than or equal to 2592000"),
+        ({"partition": 3}, "DEMUR_PARTITION: there is no such setting; did you mean DEMUR_PARTITIONS?"),
+        ({"partitions": 0, "store": "redis"}, "(and 1 more wrong settings)"),
+        ({"file": Path("/nowhere.toml")}, "no settings file /nowhere.toml"),
+    ],
+)
+def test_wrong_settings_are_named(arguments: dict[str, Any], expected: str) -> None:
+    assert expected in sentence(**arguments)
+
+
+def test_a_misspelt_variable_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEMUR_HORIZONS", "3")
+    assert sentence() == "DEMUR_HORIZONS: there is no such setting; did you mean DEMUR_HORIZON_S?"
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "demur.toml"
+    file.write_text("partitions: 8")
+    assert f"settings file {file} is not TOML" in sentence(file=file)
+
+
+def test_secrets_are_never_shown() -> None:
+    settings = load(username="u", password="s3cret", salience_key="k3y", bootstrap="localhost:9092")
+    assert "s3cret" not in f"{settings!r} {settings}"
+    assert "k3y" not in f"{settings!r} {settings}"
+    assert "s3cret" not in sentence(password=["s3cret"], partitions=0)
+
+
+@pytest.mark.parametrize("bootstrap", ["localhost:9092", "127.0.0.1:1", "127.3.2.1:9092", "[::1]:9092"])
+def test_this_machine_needs_no_tls(bootstrap: str) -> None:
+    assert load(bootstrap=bootstrap).bootstrap == bootstrap
+
+
+def test_plain_text_to_another_machine_needs_the_users_word() -> None:
+    settings = load(bootstrap=FAR, allow_plaintext=True)
+    assert kafka_options(settings)["security_protocol"] == "PLAINTEXT"
+    assert faust_credentials(settings) is None
+
+
+def test_tls_and_scram_reach_both_clients() -> None:
+    settings = load(bootstrap=FAR, tls=True, username="u", password="s3cret")
+    options = kafka_options(settings)
+    assert (options["security_protocol"], options["sasl_mechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
+    assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("u", "s3cret")
+    credentials = faust_credentials(settings)
+    assert (credentials.protocol.value, credentials.mechanism.value) == ("SASL_SSL", "SCRAM-SHA-512")
+    assert credentials.ssl_context.verify_mode == ssl.CERT_REQUIRED
+
+
+def test_tls_alone_reaches_both_clients() -> None:
+    settings = load(bootstrap=FAR, tls=True)
+    assert kafka_options(settings)["security_protocol"] == "SSL"
+    assert faust_credentials(settings).protocol.value == "SSL"
+
+
+def test_certificates_that_are_none_are_named() -> None:
+    with pytest.raises(SettingsError, match="DEMUR_CAFILE"):
+        ssl_context(load(bootstrap=FAR, cafile=__file__))
+
+
+def test_settings_cannot_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().partitions = 9  # type: ignore[misc]
