@@ -1,0 +1,1 @@
+"""Where models come from: data, the synthetic hospital, fitting, evaluation."""
