@@ -1,6 +1,6 @@
 """A small week of a hospital as the topics' records, with every ending in it: for views and accounts, without a stream.
 
-The truth is simple: a raw logit, biased by +0.4, and 1.6 more rejection log-odds in `dosing` from the middle on.
+The truth is simple: a raw logit, biased by +0.8, and 1.6 more rejection log-odds in `dosing` from the middle on.
 The "calibrator" knows the bias, and learns of the drift 40 dosing labels late.
 """
 
@@ -66,10 +66,10 @@ class Week:
     def _response(self, n: int) -> None:
         at = START + timedelta(hours=HOURS * n / self.size)
         category, site = self.random.choice(CATEGORIES), self.random.choice(SITES)
-        logit = self.random.gauss(-2.2 + 0.3 * CATEGORIES.index(category), 1.3)
+        logit = self.random.gauss(-3.2 + 0.4 * CATEGORIES.index(category), 1.5)
         drifted = category == "dosing" and at >= DRIFT.at
-        rejected = self.random.random() < sigmoid(logit - 0.4 + 1.6 * drifted)
-        risk = sigmoid(logit - 0.4 + self.shift * (category == "dosing"))
+        rejected = self.random.random() < sigmoid(logit - 0.8 + 1.6 * drifted)
+        risk = sigmoid(logit - 0.8 + self.shift * (category == "dosing"))
         tier: Tier = "green" if risk < 0.05 else "yellow" if risk < 0.2 else "red"
         self._put(
             Response(
@@ -183,7 +183,7 @@ class Week:
         )
 
     def _cuts(self, category: str) -> dict[str, float | None]:
-        shift = 0.4 - self.shift * (category == "dosing") + 0.3 / math.sqrt(1 + self.labels)
+        shift = 0.8 - self.shift * (category == "dosing") + 0.3 / math.sqrt(1 + self.labels)
         return {
             "green": math.log(PROMISE.green / (1 - PROMISE.green)) + shift,
             "yellow": math.log(PROMISE.yellow / (1 - PROMISE.yellow)) + shift,

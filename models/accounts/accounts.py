@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import datetime
+from functools import cache
 from math import exp
 from typing import Final
 
@@ -13,6 +14,8 @@ from models.accounts.reliability import Curve
 from models.accounts.tallies import Tallies
 from models.accounts.unmatched import Unmatched
 from models.events import Alarm, Calibration, Closure, DeadLetter, Decision, Event, Feedback, Label, Response
+
+_TOPICS: Final = tuple({type_.topic for type_ in Event.__subclasses__()})
 
 MAX_REASONS: Final = 200
 """Different reasons counted; reasons are a closed vocabulary, so more of them is a fault of the writer."""
@@ -59,7 +62,7 @@ class Accounts:
 
     def observe(self, topic: str, event: Event, at_ms: int) -> None:
         """Take in one decoded record; `at_ms` is the broker's record timestamp, milliseconds since the epoch."""
-        self.records[topic] += 1
+        self.records[_base(topic)] += 1
         match event:
             case Response():
                 self.lives.mark(event.response_id, ARRIVED)
@@ -82,14 +85,15 @@ class Accounts:
 
     def observe_invalid(self, topic: str) -> None:
         """Take in one record that could not be decoded."""
-        self.records[topic] += 1
-        self.invalid[topic] += 1
+        self.records[_base(topic)] += 1
+        self.invalid[_base(topic)] += 1
 
     def _decision(self, decision: Decision, at_ms: int) -> None:
         self.lags.decision(decision.deployment, version=decision.calibrator_version, at_ms=at_ms)
         if not self.lives.mark(decision.response_id, DECIDED):
             return
-        self.tallies.decided(decision.groups, _hour(decision.occurred_at), decision.tier)
+        groups = decision.groups | {"deployment": decision.deployment}
+        self.tallies.decided(groups, _hour(decision.occurred_at), decision.tier)
         self.actions[decision.action] += 1
         self.audits += decision.audit
         for reason in decision.reasons:
@@ -109,7 +113,8 @@ class Accounts:
 
     def _verdict(self, label: Label) -> None:
         scored, weight, rejected = label.decision, label.weight, label.rejected
-        self.tallies.judged(scored.groups, _hour(scored.occurred_at), scored.tier, weight=weight, rejected=rejected)
+        groups = scored.groups | {"deployment": label.deployment}
+        self.tallies.judged(groups, _hour(scored.occurred_at), scored.tier, weight=weight, rejected=rejected)
         if scored.logit is not None and scored.risk is not None:
             self.raw.add(_sigmoid(scored.logit), weight=weight, rejected=rejected)
             self.calibrated.add(scored.risk, weight=weight, rejected=rejected)
@@ -126,8 +131,9 @@ class Accounts:
     def _dead_letter(self, letter: DeadLetter) -> None:
         if not self._news(f"dead {letter.source_topic} {letter.partition} {letter.offset}"):
             return
-        self.dead[letter.source_topic, letter.code] += 1
-        if letter.source_topic == Response.topic and letter.response_id is not None:
+        source = _base(letter.source_topic)
+        self.dead[source, letter.code] += 1
+        if source == Response.topic and letter.response_id is not None:
             self.lives.mark(letter.response_id, ARRIVED)
 
     def _news(self, key: str) -> bool:
@@ -154,6 +160,12 @@ class Accounts:
     def waiting(self) -> int:
         """Responses decided on, without a verdict yet, whose horizon is open."""
         return self.lives.lacking(DECIDED, LABELLED | UNLABELLED)
+
+
+@cache
+def _base(topic: str) -> str:
+    """Return a topic's name without the deployment's prefix; a foreign name as it is."""
+    return next((name for name in _TOPICS if topic.endswith(name)), topic)
 
 
 def _hour(at: datetime) -> int:

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from models.events import Tier
+
+Standing = Literal["within", "open", "above", "below"]
+"""An interval lies inside the promised band, overlaps its edge, or excludes it on one side."""
 
 
 class Promise(NamedTuple):
@@ -20,6 +23,22 @@ class Promise(NamedTuple):
         (0.05, 0.2)
         """
         return {"green": (0.0, self.green), "yellow": (self.green, self.yellow), "red": (self.yellow, 1.0)}[tier]
+
+    def standing(self, tier: Tier, lower: float, upper: float) -> Standing:
+        """Say how an interval of the realised rate stands to a tier's promise.
+
+        >>> promise = Promise()
+        >>> promise.standing("green", 0.01, 0.04), promise.standing("green", 0.03, 0.07)
+        ('within', 'open')
+        >>> promise.standing("green", 0.06, 0.09), promise.standing("red", 0.10, 0.15)
+        ('above', 'below')
+        """
+        low, high = self.band(tier)
+        if lower > high:
+            return "above"
+        if upper < low:
+            return "below"
+        return "within" if low <= lower and upper <= high else "open"
 
 
 class Drift(NamedTuple):

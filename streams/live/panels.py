@@ -1,0 +1,178 @@
+"""The parts of the live view. Each is a pure function of the accounts; colour repeats what a word or number says."""
+
+from typing import Final
+
+from rich import box
+from rich.console import RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from models.accounts import Accounts, Run
+from models.accounts.changes import Cuts
+from models.accounts.lags import quantiles
+from models.accounts.lives import ARRIVED, DECIDED
+from models.accounts.run import Standing
+from models.accounts.spans import spans
+from models.accounts.tallies import TIERS, Cell, Tiers
+from models.events import Alarm, Tier
+from streams.live.strip import bar, strip
+from streams.words import between, brief, lag, percent, promised, rate, score
+
+COLOUR: Final[dict[Tier, str]] = {"green": "green", "yellow": "yellow", "red": "red"}
+STANDING: Final[dict[Standing, tuple[str, str]]] = {
+    "within": ("● within", "green"),
+    "open": ("○ open", "dim"),
+    "above": ("▲ above", "bold red"),
+    "below": ("▼ below", "bold cyan"),
+}
+"""A mark, a word and a colour each, so that none of them is needed alone."""
+
+
+def heading(accounts: Accounts, run: Run, pace: float) -> RenderableType:
+    """Name the run; show its pace in records a second, and the clock of its events."""
+    line = Table.grid(expand=True)
+    line.add_column(ratio=1, no_wrap=True)
+    line.add_column(justify="right", no_wrap=True)
+    name = Text.assemble((" demur ", "reverse bold"), "  ", (run.title, "bold"), ("  " + run.broker, "dim"))
+    line.add_row(name, Text.assemble(f"{pace:,.0f}/s  ", (brief(accounts.clock), "bold cyan"), " "))
+    return line
+
+
+def flow(accounts: Accounts) -> RenderableType:
+    """Say how much came in, and what is still under way."""
+    parts = (
+        (accounts.lives.count(ARRIVED), "responses"),
+        (accounts.feedback_in, "feedback"),
+        (accounts.labels, "labels"),
+        (accounts.waiting, "waiting"),
+        (accounts.dead_letters, "dead letters"),
+    )
+    line = Text(" ", no_wrap=True, overflow="crop")
+    for number, word in parts:
+        line.append(f"{number:,}", "bold").append(f" {word}  ", "dim")
+    return line
+
+
+def tiers(accounts: Accounts, run: Run, width: int) -> RenderableType:
+    """Show each tier: its share, its realised rejection with the interval, and its promise."""
+    table = _table()
+    table.add_column("tier")
+    table.add_column("share", ratio=1)
+    for name in ("", "labels", "rejected", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("promise", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for tier in TIERS:
+        table.add_row(*_tier_row(accounts, run, tier, max(6, width - 64)))
+    return _framed("tiers", table)
+
+
+def _tier_row(accounts: Accounts, run: Run, tier: Tier, width: int) -> list[Text | str]:
+    cell = accounts.tallies.total()[tier]
+    lower, upper = accounts.interval(cell.rejected, cell.labelled)
+    mark, style = STANDING[run.promise.standing(tier, lower, upper)]
+    share = cell.count / max(1, accounts.lives.count(DECIDED))
+    return [
+        Text(tier, COLOUR[tier]),
+        Text(bar(share, width), COLOUR[tier], no_wrap=True),
+        percent(share),
+        f"{cell.labelled:,.0f}",
+        percent(rate(cell)),
+        between(lower, upper),
+        promised(run.promise, tier),
+        Text(mark, style),
+    ]
+
+
+def groups(accounts: Accounts, dimension: str, width: int, rows: int) -> RenderableType:
+    """Show each category or site: how much of it was not green over time, and where its cuts on the raw score lie."""
+    table = _table()
+    table.add_column(dimension, no_wrap=True, min_width=12)
+    table.add_column("not green, over time", ratio=1, no_wrap=True)
+    for name in ("now", "rejected", "green below", "red above"):
+        table.add_column(name, justify="right", no_wrap=True)
+    cuts = _cuts(accounts)
+    for scope in _busiest(accounts, dimension, rows):
+        table.add_row(*_group_row(accounts, scope, cuts, max(8, width - 56)))
+    return _framed(f"by {dimension}, with the cuts on the raw score", table)
+
+
+def _group_row(accounts: Accounts, scope: str, cuts: Cuts, width: int) -> list[str]:
+    hours = accounts.tallies.hours(scope)
+    every = accounts.tallies.hours()
+    series = [s.escalated for s in spans(hours, min(every), max(every), width)]
+    own = cuts.get(scope) or cuts.get("all", {})
+    recent = next((v for v in reversed(series) if v is not None), None)
+    return [
+        scope.partition("=")[2],
+        strip(series, top=1.0),
+        percent(recent),
+        percent(rate(_sum(accounts.tallies.total(scope)))),
+        score(own.get("green")),
+        score(own.get("yellow")),
+    ]
+
+
+def _sum(row: Tiers) -> Cell:
+    return sum(row.values(), Cell())
+
+
+def _busiest(accounts: Accounts, dimension: str, rows: int) -> list[str]:
+    """The groups with most decisions, in order of name so that rows do not jump about."""
+    by_count = sorted(accounts.tallies.scopes(dimension), key=lambda s: -_sum(accounts.tallies.total(s)).count)
+    return sorted(by_count[:rows])
+
+
+def _cuts(accounts: Accounts) -> Cuts:
+    """The cuts of the busiest deployment; the demonstration has one."""
+    counted = accounts.changes.deployments
+    busiest = max(counted, key=lambda d: _sum(accounts.tallies.total(f"deployment={d}")).count, default="")
+    return accounts.changes.cuts(busiest)
+
+
+def alarms(accounts: Accounts, run: Run, rows: int) -> RenderableType:
+    """Show the latest alarms, and the planted drift once its time has come."""
+    lines = [_alarm(a) for a in sorted(accounts.alarms.values(), key=lambda a: a.raised_at)]
+    if run.drift and accounts.clock and accounts.clock >= run.drift.at:
+        planted = f"{brief(run.drift.at)}  planted by this demonstration: a drift in {run.drift.scope}"
+        lines.insert(sum(a.raised_at < run.drift.at for a in accounts.alarms.values()), Text(planted, "dim"))
+    shown = lines[-rows:] or [Text("none", "dim")]
+    return _framed(f"alarms ({len(accounts.alarms):,})", Text("\n").join(shown))
+
+
+def _alarm(alarm: Alarm) -> Text:
+    said = f"  evidence {alarm.statistic:,.0f} of {alarm.threshold:,.0f}"
+    return Text.assemble(
+        brief(alarm.raised_at), "  ", (f"▲ {alarm.kind}", "bold red"), f" {alarm.scope}", (said, "dim")
+    )
+
+
+def learning(accounts: Accounts) -> RenderableType:
+    """Say how fast labels move the thresholds."""
+    threshold = quantiles(accounts.lags.to_threshold())
+    decision = quantiles(accounts.lags.to_decision())
+    line = Text(no_wrap=True, overflow="crop")
+    for word, number in (
+        ("label to threshold p50", lag(threshold["p50"])),
+        ("p99", lag(threshold["p99"])),
+        ("to decision p50", lag(decision["p50"])),
+        ("version", f"{accounts.changes.versions:,}"),
+    ):
+        line.append(f" {word} ", "dim").append(f"{number} ", "bold")
+    return line
+
+
+def _table() -> Table:
+    return Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
+
+
+def _framed(title: str, inside: RenderableType) -> Panel:
+    return Panel(
+        inside,
+        title=f"[dim]{title}[/]",
+        title_align="left",
+        box=box.ROUNDED,
+        border_style="dim",
+        padding=(0, 1),
+    )

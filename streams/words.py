@@ -1,0 +1,105 @@
+"""How figures are said to people, in the terminal and in the report alike."""
+
+from datetime import datetime
+from math import exp, floor, log10
+from typing import Final
+
+from models.accounts.run import Promise, Standing
+from models.accounts.tallies import Cell
+from models.events import Tier
+
+DASH: Final = "\N{EN DASH}"
+NONE: Final = "n/a"
+STANDING: Final[dict[Standing, str]] = {
+    "within": "within the promise",
+    "open": "too few labels to tell",
+    "above": "above the promise",
+    "below": "below the promise",
+}
+
+
+def percent(share: float | None) -> str:
+    """Say a share with two significant digits, and never fewer than whole percents.
+
+    >>> percent(0.0314), percent(0.31), percent(0.996), percent(0.0), percent(None)
+    ('3.1 %', '31 %', '99.6 %', '0 %', 'n/a')
+    """
+    if share is None:
+        return NONE
+    return f"{_digits(share)} %"
+
+
+def between(lower: float, upper: float) -> str:
+    """Say an interval of shares.
+
+    >>> between(0.021, 0.043).replace(DASH, " to ")
+    '2.1 to 4.3 %'
+    """
+    return f"{_digits(lower)}{DASH}{_digits(upper)} %"
+
+
+def promised(promise: Promise, tier: Tier) -> str:
+    """Say a tier's band of realised rejection.
+
+    >>> promised(Promise(), "red")
+    '> 20 %'
+    """
+    low, high = (100 * x for x in promise.band(tier))
+    return {"green": f"≤ {high:g} %", "yellow": f"{low:g}{DASH}{high:g} %", "red": f"> {low:g} %"}[tier]
+
+
+def rate(cell: Cell) -> float | None:
+    """Return the realised rejection rate of a cell, or None without labels."""
+    return cell.rejected / cell.labelled if cell.labelled else None
+
+
+def score(cut: float | None) -> str:
+    """Say a raw-score cut, given in log-odds, as the probability it stands for.
+
+    >>> score(-2.944), score(0.0), score(None)
+    ('5.0 %', '50 %', 'none')
+    """
+    return "none" if cut is None else percent(1 / (1 + exp(-cut)))
+
+
+def lag(milliseconds: float | None) -> str:
+    """Say a duration.
+
+    >>> lag(12.3), lag(1234.0), lag(92_000.0), lag(None)
+    ('12 ms', '1.2 s', '92 s', 'n/a')
+    """
+    if milliseconds is None:
+        return NONE
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def moment(at: datetime | None) -> str:
+    """Say an event time, to the minute.
+
+    >>> from datetime import UTC
+    >>> moment(datetime(2026, 1, 8, 12, 30, tzinfo=UTC))
+    'Thu 8 Jan 2026 12:30'
+    """
+    return NONE if at is None else f"{at:%a} {at.day} {at:%b %Y %H:%M}"
+
+
+def brief(at: datetime | None) -> str:
+    """Say an event time where the year is plain.
+
+    >>> from datetime import UTC
+    >>> brief(datetime(2026, 1, 8, 12, 30, tzinfo=UTC))
+    'Thu 8 Jan 12:30'
+    """
+    return NONE if at is None else f"{at:%a} {at.day} {at:%b %H:%M}"
+
+
+def _digits(share: float) -> str:
+    """Two significant digits of a percentage; near 100 % as many as tell it from 100."""
+    value = 100 * share
+    near = min(value, 100 - value)
+    places = 0 if near <= 0 else max(0, min(2, -floor(log10(near))))
+    places = 1 if places == 0 and near < 10 and near != 0 else places
+    return f"{value:.{places}f}"
