@@ -1,0 +1,201 @@
+"""JOIN: decisions and feedback, both keyed by response_id, become labels, outcomes and closures."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct
+
+from models import joining
+from models.errors import EventError
+from models.events import Closure, Decision, Feedback, Label, Outcome, Watermark
+from models.joining import Effect, Horizons, Row
+from streams.agents.common import Context, Internal, decode
+from streams.clock import Clock
+from streams.delivery import Plan, Record
+from streams.state import State
+from streams.timers import Timers
+from streams.wire import Send
+
+PROGRESS = b"\x00progress/%d"
+"""Key of the row that holds a partition's progress; no response_id starts with NUL."""
+
+
+class Progress(Struct, frozen=True, array_like=True):
+    """How far event time has come in a partition, and up to which batch all outcomes are known to be sent."""
+
+    watermark: datetime
+    sent: int
+
+
+class Desk:
+    """What is kept in memory of a partition; rebuilt from its rows after a restart."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.timers = Timers(progress.watermark)
+        self.sequence = progress.sent + 1
+        self.graves: list[str] = []
+        """Closed rows whose outcomes are sent: deleted with the next batch."""
+
+
+class Join:
+    """The stage. Holds rows of `models.joining`; nothing of patient text."""
+
+    name = "join"
+
+    def __init__(self, context: Context, state: State, horizons: Horizons, clock: Clock, salience_key: bytes) -> None:
+        self.context = context
+        self.state = state
+        self.horizons = horizons
+        self.clock = clock
+        self._key = salience_key
+        self._desks: dict[int, Desk] = {}
+        self._next: dict[int, list[str]] = {}
+
+    async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
+        """Join records of one partition, in order; time advances with them."""
+        batch = Batch(self, partition)
+        for record in records:
+            batch.take(record)
+        return batch.plan()
+
+    async def tick(self, partition: int) -> Plan:
+        """Let wall time reach rows while no events come."""
+        batch = Batch(self, partition)
+        if (now := self.clock.now()) is not None:
+            batch.advance(now)
+        return batch.plan()
+
+    async def poison(self, record: Record) -> Plan:
+        """Set aside what cannot be processed."""
+        return Plan({}, [self.context.dead_letter(self.name, record, Internal("not processable"))])
+
+    def done(self, partition: int) -> None:
+        """The batch is durable: its closed rows may go with the next one."""
+        if desk := self._desks.get(partition):
+            desk.sequence += 1
+            desk.graves = self._next.pop(partition, [])
+            self.context.metrics.pending.labels(partition=str(partition)).set(len(desk.timers))
+
+    def forget(self) -> None:
+        """Drop what is cached; rows and progress are durable."""
+        self._desks.clear()
+        self._next.clear()
+
+    def desk(self, partition: int) -> tuple[Desk, list[Effect]]:
+        """Return a partition's desk; when it is new, with the outcomes that may not have been sent before a crash."""
+        if desk := self._desks.get(partition):
+            return desk, []
+        stored = self.state.get(partition, PROGRESS % partition)
+        progress = msgspec.json.decode(stored, type=Progress) if stored else Progress(Timers().watermark, 0)
+        desk = self._desks[partition] = Desk(progress)
+        return desk, list(self._recover(partition, desk, progress.sent))
+
+    def _recover(self, partition: int, desk: Desk, sent: int) -> Iterable[Effect]:
+        for key, value in self.state.items(partition):
+            if key.startswith(b"\x00"):
+                continue
+            row = read(value)
+            desk.timers.set(row.response_id, row.due(self.horizons))
+            desk.sequence = max(desk.sequence, row.sequence + 1)
+            if row.closed:
+                desk.graves.append(row.response_id)
+            if row.sequence > sent:
+                yield from joining.outcomes(row, self.horizons)
+
+    def heard(self, feedback: Feedback, record: Record) -> joining.Heard:
+        """Reduce feedback to what is kept of it."""
+        return joining.heard(feedback, f"{record.partition}:{record.offset}", self._key)
+
+    def leave(self, partition: int, closed: list[str]) -> None:
+        """Note the rows that this batch closes."""
+        self._next[partition] = closed
+
+
+class Batch:
+    """The working copy of one batch: rows read and changed, effects in order."""
+
+    def __init__(self, stage: Join, partition: int) -> None:
+        self._stage = stage
+        self._partition = partition
+        self._desk, effects = stage.desk(partition)
+        self._rows: dict[str, Row] = {}
+        self._sends: list[Send] = [self._send(e) for e in effects]
+        self._closed: list[str] = []
+        self._touched = False
+
+    def take(self, record: Record) -> None:
+        """Take in one record."""
+        self._touched = True
+        try:
+            event = decode(Decision | Feedback | Watermark, record)
+        except EventError as error:
+            self._sends.append(self._stage.context.dead_letter(self._stage.name, record, error))
+            return
+        if isinstance(event, Decision):
+            self._set(joining.on_decision(self._row(event.response_id), joining.known(event)))
+        elif isinstance(event, Feedback):
+            row, effects = joining.on_feedback(self._row(event.response_id), self._stage.heard(event, record))
+            self._set(row)
+            self._emit(effects)
+        assert isinstance(event, Decision | Feedback | Watermark)
+        self.advance(self._stage.clock.bounded(event.occurred_at))
+
+    def advance(self, to: datetime) -> None:
+        """Move event time and let it reach what is due."""
+        self._desk.timers.advance(to)
+        for key in self._desk.timers.due():
+            self._wake(key)
+
+    def plan(self) -> Plan:
+        """Return what to write and to send."""
+        self._stage.leave(self._partition, self._closed)
+        if not (self._touched or self._rows or self._sends or self._desk.graves):
+            return Plan({}, [])
+        rows: dict[bytes, bytes | None] = {k.encode(): None for k in self._desk.graves if k not in self._rows}
+        rows |= {k.encode(): msgspec.json.encode(row) for k, row in self._rows.items()}
+        progress = Progress(self._desk.timers.watermark, self._desk.sequence - 1)
+        rows[PROGRESS % self._partition] = msgspec.json.encode(progress)
+        return Plan(rows, self._sends)
+
+    def _wake(self, key: str) -> None:
+        row, effects = joining.on_time(
+            self._row(key), self._desk.timers.watermark, self._stage.horizons, self._desk.sequence
+        )
+        if effects or row.closed:
+            self._set(row)
+            self._emit(effects)
+        if row.closed:
+            self._closed.append(key)
+
+    def _row(self, response_id: str) -> Row:
+        if (row := self._rows.get(response_id)) is not None:
+            return row
+        stored = self._stage.state.get(self._partition, response_id.encode())
+        row = read(stored) if stored else Row(response_id)
+        return Row(response_id) if row.closed else row
+
+    def _set(self, row: Row) -> None:
+        self._rows[row.response_id] = row
+        self._desk.timers.set(row.response_id, row.due(self._stage.horizons))
+
+    def _emit(self, effects: Iterable[Effect]) -> None:
+        self._sends += [self._send(e) for e in effects]
+
+    def _send(self, effect: Effect) -> Send:
+        return self._stage.context.send(effect, _key(effect))
+
+
+def _key(effect: Effect) -> str:
+    match effect:
+        case Label():
+            return effect.deployment
+        case Outcome():
+            return effect.conversation_id
+        case Closure():
+            return effect.response_id
+
+
+def read(value: bytes) -> Row:
+    """Read a row."""
+    return msgspec.json.decode(value, type=Row)

@@ -1,0 +1,96 @@
+"""One Faust app per stage: `create_app` has no side effects at import and keeps nothing global.
+
+A stage is a consumer group of its own, so that SCORE scales with its encoder, JOIN with its rows and LEARN with its
+deployments, and a slow encoder never delays a label.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import faust
+from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
+from mode.supervisors import CrashingSupervisor
+
+from streams.delivery import Consumer, Delivery, Stage
+from streams.settings import Settings
+from streams.state import State
+
+IDLE_S: Final = 1.0
+"""How often a stage looks at what became due while no events came."""
+
+
+class Transport(AIOKafkaTransport):
+    """Faust's transport with our consumer."""
+
+    Consumer = Consumer
+
+
+class App(faust.App):
+    """A Faust app that settles what is under way before it stops."""
+
+    delivery: Delivery
+    inputs: frozenset[str]
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
+
+    async def on_stop(self) -> None:
+        """Finish and commit batches under way: a graceful stop must not lose more than a kill."""
+        await self.delivery.drain()
+        await super().on_stop()
+
+
+def create_app(settings: Settings, name: str, topics: Sequence[str], build: Callable[[State], Stage]) -> App:
+    """Create the Faust app of one stage.
+
+    Args:
+        settings: where the broker is and how to behave.
+        name: the stage, which names its consumer group and changelog.
+        topics: names (without prefix) of the topics it consumes; all keyed alike and co-partitioned.
+        build: makes the stage around its state.
+    """
+    app = App(f"{settings.topic_prefix}demur-{name}", **_conf(settings))
+    app.delivery = Delivery(app)
+    app.inputs = frozenset(settings.topic_prefix + topic for topic in topics)
+    stage = build(State(app, "state", settings.partitions))
+    for topic in sorted(app.inputs):
+        _agent(app, stage, topic, settings)
+    _timer(app, stage)
+    return app
+
+
+def _conf(settings: Settings) -> dict[str, Any]:
+    return {
+        "broker": [f"aiokafka://{b}" for b in settings.bootstrap.split(",")],
+        "store": "rocksdb://?driver=rocksdict" if settings.store == "rocksdb" else "memory://",
+        "datadir": str(settings.data_dir),
+        "topic_partitions": settings.partitions,
+        "topic_allow_declare": False,  # topics are made by `demur topics`: workers need no CREATE permission
+        "topic_disable_leader": True,
+        "web_enabled": False,  # Faust's server listens everywhere, without authentication
+        "agent_supervisor": CrashingSupervisor,  # a stage that fails ends the worker, which is restarted whole
+        "stream_wait_empty": False,  # `Delivery.drain` does it
+        "stream_buffer_maxsize": settings.batch_events,
+        "broker_commit_interval": 0.5,
+        "broker_session_timeout": settings.session_timeout_s,
+        "broker_heartbeat_interval": settings.session_timeout_s / 6,
+        "producer_linger": 0.005,
+        "producer_acks": -1,
+        "processing_guarantee": "at_least_once",  # Faust's transactions are unsound (#323, #517)
+    }
+
+
+def _agent(app: App, stage: Stage, topic: str, settings: Settings) -> None:
+    schema = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+    source = app.topic(topic, schema=schema, partitions=settings.partitions)
+
+    async def run(stream: Any) -> None:
+        await app.delivery.consume(stage, stream, settings.batch_events)
+
+    app.agent(source, name=f"{stage.name}-{topic}", concurrency=1)(run)
+
+
+def _timer(app: App, stage: Stage) -> None:
+    @app.timer(IDLE_S)
+    async def tick() -> None:
+        await app.delivery.tick(stage, {tp.partition for tp in app.consumer.assignment() if tp.topic in app.inputs})

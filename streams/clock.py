@@ -1,0 +1,46 @@
+"""Where the shell takes the time from; the core never does."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, Protocol
+
+MAX_SKEW: Final = timedelta(minutes=5)
+"""Clocks of hospital systems under NTP agree far better; an event dated further ahead must not expire others."""
+
+
+class Clock(Protocol):
+    """Wall time, or, in a replay, only the times of the events."""
+
+    def now(self) -> datetime | None:
+        """Return the wall time, or None in a replay."""
+
+    def bounded(self, occurred_at: datetime) -> datetime:
+        """Return how far an event may move the watermark."""
+
+
+class WallClock:
+    """Live operation: time passes without events, and an event from the future does not move it."""
+
+    def now(self) -> datetime:
+        """Return the time of this machine."""
+        return datetime.fromtimestamp(time.time(), UTC)  # noqa: TID251 (the one place that reads the clock)
+
+    def bounded(self, occurred_at: datetime) -> datetime:
+        """An event dated more than `MAX_SKEW` ahead is taken as dated then."""
+        return min(occurred_at, self.now() + MAX_SKEW)
+
+
+class EventClock:
+    """Replay: time is what the events say, so that a replay gives the same bytes at any speed."""
+
+    def now(self) -> None:
+        """No wall time."""
+
+    def bounded(self, occurred_at: datetime) -> datetime:
+        """Every event may move the watermark."""
+        return occurred_at
+
+
+def clock_for(source: Literal["wall", "event"]) -> Clock:
+    """Return the clock that a setting names."""
+    return WallClock() if source == "wall" else EventClock()

@@ -1,0 +1,60 @@
+"""What goes out: records with CloudEvents headers, sent together and awaited together.
+
+Headers follow the CloudEvents 1.0 Kafka binding, binary mode: https://github.com/cloudevents/spec (kafka binding).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import faust
+from faust.exceptions import ProducerSendError
+
+from models.errors import DeliveryError
+from models.events import Event, digest, encode
+
+SOURCE: Final = b"/demur"
+DELIVERY_TIMEOUT_S: Final = 30.0
+"""As long as a broker may take over after losing its leader; then the worker ends and another takes over."""
+
+
+class Send(NamedTuple):
+    """One record on its way out."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] | None = None
+    partition: int | None = None
+
+
+def headers(event: Event, id_: str) -> list[tuple[str, bytes]]:
+    """Return the CloudEvents attributes of an event; never anything of its content."""
+    kind = str(event.__struct_config__.tag)
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", id_.encode()),
+        ("ce_type", f"org.demur.{kind}.v{event.schema}".encode()),
+        ("ce_source", SOURCE),
+        ("content-type", b"application/json"),
+    ]
+
+
+def outgoing(prefix: str, event: Event, key: str) -> Send:
+    """Encode an event for its topic. Its id is the digest of its bytes: a repeat has the same id."""
+    value = encode(event)
+    return Send(prefix + event.topic, key.encode(), value, headers(event, digest(value)[:32]))
+
+
+async def send_all(app: faust.App, sends: Sequence[Send]) -> list[Any]:
+    """Send records and wait until the broker has acknowledged every one. Raises `DeliveryError`."""
+    try:
+        async with asyncio.timeout(DELIVERY_TIMEOUT_S):
+            futures = [await _send(app, s) for s in sends]
+            return await asyncio.gather(*futures)
+    except (ProducerSendError, TimeoutError, OSError) as error:
+        raise DeliveryError(f"{len(sends)} records to {sends[0].topic}: {type(error).__name__}") from error
+
+
+async def _send(app: faust.App, s: Send) -> Any:
+    return await app.producer.send(s.topic, s.key, s.value, s.partition, None, s.headers)
