@@ -1,0 +1,221 @@
+"""The Gaussian beliefs of the calibrator and their one-label update.
+
+The log-odds of a rejection are
+
+    eta = b0 + b1 x1 + b2 x2 + b3 [organic] + sum over groups g of m_g
+
+with (x1, x2) from `basis`, a joint Gaussian over (b0..b3), the *curve*, and an independent scalar Gaussian per group
+value, its *offset*. A label moves eta to the solution z of the implicit (proximal) equation
+
+    z = eta + V w (y - sigmoid(z)),    V = prior variance of eta, w = weight,
+
+which is the exact mode of the posterior along the only direction that a label informs. So a step can never overshoot
+its label: |z - eta| <= V w. Variances shrink by the Laplace curvature at z.
+
+References: McCormick et al., *Dynamic logistic regression and dynamic model averaging*, Biometrics 2012 (random walk
+on the coefficients); Kulis and Bartlett, *Implicit online learning*, ICML 2010 (the proximal step).
+"""
+
+from dataclasses import dataclass, field
+from math import exp, inf, sqrt
+from typing import Final
+
+from models.calibration.basis import IDENTITY, clip
+from models.calibration.serving import Coefficients
+
+MIN_CURVATURE: Final = 1e-4
+"""Curvature of the logistic loss at |eta| = 9; below it a label would no longer lower the variance at all."""
+
+NEWTON_STEPS: Final = 3
+"""Enough for 1e-9 at the variances that occur (V < 2); the bracket keeps any other start safe."""
+
+SLOPE_VARIANCES: Final = (0.25, 0.1)
+"""Prior of the two slopes, about +-0.3 on the raw scale each; the random walk never widens them beyond it."""
+
+MAX_OFFSET: Final = 6.0
+"""Log-odds beyond which a shift changes no tier any more (risk 0.0025 to 0.9975)."""
+
+MAX_VARIANCE: Final = 4.0
+"""A standard deviation of 2 logits is "we do not know"; repeated jumps must not widen further."""
+
+Gain = tuple[float, float, float, float]
+
+
+@dataclass(slots=True)
+class Offset:
+    """What one group value adds to the log-odds, and the evidence that it has jumped (see `jumps`).
+
+    Between its labels it reverts to mean 0 and its prior variance (an Ornstein-Uhlenbeck process in label counts).
+    Times are seconds since the epoch; `born` is the estimated time of its last jump: older events say nothing of it.
+    """
+
+    mean: float
+    var: float
+    clock: int
+    prior: float = 0.1
+    evidence: list[float] = field(default_factory=lambda: [1.0] * 4)
+    since: list[float] = field(default_factory=lambda: [0.0] * 4)
+    born: float = -inf
+    quarantined: bool = False
+
+    def at(self, clock: int, rate: float) -> tuple[float, float]:
+        """Mean and variance after reverting from its own clock to `clock` with `rate` per label.
+
+        >>> mean, var = Offset(mean=0.8, var=0.02, clock=0, prior=0.1).at(20_000, rate=0.6931 / 20_000)
+        >>> round(mean, 3), round(var, 3)
+        (0.4, 0.08)
+        """
+        if clock == self.clock:
+            return self.mean, self.var
+        kept = exp(rate * (self.clock - clock))
+        return self.mean * kept, self.prior + (self.var - self.prior) * kept * kept
+
+    def revert(self, clock: int, rate: float) -> None:
+        """Bring the offset itself up to `clock`."""
+        self.mean, self.var = self.at(clock, rate)
+        self.clock = clock
+
+    def absorb(self, step: float, shrink: float) -> None:
+        """Take this offset's part of a label."""
+        self.mean += self.var * step
+        self.var -= shrink * self.var * self.var
+
+    def move(self, shift: float, spread: float) -> None:
+        """Shift the mean and widen the variance, both within bounds: a jump never makes the offset absurd."""
+        self.mean = clip(self.mean + shift, MAX_OFFSET)
+        self.var = min(self.var + spread, max(self.var, MAX_VARIANCE))
+
+
+@dataclass(slots=True)
+class Curve:
+    """Joint Gaussian over intercept, two slopes, and the bias of organic labels (off: mean and variance zero).
+
+    `cov` is the upper triangle by rows: 00 01 02 03 11 12 13 22 23 33.
+    """
+
+    mean: list[float]
+    cov: list[float]
+
+    @classmethod
+    def prior(cls, intercept_variance: float) -> "Curve":
+        """Centre on the identity map."""
+        first, second = SLOPE_VARIANCES
+        return cls([*IDENTITY, 0.0], [intercept_variance, 0.0, 0.0, 0.0, first, 0.0, 0.0, second, 0.0, 0.0])
+
+    @property
+    def biased(self) -> bool:
+        """Whether the bias of organic labels is being estimated."""
+        return self.cov[9] > 0.0
+
+    def coefficients(self) -> Coefficients:
+        """Return what serving needs: the bias coordinate concerns labels only."""
+        a, b, c, _, e, f, _, h, _, _ = self.cov
+        m0, m1, m2, _ = self.mean
+        return m0, m1, m2, a, b, c, e, f, h
+
+    def walk(self, intercept: float, slopes: float, bias: float) -> None:
+        """Add the random walk's variance of one label."""
+        cov = self.cov
+        cov[0] += intercept
+        if cov[4] < SLOPE_VARIANCES[0]:
+            cov[4] += slopes
+        if cov[7] < SLOPE_VARIANCES[1]:
+            cov[7] += slopes
+        if cov[9]:
+            cov[9] += bias
+
+    def move(self, shift: float, spread: float) -> None:
+        """Shift the intercept and widen it and the first slope: after a jump the shape is less certain too."""
+        self.mean[0] = clip(self.mean[0] + shift, 2.0 * MAX_OFFSET)
+        self.cov[0] += max(0.0, min(spread, MAX_VARIANCE - self.cov[0]))
+        self.cov[4] += max(0.0, min(0.1, SLOPE_VARIANCES[0] - self.cov[4]))
+
+    def gain(self, x1: float, x2: float, organic: float) -> Gain:
+        """Covariance times the feature vector (1, x1, x2, organic)."""
+        a, b, c, d, e, f, g, h, i, j = self.cov
+        return (
+            a + b * x1 + c * x2 + d * organic,
+            b + e * x1 + f * x2 + g * organic,
+            c + f * x1 + h * x2 + i * organic,
+            d + g * x1 + i * x2 + j * organic,
+        )
+
+    def absorb(self, gain: Gain, step: float, shrink: float) -> None:
+        """Move the mean by `step` along the gain and take `shrink` of its square off the covariance."""
+        u0, u1, u2, u3 = gain
+        a, b, c, d, e, f, g, h, i, j = self.cov
+        m0, m1, m2, m3 = self.mean
+        k0, k1, k2, k3 = shrink * u0, shrink * u1, shrink * u2, shrink * u3
+        self.mean = [m0 + u0 * step, m1 + u1 * step, m2 + u2 * step, m3 + u3 * step]
+        self.cov = [
+            a - k0 * u0,
+            b - k0 * u1,
+            c - k0 * u2,
+            d - k0 * u3,
+            e - k1 * u1,
+            f - k1 * u2,
+            g - k1 * u3,
+            h - k2 * u2,
+            i - k2 * u3,
+            j - k3 * u3,
+        ]
+
+    def keep_monotone(self, z: float) -> None:
+        """Raise each slope to z standard deviations of itself.
+
+        Then eta + z sd(eta) grows with the logit, not eta alone: its derivative is a sum of the features' derivatives
+        (all positive) times (slope - z sd(slope)), by the triangle inequality in the norm of the covariance.
+        """
+        mean, cov = self.mean, self.cov
+        if mean[1] < 0.0 or mean[1] * mean[1] < z * z * cov[4]:
+            mean[1] = z * sqrt(cov[4])
+        if mean[2] < 0.0 or mean[2] * mean[2] < z * z * cov[7]:
+            mean[2] = z * sqrt(cov[7])
+
+    def suspect(self, bias: float, variance: float) -> None:
+        """Switch the bias of organic labels on: they read `bias` too high, give or take `variance`.
+
+        Until now the intercept was the organic one. True intercept = organic - bias, hence the variances add, and
+        the covariance of intercept and bias is minus the bias's variance.
+        """
+        self.mean[0] -= bias
+        self.mean[3] = bias
+        self.cov[0] += variance
+        self.cov[3] = -variance
+        self.cov[9] = variance
+
+
+def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[float, float]:
+    """Solve the implicit equation. Returns (z - eta) / V and the curvature's shrink r / (1 + r V).
+
+    >>> step, shrink = settle(eta=-3.0, variance=0.5, rejected=1, weight=1.0)
+    >>> round(-3.0 + 0.5 * step, 4), round(shrink, 4)
+    (-2.5367, 0.0657)
+    """
+    reach = variance * weight
+    low, high = (eta, eta + reach) if rejected else (eta - reach, eta)
+    z = eta
+    for _ in range(NEWTON_STEPS):
+        p = 1.0 / (1.0 + exp(-z))
+        z -= (z - eta - reach * (rejected - p)) / (1.0 + reach * p * (1.0 - p))
+        z = low if z < low else min(z, high)
+    p = 1.0 / (1.0 + exp(-z))
+    curvature = weight * max(p * (1.0 - p), MIN_CURVATURE)
+    return (z - eta) / variance, curvature / (1.0 + curvature * variance)
+
+
+def settle_noisy(eta: float, variance: float, rejected: int, weight: float, noise: float) -> tuple[float, float]:
+    """As `settle`, when a share `noise` of the labels is flipped at random: one Fisher-scoring step.
+
+    A rejection deep in the green says almost nothing, for it is most likely a flip.
+
+    >>> step, _ = settle_noisy(-6.0, 0.5, 1, 1.0, noise=0.05)
+    >>> round(step, 3)
+    0.043
+    """
+    p = 1.0 / (1.0 + exp(-eta))
+    seen = noise + (1.0 - 2.0 * noise) * p
+    slope = (1.0 - 2.0 * noise) * p * (1.0 - p)
+    fisher = weight * max(slope * slope / (seen * (1.0 - seen)), MIN_CURVATURE / 10.0)
+    score = weight * slope * (rejected - seen) / (seen * (1.0 - seen))
+    return score / (1.0 + fisher * variance), fisher / (1.0 + fisher * variance)

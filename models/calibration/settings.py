@@ -1,0 +1,69 @@
+"""The calibrator's settings, each with the reason for its default. Tuned on synthetic streams only."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from models.errors import SettingsError
+
+Variance = Annotated[float, Meta(ge=0.0, le=4.0)]
+Positive = Annotated[float, Meta(gt=0.0, le=4.0)]
+Evidence = Annotated[float, Meta(ge=10.0, le=1e12)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one deployment's calibrator. Variances are in squared logits, walks in the same per label.
+
+    >>> FilterSettings.read({"z": 1.0}).z
+    1.0
+    >>> FilterSettings.read({"half_live": 5.0})
+    Traceback (most recent call last):
+    models.errors.SettingsError: calibrator settings: Object contains unknown field `half_live`
+    """
+
+    z: Annotated[float, Meta(ge=0.0, le=3.0)] = 0.5
+    """Standard deviations by which the upper risk exceeds the mean: buys safety for coverage, openly."""
+    intercept_walk: Variance = 1e-5
+    slope_walk: Variance = 1e-6
+    bias_walk: Variance = 1e-5
+    intercept_variance: Positive = 1.0
+    """Prior of the intercept around the identity map: the encoder's base rate may be off by a factor of e."""
+    group_variance: Positive = 0.1
+    """Prior of a group's offset: standard deviation 0.32 logits."""
+    rater_variance: Positive = 0.3
+    """Prior of a rater's severity: reject rates of .04 to .43 are on record for one task."""
+    half_life: Annotated[float, Meta(ge=1.0, le=1e9)] = 20_000.0
+    """Labels after which a group that is not heard of has lost half of its offset."""
+    threshold: Evidence = 1e4
+    """Evidence at which a block is held to have jumped: at least that many labels between false jumps, per block."""
+    audit_threshold: Evidence = 1e3
+    """Evidence at which forced verdicts are held to contradict volunteered ones; there are far fewer of them."""
+    shift: Share = 0.8
+    """Share of a detected jump that the mean moves at once; the labels decide the rest."""
+    widening: Variance = 0.5
+    """Variance that a jump adds to its block, in units of the squared jump."""
+    floor: Annotated[float, Meta(ge=-6.0, le=0.0)] = -0.3
+    """Lowest offset served for a guarded group: leniency alone buys little green."""
+    guarded: tuple[str, ...] = ("site", "clinician")
+    """Group names whose jump downwards is not believed (rubber-stamping): their labels are ignored from then on."""
+    raters: tuple[str, ...] = ("clinician",)
+    """Group names whose offsets are learnt but not served: who judges, not what is judged."""
+    noise: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.0
+    """Known share of verdicts flipped at random."""
+    grace: Annotated[int, Meta(ge=0)] = 500
+    """Labels before the jump detector starts: a curve that is still being found jumps all the time."""
+    max_groups: Annotated[int, Meta(ge=1)] = 1000
+    """Offsets kept; beyond, the one longest without a label returns to its prior."""
+
+    @classmethod
+    def read(cls, value: object) -> "FilterSettings":
+        """Check a table of settings. Raises `SettingsError` naming the field."""
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"calibrator settings: {error}") from None
+
+
+DEFAULTS = FilterSettings()
