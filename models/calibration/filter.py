@@ -89,7 +89,7 @@ class Filter:
     def thresholds(self) -> Thresholds:
         """Return the frozen, fast reading of this version for the scorers."""
         settings = self.settings
-        groups = {key: self._moments(key) for key in self._groups if key[0] not in settings.raters}
+        groups = {key: self._moments(key) for key in sorted(self._groups) if key[0] not in settings.raters}
         return Thresholds(self._curve.coefficients(), groups, settings.group_variance, settings.raters, settings.z)
 
     def state(self) -> dict[str, Any]:

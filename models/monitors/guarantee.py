@@ -1,0 +1,195 @@
+"""What the tiers really deliver: the realised rejection rate per tier and scope, beside its confidence sequence.
+
+A scope is `all`, `audit`, or one group value such as `category=dosing`. Two questions, two answers:
+
+- *How often were greens rejected so far?* The running rate with its anytime-valid interval (see `confidence`). A
+  `breach` is raised, once, when green's lower bound passes the green cut. While the average rate is at most the cut
+  this ever happens with probability alpha / 2 per scope.
+- *Are they rejected too often now?* A CUSUM of bets against "the rate is at most the cut",
+  M <- max(1, M) (1 + b (x - cut)) for a few stakes b. An `excess` is raised when it passes `threshold`; while the claim
+  holds that takes at least `threshold` greens on average. It names the time since when M has grown.
+
+Only labelled responses count, so `all` is the rate among those who answered; `audit`, whose verdicts are forced, is
+free of that selection. Nothing here claims "at most 5 % in every window".
+
+Reference for the CUSUM: Shin, Ramdas, Rinaldo, *E-detectors*, 2022.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from math import log
+from typing import Any, Final, Literal
+
+import msgspec
+
+from models.errors import StateError
+from models.events import Alarm, Label, Tier, digest
+from models.monitors.confidence import Interval, excess, interval
+
+STAKES: Final = (0.01, 0.03, 0.1)
+"""Shares of the largest possible stake, 1 / cut, that each CUSUM bets: best against rates of .06, .08 and .15 when the
+cut is .05. Far below 1, so that a few acceptances do not bankrupt one."""
+
+MAX_SCOPES: Final = 1000
+"""Scopes that are counted; later group values count under `all` only."""
+
+
+class Cell(msgspec.Struct):
+    """One scope of one tier: counts, one CUSUM per stake, and when each last restarted (seconds since the epoch)."""
+
+    labelled: int = 0
+    rejected: int = 0
+    grown: list[float] = msgspec.field(default_factory=lambda: [1.0] * len(STAKES))
+    since: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(STAKES))
+    breached: bool = False
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A promise not kept. `statistic`: realised rate (breach) or evidence (excess), against its `threshold`."""
+
+    kind: Literal["breach", "excess"]
+    scope: str
+    statistic: float
+    threshold: float
+    labelled: int
+    rejected: int
+    since: float
+
+
+class Guarantee:
+    """Realised rejection of one deployment. Mutable, with `snapshot` and `restore`, like the ledger beside it.
+
+    >>> monitor = Guarantee(cut=0.05)
+    >>> found = []
+    >>> for i in range(100):
+    ...     found += monitor.count("green", ["all", "site=north"], rejected=i % 6 == 0, at=float(i))
+    >>> [(finding.kind, finding.scope, finding.labelled) for finding in found]
+    [('breach', 'all', 55), ('breach', 'site=north', 55), ('excess', 'all', 79), ('excess', 'site=north', 79)]
+    >>> [round(bound, 3) for bound in monitor.interval("green")]
+    [0.076, 0.304]
+    """
+
+    __slots__ = ("_cells", "alpha", "cut", "threshold")
+
+    def __init__(self, cut: float, alpha: float = 0.05, threshold: float = 1000.0) -> None:
+        self.cut = cut
+        self.alpha = alpha
+        self.threshold = threshold
+        self._cells: dict[str, Cell] = {}
+
+    def observe(self, label: Label, target: str = "any") -> tuple[Finding, ...]:
+        """Count a label under `all`, `audit` if its verdict was forced, and each of its groups.
+
+        Corrections, revocations and labels without weight are not counted, as in the ledger.
+        """
+        if label.kind != "verdict" or label.weight <= 0.0:
+            return ()
+        scored = label.decision
+        rejected = label.rejected if target == "any" else label.depth == "deep"
+        scopes = ["all", *(["audit"] if scored.audit else []), *("=".join(item) for item in scored.groups.items())]
+        return self.count(scored.tier, scopes, rejected=rejected, at=scored.occurred_at.timestamp())
+
+    def count(self, tier: Tier, scopes: Iterable[str], *, rejected: bool, at: float) -> tuple[Finding, ...]:
+        """Count one verdict on a response of `tier` given at `at`. Returns what green's cells found."""
+        found: list[Finding] = []
+        for scope in scopes:
+            cell = self._cell(tier, scope)
+            if cell is None:
+                continue
+            cell.labelled += 1
+            cell.rejected += rejected
+            if tier == "green":
+                self._bet(cell, at, rejected=rejected)
+                found += self._findings(scope, cell, at)
+        return tuple(found)
+
+    def counts(self, tier: Tier, scope: str = "all") -> tuple[int, int]:
+        """Return (labelled, rejected)."""
+        cell = self._cells.get(f"{tier} {scope}", Cell())
+        return cell.labelled, cell.rejected
+
+    def interval(self, tier: Tier, scope: str = "all") -> Interval:
+        """Return the anytime-valid interval of the rejection rate so far; [0, 1] where nothing is known."""
+        return interval(*self.counts(tier, scope), self.alpha)
+
+    def scopes(self, tier: Tier) -> tuple[str, ...]:
+        """Return the scopes that have labels of `tier`."""
+        return tuple(key.partition(" ")[2] for key in self._cells if key.startswith(f"{tier} "))
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the whole state as versioned JSON types."""
+        settings = {"cut": self.cut, "alpha": self.alpha, "threshold": self.threshold}
+        return {"schema": 1, **settings, "cells": msgspec.to_builtins(self._cells)}
+
+    @classmethod
+    def restore(cls, snapshot: object) -> "Guarantee":
+        """Continue from `snapshot`, bit for bit. Raises `StateError` if it is damaged or of another version."""
+        try:
+            saved = msgspec.convert(snapshot, _Snapshot)
+        except msgspec.ValidationError as error:
+            raise StateError(f"guarantee monitor: snapshot is damaged or of another version: {error}") from None
+        self = cls(saved.cut, saved.alpha, saved.threshold)
+        self._cells = saved.cells
+        return self
+
+    def _cell(self, tier: Tier, scope: str) -> Cell | None:
+        key = f"{tier} {scope}"
+        if key not in self._cells and len(self._cells) >= 3 * MAX_SCOPES:
+            return None
+        return self._cells.setdefault(key, Cell())
+
+    def _bet(self, cell: Cell, at: float, *, rejected: bool) -> None:
+        for j, stake in enumerate(STAKES):
+            if cell.grown[j] <= 1.0:
+                cell.grown[j], cell.since[j] = 1.0, at
+            cell.grown[j] *= 1.0 + stake * ((1.0 - self.cut) / self.cut if rejected else -1.0)
+
+    def _findings(self, scope: str, cell: Cell, at: float) -> Iterator[Finding]:
+        labelled, rejected, evidence = cell.labelled, cell.rejected, sum(cell.grown) / len(STAKES)
+        if evidence >= self.threshold:
+            since = cell.since[cell.grown.index(max(cell.grown))]
+            cell.grown = [1.0] * len(STAKES)
+            yield self._finding("excess", scope, evidence, self.threshold, cell, since)
+        if not cell.breached and rejected > self.cut * labelled and self._passed(labelled, rejected):
+            cell.breached = True
+            yield self._finding("breach", scope, rejected / labelled, self.cut, cell, at)
+
+    def _passed(self, labelled: int, rejected: int) -> bool:
+        return excess(labelled, rejected, self.cut) >= log(2.0 / self.alpha)
+
+    @staticmethod
+    def _finding(  # noqa: PLR0913, PLR0917  # a finding's facts
+        kind: Literal["breach", "excess"], scope: str, statistic: float, threshold: float, cell: Cell, since: float
+    ) -> Finding:
+        return Finding(
+            kind=kind,
+            scope=scope,
+            statistic=statistic,
+            threshold=threshold,
+            labelled=cell.labelled,
+            rejected=cell.rejected,
+            since=since,
+        )
+
+
+def alarm(finding: Finding, label: Label) -> Alarm:
+    """Put a finding on the wire. The id derives from label and scope, so that a replay repeats it byte for byte."""
+    return Alarm(
+        alarm_id=digest(f"{label.label_id}|{finding.kind}|{finding.scope}".encode())[:32],
+        kind=finding.kind,
+        deployment=label.deployment,
+        scope=finding.scope,
+        statistic=finding.statistic,
+        threshold=finding.threshold,
+        evidence={"labelled": finding.labelled, "rejected": finding.rejected, "label": label.label_id},
+        since=datetime.fromtimestamp(finding.since, tz=UTC),
+        raised_at=label.occurred_at,
+    )
+
+
+class _Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    schema: Literal[1]
+    cut: float
+    alpha: float
+    threshold: float
+    cells: dict[str, Cell]
