@@ -133,6 +133,7 @@ class Scored(Struct, frozen=True, kw_only=True):
     audit: bool
     propensity: float
     calibrator_version: int
+    model_hash: str = ""
     occurred_at: Instant
 
 
@@ -194,12 +195,13 @@ class Closure(Event, frozen=True, kw_only=True, tag="closure"):
 class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
     """One version of a deployment's calibrator. Version n is the fold of the first n changes (labels, rollbacks).
 
-    `parameters` restores the calibrator; `cuts` are raw-score thresholds per group, for people.
+    `parameters` restores the calibrator, which holds for scores of the model `model_hash` only; `cuts` are raw-score thresholds per group, for people.
     """
 
     topic: ClassVar[str] = "calibrations"
     deployment: Id
     version: int
+    model_hash: str = ""
     parameters: dict[str, Any]
     cuts: dict[str, dict[str, float | None]] = {}
     labels: int

@@ -1,0 +1,186 @@
+"""From a response and its score to a decision: groups, risk, tier, action, and why. Pure, so that a replay agrees.
+
+>>> from datetime import datetime, timezone
+>>> now = datetime(2026, 1, 5, 8, tzinfo=timezone.utc)
+>>> asked = Response(response_id="r1", conversation_id="c1", deployment="ward", site="north", query="Dose?",
+...                  response="5 mg", occurred_at=now)
+>>> found = decide(asked, Failed("model_missing"), Calibrated(), History(), Stamp(Policy(), "m", b"", now))
+>>> found.tier, found.action, found.reasons
+('red', 'review', ('score_missing', 'model_missing'))
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from math import isfinite
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from models.calibration.filter import Filter
+from models.calibration.serving import Thresholds
+from models.encoder.base import Score
+from models.errors import EventError
+from models.events import Calibration, Decision, Id, Response, digest
+from models.policy import Policy, act, audited
+from models.salience import digest as salience
+from models.tiers import Facts, tier
+
+MAX_UNKNOWN: Final = 0.3
+"""Share of tokens outside the vocabulary above which a text is unlike what the encoder was trained on."""
+MAX_TURNS: Final = 64
+"""Turns of a conversation whose outcomes are kept."""
+
+
+class Failed(NamedTuple):
+    """No score, and why: a reason for the decision."""
+
+    reason: str
+
+
+class Calibrated(NamedTuple):
+    """The calibrator version that a scorer holds for a deployment; without one, the prior serves and nothing is green.
+
+    `current` is False when the scorer has lost contact with the topic: newer versions may exist.
+    """
+
+    calibration: Calibration | None = None
+    thresholds: Thresholds | None = None
+    current: bool = True
+
+
+class Stamp(NamedTuple):
+    """A decision's circumstances: the deployment's policy, the model, the key of its digests, the time."""
+
+    policy: Policy
+    model_hash: str
+    key: bytes
+    now: datetime
+
+    @property
+    def config_hash(self) -> str:
+        """The hash of everything that decides beside model and calibrator."""
+        return _policy_hash(self.policy)
+
+
+class History(Struct, frozen=True):
+    """What became of a conversation's earlier responses: response_id → rejected."""
+
+    outcomes: dict[str, bool] = {}
+    last: datetime | None = None
+
+    def word(self) -> str:
+        """Return the group value that the calibrator sees."""
+        if not self.outcomes:
+            return "none"
+        return "rejected" if any(self.outcomes.values()) else "accepted"
+
+    def after(self, response_id: str, *, rejected: bool, at: datetime) -> "History":
+        """Return the history with one more outcome; a rejection by any clinician stays one."""
+        known = {**self.outcomes, response_id: rejected or self.outcomes.get(response_id, False)}
+        kept = dict(list(known.items())[-MAX_TURNS:])
+        return History(kept, at if self.last is None else max(at, self.last))
+
+
+def groups(response: Response, history: History) -> dict[str, str]:
+    """Return the groups whose offsets the calibrator learns."""
+    found = {"category": response.category or "unknown", "history": history.word(), "site": response.site}
+    if response.response is None:
+        found["moment"] = "pre-response"
+    return found
+
+
+def decide(response: Response, score: Score | Failed, by: Calibrated, history: History, stamp: Stamp) -> Decision:
+    """Return the decision on a response. Any doubt, and it is not green (invariant I6 of the design)."""
+    scored = score if isinstance(score, Score) and isfinite(score.logit) else None
+    found, policy = groups(response, history), stamp.policy
+    risk, upper = _risk(scored, by, found, policy)
+    level, reasons = tier(_facts(response, scored, upper, by, stamp), policy)
+    if isinstance(score, Failed):
+        reasons = (*reasons, score.reason)
+    audit = audited(response.response_id, policy)
+    return Decision(
+        response_id=response.response_id,
+        conversation_id=response.conversation_id,
+        turn=response.turn,
+        deployment=response.deployment,
+        groups=found,
+        logit=scored.logit if scored else None,
+        risk=risk,
+        upper=upper,
+        tier=level,
+        action=act(level, policy.plan, audit=audit),
+        reasons=reasons,
+        audit=audit,
+        propensity=policy.audit_rate if audit else 1.0,
+        calibrator_version=by.calibration.version if by.calibration else 0,
+        model_hash=stamp.model_hash,
+        config_hash=stamp.config_hash,
+        input_digest=_input_digest(response, stamp.key),
+        salience_digest=salience(response.response or "", stamp.key),
+        truncated=bool(scored and scored.truncated),
+        occurred_at=response.occurred_at,
+        decided_at=stamp.now,
+    )
+
+
+def refuse(found: Mapping[str, Any], error: EventError, stamp: Stamp) -> Decision | None:
+    """Return the red decision on a response that breaks the contract, if what is left of it says whose it is."""
+    ids = {name: _id(found.get(name)) for name in ("response_id", "conversation_id", "deployment")}
+    if ids["response_id"] is None:
+        return None
+    return Decision(
+        response_id=ids["response_id"],
+        conversation_id=ids["conversation_id"] or "unknown",
+        deployment=ids["deployment"] or "unknown",
+        tier="red",
+        action="review",
+        reasons=("invalid_input", error.code),
+        model_hash=stamp.model_hash,
+        config_hash=stamp.config_hash,
+        occurred_at=stamp.now,
+        decided_at=stamp.now,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _policy_hash(policy: Policy) -> str:
+    return digest(msgspec.json.encode(policy, order="deterministic"))[:32]
+
+
+def _risk(
+    score: Score | None, by: Calibrated, found: dict[str, str], policy: Policy
+) -> tuple[float | None, float | None]:
+    if score is None:
+        return None, None
+    thresholds = by.thresholds or Filter(policy.calibrator).thresholds()
+    return thresholds.risk(score.logit, found)
+
+
+def _facts(response: Response, score: Score | None, upper: float | None, by: Calibrated, stamp: Stamp) -> Facts:
+    known = by.calibration
+    return Facts(
+        upper=upper,
+        truncated=bool(score and score.truncated),
+        in_distribution=score is None or score.unknown <= MAX_UNKNOWN,
+        same_model=known is None or known.model_hash in {"", stamp.model_hash},
+        calibrated=known is not None and by.current,
+        missing_labels=known.missing_labels if known else stamp.policy.warm_up_labels,
+        calibration_age_s=max(0.0, (response.occurred_at - known.as_of).total_seconds()) if known else 0.0,
+    )
+
+
+def _input_digest(response: Response, key: bytes) -> str:
+    """Keyed BLAKE2b of what the encoder saw: short texts could be guessed from a plain hash."""
+    seen = orjson.dumps([response.query, response.response])
+    return hashlib.blake2b(seen, key=key, digest_size=16).hexdigest()
+
+
+def _id(value: object) -> str | None:
+    try:
+        return msgspec.convert(value, Id)
+    except msgspec.ValidationError:
+        return None
