@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from models.errors import SettingsError
-from streams.security import faust_credentials, kafka_options, ssl_context
+from streams.connection import faust_credentials, kafka_options, ssl_context
 from streams.settings import Settings, load
 
 FAR = "kafka.example.org:9093"

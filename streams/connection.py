@@ -1,10 +1,12 @@
-"""How each client of the broker is told to encrypt and authenticate, from one place.
+"""How each client reaches the broker: address, encryption and authentication, from one place.
 
 Both libraries default to plain text: Faust makes SASL without an `ssl_context` silently SASL_PLAINTEXT, and its
 `SSLCredentials` cannot build a context of its own. So the context is always ours.
 """
 
+import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
 from faust import SASLCredentials, SSLCredentials
@@ -52,3 +54,19 @@ def faust_credentials(settings: Settings) -> SASLCredentials | SSLCredentials | 
     return SASLCredentials(
         username=settings.username, password=secret, mechanism=settings.mechanism, ssl_context=context
     )
+
+
+def reach(settings: Settings) -> None:
+    """Raise `SettingsError` if no broker listens: clients would try for long, each in its own words."""
+    if not any(listens(address) for address in settings.bootstrap.split(",")):
+        raise SettingsError(
+            f"DEMUR_BOOTSTRAP: no broker listens at {settings.bootstrap}: start it, or correct the address"
+        )
+
+
+def listens(address: str) -> bool:
+    """Tell whether a TCP connection to `host:port` succeeds."""
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=3):
+        return True
+    return False

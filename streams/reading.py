@@ -1,0 +1,72 @@
+"""Plain readers of topics, without a consumer group: for tests, inspection and the live view."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+
+from models.errors import SettingsError
+from streams.connection import kafka_options, reach
+from streams.settings import Settings
+
+FETCH_MS: Final = 50
+"""The embedded broker sleeps for up to half of it; Apache Kafka answers as soon as there is a record."""
+
+
+def read_all(settings: Settings, topic: str) -> list[ConsumerRecord]:
+    """Return a topic's records (name without prefix) from the earliest to the end, at least to what is the end now.
+
+    They come by partition and, within it, by offset. Raises `SettingsError` if the topic does not exist.
+    """
+    with _reader(settings, [topic]) as (consumer, partitions):
+        ends = consumer.end_offsets(partitions)
+        records: list[ConsumerRecord] = []
+        while any(consumer.position(partition) < _end(consumer, partition, end) for partition, end in ends.items()):
+            records += _poll(consumer, FETCH_MS)
+    return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+def tail(settings: Settings, *topics: str, wait_ms: int = 200) -> Iterator[list[ConsumerRecord]]:
+    """Yield what is new on topics (names without prefix), from the earliest record on, for ever.
+
+    Yields at least every `wait_ms`, an empty list if nothing came, so that the caller can redraw or leave.
+    """
+    with _reader(settings, topics) as (consumer, _):
+        while True:
+            yield _poll(consumer, wait_ms)
+
+
+def _end(consumer: KafkaConsumer, partition: TopicPartition, asked: int) -> int:
+    """What a fetch says counts too: asked for its end, the embedded broker forgets most of the last batch."""
+    return max(asked, consumer.highwater(partition) or 0)
+
+
+def _poll(consumer: KafkaConsumer, wait_ms: int) -> list[ConsumerRecord]:
+    return [record for batch in consumer.poll(wait_ms, max_records=10_000).values() for record in batch]
+
+
+@contextmanager
+def _reader(settings: Settings, topics: Iterable[str]) -> Iterator[tuple[KafkaConsumer, list[TopicPartition]]]:
+    reach(settings)
+    consumer = KafkaConsumer(
+        **kafka_options(settings),
+        fetch_max_wait_ms=FETCH_MS,
+        enable_auto_commit=False,
+        allow_auto_create_topics=False,
+    )
+    try:
+        partitions = [p for topic in topics for p in _partitions(consumer, settings.topic_prefix + topic)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        yield consumer, partitions
+    finally:
+        consumer.close()
+
+
+def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise SettingsError(f"topic {topic} does not exist: run `demur topics`")
+    return [TopicPartition(topic, number) for number in sorted(numbers)]

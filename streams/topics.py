@@ -1,0 +1,150 @@
+"""The topics: what they are called, how they are cut, and how long they keep.
+
+**Co-partitioning.** All topics have the same number of partitions, and so have the changelogs of the stages' tables:
+`responses` meets `outcomes` in SCORE and `decisions` meets `feedback` in JOIN because equal keys lie in partitions of
+equal number, and a table's changelog must be cut like the topic it follows. A topic cut otherwise stops the start.
+
+Workers need no permission to create: `create` is the administrator's, run by `demur topics`.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from models.errors import DemurError, SettingsError
+from models.events import (
+    Alarm,
+    Calibration,
+    Closure,
+    DeadLetter,
+    Decision,
+    Event,
+    Feedback,
+    Label,
+    Outcome,
+    Response,
+)
+from streams.connection import kafka_options, reach
+from streams.settings import INPUT_RETENTION, Settings
+
+CONNECT_MS: Final = 10_000
+"""A broker that is starting answers within that; kafka-python would wait for 30 s."""
+SHOWN: Final = frozenset({"cleanup.policy", "retention.ms"})
+RECORD_RETENTION: Final = timedelta(days=184)
+"""What was decided, learnt and raised is kept for the longest half-year: articles 19 and 26(6) of the EU AI Act ask for
+logs of six months at least. It holds no patients' text."""
+
+INPUTS: Final[tuple[type[Event], ...]] = (Response, Feedback)
+RECORDS: Final[tuple[type[Event], ...]] = (Decision, Label, Outcome, Closure, Alarm, DeadLetter)
+
+
+class Topic(NamedTuple):
+    """A topic as it should be. `retention` None: compacted, the newest value of each key is kept for ever."""
+
+    name: str
+    partitions: int
+    retention: timedelta | None
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """Kafka's topic configuration."""
+        if self.retention:
+            return {"cleanup.policy": "delete", "retention.ms": str(int(self.retention.total_seconds() * 1000))}
+        # The segment being written is never compacted: an hour bounds what a restart reads twice.
+        return {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
+
+
+class Found(NamedTuple):
+    """A topic as it is. `partitions` 0: it does not exist."""
+
+    topic: Topic
+    partitions: int
+    configs: dict[str, str]
+
+
+def plan(settings: Settings, changelogs: Iterable[str] = ()) -> tuple[Topic, ...]:
+    """Return all topics. `changelogs` are full names (Faust derives them from the app's id, which holds the prefix).
+
+    >>> [t.name for t in plan(Settings(topic_prefix="a."), ["a.join-changelog"]) if t.retention is None]
+    ['a.calibrations', 'a.join-changelog']
+    """
+    kept = dict.fromkeys(INPUTS, INPUT_RETENTION) | dict.fromkeys(RECORDS, RECORD_RETENTION)
+    timed = [Topic(settings.topic_prefix + t.topic, settings.partitions, keep) for t, keep in kept.items()]
+    compacted = [settings.topic_prefix + Calibration.topic, *changelogs]
+    return (*timed, *(Topic(name, settings.partitions, None) for name in compacted))
+
+
+def create(settings: Settings, changelogs: Iterable[str] = ()) -> list[str]:
+    """Create what is missing and return its names. Raises `SettingsError` if an existing topic is cut otherwise."""
+    wanted = plan(settings, changelogs)
+    with administrator(settings) as admin:
+        missing = [found.topic for found in _look(admin, wanted) if not found.partitions]
+        if missing:
+            _create(admin, missing, settings.replication)
+        check(_look(admin, wanted))
+    return [topic.name for topic in missing]
+
+
+def describe(settings: Settings, changelogs: Iterable[str] = ()) -> list[Found]:
+    """Return every topic of the plan as it is."""
+    with administrator(settings) as admin:
+        return _look(admin, plan(settings, changelogs))
+
+
+def check(found: Iterable[Found]) -> None:
+    """Raise `SettingsError` for the first topic that is missing or cut otherwise than the plan says."""
+    for topic, partitions, _ in found:
+        if not partitions:
+            raise SettingsError(f"topic {topic.name} does not exist: run `demur topics`")
+        if partitions != topic.partitions:
+            raise SettingsError(
+                f"topic {topic.name} has {partitions} partitions, not {topic.partitions}: what is joined must be cut "
+                f"alike; set DEMUR_PARTITIONS={partitions}, or another DEMUR_TOPIC_PREFIX, or delete the topic",
+            )
+
+
+@contextmanager
+def administrator(settings: Settings) -> Iterator[KafkaAdminClient]:
+    """Connect. Raises `SettingsError` when no broker answers."""
+    reach(settings)
+    try:
+        admin = KafkaAdminClient(**kafka_options(settings), bootstrap_timeout_ms=CONNECT_MS)
+    except KafkaError as error:
+        raise SettingsError(
+            f"DEMUR_BOOTSTRAP: no broker answers at {settings.bootstrap} ({type(error).__name__}): is it up?"
+        ) from None
+    try:
+        yield admin
+    finally:
+        admin.close()
+
+
+def _look(admin: KafkaAdminClient, wanted: Iterable[Topic]) -> list[Found]:
+    topics = {topic.name: topic for topic in wanted}
+    counts = {t["name"]: len(t["partitions"]) for t in admin.describe_topics(list(topics)) if not t["error_code"]}
+    configs = _configs(admin, counts)
+    return [Found(topic, counts.get(name, 0), configs.get(name, {})) for name, topic in topics.items()]
+
+
+def _configs(admin: KafkaAdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    answer = admin.describe_configs(asked, config_filter="all").get("topic", {}) if asked else {}
+    return {
+        name: {key: config["value"] for key, config in configs.items() if key in SHOWN}
+        for name, configs in answer.items()
+    }
+
+
+def _create(admin: KafkaAdminClient, topics: Iterable[Topic], replication: int | None) -> None:
+    """Ask for all at once; a topic that another administrator made meanwhile is as good."""
+    copies = {"replication_factor": replication} if replication else {}
+    asked = {t.name: {"num_partitions": t.partitions, "configs": t.configs, **copies} for t in topics}
+    for answer in admin.create_topics(asked, raise_errors=False)["topics"]:
+        if answer["error_code"] not in {0, TopicAlreadyExistsError.errno}:
+            raise DemurError(f"topic {answer['name']} could not be created: {answer['error_message']}")
+    admin.wait_for_topics(list(asked))
