@@ -13,8 +13,8 @@ Reference: Kull, Silva Filho, Flach, *Beta calibration*, AISTATS 2017.
 from math import exp, log1p, nan
 from typing import Final
 
-LIMIT: Final = 15.0
-"""Logits are clipped to +-15 (risk 3e-7): one absurd score must not have the leverage to bend the whole curve."""
+LIMIT: Final = 10.0
+"""Logits are clipped to +-10 (risk 5e-5): one absurd score must not have the leverage to bend the whole curve."""
 
 IDENTITY: Final = (-2.8 + 0.25 / 1.5, 1.8, 1 / 1.5)
 """Intercept and slopes for which the calibrated logit equals the raw one."""
@@ -43,7 +43,7 @@ def basis(logit: float) -> tuple[float, float]:
     >>> a, b, c = IDENTITY
     >>> round(a + b * x1 + c * x2, 9)
     -2.6
-    >>> basis(1e300) == basis(15.0)
+    >>> basis(1e300) == basis(10.0)
     True
     """
     if not -LIMIT <= logit <= LIMIT:
@@ -61,7 +61,7 @@ def number(value: object) -> float:
     """Read a feature as a logit; whatever is not a number is NaN.
 
     >>> number("high"), number(True), number(2), number(10**400)
-    (nan, nan, 2.0, 15.0)
+    (nan, nan, 2.0, 10.0)
     """
     if isinstance(value, float):
         return value

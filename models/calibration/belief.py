@@ -21,13 +21,14 @@ from math import exp, inf, sqrt
 from typing import Final
 
 from models.calibration.basis import IDENTITY, clip
-from models.calibration.serving import Coefficients
+from models.calibration.serving import MAX_ETA, Coefficients
 
 MIN_CURVATURE: Final = 1e-4
 """Curvature of the logistic loss at |eta| = 9; below it a label would no longer lower the variance at all."""
 
-NEWTON_STEPS: Final = 3
-"""Enough for 1e-9 at the variances that occur (V < 2); the bracket keeps any other start safe."""
+TOLERANCE: Final = 1e-9
+MAX_STEPS: Final = 60
+"""Newton needs two or three steps at the variances that occur; halving the bracket reaches the tolerance in 37."""
 
 SLOPE_VARIANCES: Final = (0.25, 0.1)
 """Prior of the two slopes, about +-0.3 on the raw scale each; the random walk never widens them beyond it."""
@@ -186,19 +187,29 @@ class Curve:
 
 
 def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[float, float]:
-    """Solve the implicit equation. Returns (z - eta) / V and the curvature's shrink r / (1 + r V).
+    """Solve the implicit equation for |eta| <= 60, by Newton steps inside a bracket.
+
+    The bracket is halved wherever Newton leaves it or fails to halve its own step (Numerical Recipes, `rtsafe`).
+    Returns (z - eta) / V and the curvature's shrink r / (1 + r V).
 
     >>> step, shrink = settle(eta=-3.0, variance=0.5, rejected=1, weight=1.0)
     >>> round(-3.0 + 0.5 * step, 4), round(shrink, 4)
     (-2.5367, 0.0657)
     """
     reach = variance * weight
-    low, high = (eta, eta + reach) if rejected else (eta - reach, eta)
-    z = eta
-    for _ in range(NEWTON_STEPS):
+    low, high = (eta, MAX_ETA) if rejected else (-MAX_ETA, eta)
+    z, last = eta, inf
+    for _ in range(MAX_STEPS):
         p = 1.0 / (1.0 + exp(-z))
-        z -= (z - eta - reach * (rejected - p)) / (1.0 + reach * p * (1.0 - p))
-        z = low if z < low else min(z, high)
+        gap = z - eta - reach * (rejected - p)
+        low, high = (low, z) if gap > 0.0 else (z, high)
+        move = -gap / (1.0 + reach * p * (1.0 - p))
+        if not low <= z + move <= high or abs(move) > last:
+            move = (low + high) / 2.0 - z
+        z += move
+        last = abs(move) / 2.0
+        if last < TOLERANCE:
+            break
     p = 1.0 / (1.0 + exp(-z))
     curvature = weight * max(p * (1.0 - p), MIN_CURVATURE)
     return (z - eta) / variance, curvature / (1.0 + curvature * variance)

@@ -22,7 +22,7 @@ MAX_ETA: Final = 60.0
 MAX_CACHE: Final = 4096
 """Combinations of group values remembered per version; then the cache starts anew."""
 
-GRID: Final = tuple(LIMIT * k / 60.0 for k in range(-60, 61))
+GRID: Final = tuple(LIMIT * k / 40.0 for k in range(-40, 41))
 """Raw logits at which the inverse is tabulated: steps of 0.25, read off linearly in between."""
 
 Key = tuple[str, str]

@@ -16,8 +16,8 @@ from models.errors import StateError
 
 SCHEMA: Final = 1
 
-GroupState = tuple[float, float, int, list[float], list[float], float | None, bool]
-"""Mean, variance, clock, evidence, its start times (both empty: none), born (null: never jumped), quarantined."""
+GroupState = tuple[float, float, int, list[tuple[int, float, float]], float | None, bool]
+"""Mean, variance, clock, evidence above 1 (alternative, evidence, since), born (null: never jumped), quarantined."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,22 +35,20 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def pack(block: Offset) -> GroupState:
-    """Return an offset as JSON types; evidence at rest is written as nothing."""
-    idle = block.evidence == [1.0] * 4
-    born = None if block.born == -inf else block.born
-    evidence, since = ([], []) if idle else (list(block.evidence), list(block.since))
-    return block.mean, block.var, block.clock, evidence, since, born, block.quarantined
+    """Return an offset as JSON types; evidence at rest is left out."""
+    rising = [(j, value, block.since[j]) for j, value in enumerate(block.evidence) if value > 1.0]
+    return block.mean, block.var, block.clock, rising, None if block.born == -inf else block.born, block.quarantined
 
 
 def unpack(state: GroupState, prior: float) -> Offset:
     """Return the offset of `pack`. Raises `StateError` for impossible numbers."""
-    mean, var, clock, evidence, since, born, quarantined = state
-    if len(evidence) not in {0, 4} or len(since) != len(evidence) or var < 0.0 or clock < 0:
-        raise StateError("a group's state is damaged: evidence, variance or clock is impossible")
-    _finite([mean, var, *evidence, *since, born or 0.0])
+    mean, var, clock, rising, born, quarantined = state
+    if var < 0.0 or clock < 0 or any(not 0 <= j < 4 for j, _, _ in rising):
+        raise StateError("calibrator state is damaged: a group's variance, clock or evidence is impossible")
+    _finite([mean, var, born or 0.0, *(number for _, *pair in rising for number in pair)])
     block = Offset(mean, var, clock, prior)
-    if evidence:
-        block.evidence, block.since = evidence, since
+    for j, value, since in rising:
+        block.evidence[j], block.since[j] = value, since
     block.born, block.quarantined = -inf if born is None else born, quarantined
     return block
 

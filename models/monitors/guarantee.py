@@ -66,7 +66,7 @@ class Guarantee:
     >>> [(finding.kind, finding.scope, finding.labelled) for finding in found]
     [('breach', 'all', 55), ('breach', 'site=north', 55), ('excess', 'all', 79), ('excess', 'site=north', 79)]
     >>> [round(bound, 3) for bound in monitor.interval("green")]
-    [0.076, 0.304]
+    [0.07, 0.315]
     """
 
     __slots__ = ("_cells", "alpha", "cut", "threshold")

@@ -1,0 +1,205 @@
+"""The calibrator learns, is safe with any input, and restores bit for bit."""
+
+import json
+import math
+import random
+
+import pytest
+from river import checks, evaluate, metrics
+
+from models.calibration.estimator import RejectionCalibrator
+from models.calibration.filter import Filter, Observation
+from models.calibration.settings import DEFAULTS, FilterSettings
+from models.errors import SettingsError, StateError
+
+
+def stream(count, seed, shift_at=None, shift=0.0, scope=None):
+    """Labels with true log-odds 0.8 s - 0.3, moved by `shift` from `shift_at` on, where `scope` (or all) applies."""
+    rng = random.Random(seed)
+    for i in range(count):
+        logit = rng.gauss(-2.6, 1.8)
+        groups = (("category", rng.choice("abcd")), ("site", rng.choice("xyz")))
+        moved = shift_at is not None and i >= shift_at and (scope is None or scope in groups)
+        eta = 0.8 * logit - 0.3 + (shift if moved else 0.0)
+        rejected = rng.random() < 1.0 / (1.0 + math.exp(-eta))
+        yield Observation(logit, groups, rejected, 1.0, float(i))
+
+
+def folded(observations, settings=DEFAULTS):
+    calibrator = Filter(settings)
+    return calibrator, [jump for seen in observations if (jump := calibrator.observe(seen))]
+
+
+@pytest.mark.parametrize("check", list(checks.yield_checks(RejectionCalibrator())), ids=lambda check: check.__name__)
+def test_river_check(check):
+    check(RejectionCalibrator())
+
+
+def test_river_can_evaluate_it_with_delayed_labels():
+    dataset = [({"logit": seen.logit, **dict(seen.groups)}, seen.rejected) for seen in stream(2000, seed=1)]
+    metric = evaluate.progressive_val_score(dataset, RejectionCalibrator(), metrics.LogLoss(), delay=50)
+    assert metric.get() < 0.42
+
+
+def test_it_finds_the_truth():
+    calibrator, jumps = folded(stream(5000, seed=2))
+    assert not jumps
+    for logit in (-5.0, -3.0, -1.0, 1.0):
+        truth = 1.0 / (1.0 + math.exp(0.3 - 0.8 * logit))
+        assert calibrator.risk(logit, [("category", "a"), ("site", "x")])[0] == pytest.approx(truth, rel=0.25)
+
+
+def test_an_unseen_group_is_served_from_the_prior_with_a_wider_margin():
+    calibrator, _ = folded(stream(5000, seed=2))
+    known, unseen = (calibrator.risk(-3.0, [("category", c), ("site", "x")]) for c in ("a", "new"))
+    assert unseen[1] - unseen[0] > known[1] - known[0]
+    assert unseen[0] == pytest.approx(known[0], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("scope", "name", "shift"),
+    [(None, "all", 1.2), (None, "all", -1.2), (("category", "b"), "category=b", 2.0), (("site", "y"), "site=y", 1.6)],
+)
+def test_a_jump_is_found_where_it_is_and_since_when(scope, name, shift):
+    _, jumps = folded(stream(6000, seed=3, shift_at=3000, shift=shift, scope=scope))
+    assert jumps, "the jump detector must fire"
+    first = jumps[0]
+    assert first.scope == name
+    assert first.kind == "jump"
+    assert math.copysign(1.0, first.delta) == math.copysign(1.0, shift)
+    assert 2800 <= first.since <= first.at <= 3800
+
+
+def test_without_the_detector_recovery_is_slower():
+    labels = list(stream(3400, seed=4, shift_at=3000, shift=2.0, scope=("category", "b")))
+    quick, _ = folded(labels)
+    slow, jumps = folded(labels, FilterSettings(grace=10**9))
+    assert not jumps
+    truth, groups = 1.0 / (1.0 + math.exp(-(0.8 * -3.0 - 0.3 + 2.0))), [("category", "b"), ("site", "x")]
+    assert abs(quick.risk(-3.0, groups)[0] - truth) < abs(slow.risk(-3.0, groups)[0] - truth)
+
+
+def test_labels_older_than_a_jump_are_ignored():
+    calibrator, jumps = folded(stream(4000, seed=3, shift_at=3000, shift=1.6))
+    before = calibrator.state()
+    assert calibrator.observe(Observation(-2.0, (), rejected=True, at=jumps[-1].since - 1.0)) is None
+    assert calibrator.state() == {**before, "ignored": before["ignored"] + 1}
+
+
+def test_a_site_that_turns_lenient_is_quarantined_until_released():
+    labels = list(stream(6000, seed=5, shift_at=3000, shift=-8.0, scope=("site", "y")))
+    calibrator, jumps = folded(labels)
+    assert [(jump.kind, jump.scope) for jump in jumps] == [("quarantine", "site=y")]
+    trusting, _ = folded(labels, FilterSettings(guarded=()))
+    at_site = [("category", "a"), ("site", "y")]
+    assert calibrator.risk(-3.0, at_site)[1] > 2.0 * trusting.risk(-3.0, at_site)[1]
+    ignored = calibrator.ignored
+    calibrator.observe(Observation(-2.0, at_site, rejected=False))
+    assert calibrator.ignored == ignored + 1
+    assert calibrator.release("site", "y")
+    assert not calibrator.release("site", "y")
+    calibrator.observe(Observation(-2.0, at_site, rejected=False))
+    assert calibrator.ignored == ignored + 1
+
+
+def test_the_floor_bounds_what_a_lenient_site_gains():
+    labels = list(stream(3000, seed=6, shift_at=0, shift=-2.0, scope=("site", "y")))
+    floored, _ = folded(labels, FilterSettings(grace=10**9))
+    free, _ = folded(labels, FilterSettings(grace=10**9, guarded=()))
+    at_site = [("category", "a"), ("site", "y")]
+    assert floored.risk(-1.0, at_site)[0] > 1.3 * free.risk(-1.0, at_site)[0]
+
+
+def test_a_strict_clinician_moves_the_site_less_than_without_rater_effects():
+    rng = random.Random(7)
+    labels = []
+    for i in range(4000):
+        strict = i % 4 == 0
+        rejected = rng.random() < (0.5 if strict else 0.08)
+        labels.append((("c0" if strict else f"c{i % 3 + 1}"), rejected))
+    plain, _ = folded(Observation(-2.6, (("site", "x"),), y) for _, y in labels)
+    aware, _ = folded(Observation(-2.6, (("clinician", c), ("site", "x")), y) for c, y in labels)
+    risks = [f.risk(-2.6, [("site", "x")])[0] for f in (plain, aware)]
+    assert risks[1] < risks[0] - 0.02
+
+
+def test_audits_that_contradict_volunteered_labels_switch_the_bias_on():
+    rng = random.Random(8)
+    calibrator, jumps = Filter(), []
+    honest = Filter(FilterSettings(audit_threshold=1e12))
+    for i in range(12_000):
+        logit, forced = rng.gauss(-2.6, 1.8), rng.random() < 0.1
+        rejected = rng.random() < 1.0 / (1.0 + math.exp(-(0.8 * logit - 0.3)))
+        reported = forced or not rejected or rng.random() < 0.4
+        if not reported:
+            continue
+        seen = Observation(logit, (), rejected, 1.0, float(i), forced)
+        jumps.append(calibrator.observe(seen))
+        honest.observe(seen)
+    assert [jump.kind for jump in jumps if jump] == ["bias"]
+    truth = 1.0 / (1.0 + math.exp(0.3 + 0.8 * 2.6))
+    assert abs(calibrator.risk(-2.6, ())[0] - truth) < abs(honest.risk(-2.6, ())[0] - truth)
+
+
+def test_known_noise_is_discounted():
+    rng = random.Random(9)
+    labels = [Observation(rng.gauss(-4.0, 1.0), (), rng.random() < 0.06) for _ in range(3000)]
+    aware, _ = folded(labels, FilterSettings(noise=0.05))
+    plain, _ = folded(labels)
+    assert aware.risk(-4.0, ())[0] < 0.025
+    assert plain.risk(-4.0, ())[0] > 0.045
+
+
+def test_groups_are_bounded_and_the_quarantined_stay():
+    calibrator = Filter(FilterSettings(max_groups=3, grace=0))
+    calibrator.observe(Observation(-2.0, (("site", "keep"),), rejected=False))
+    calibrator._groups["site", "keep"].quarantined = True
+    for i in range(10):
+        calibrator.observe(Observation(-2.0, (("category", f"c{i}"),), rejected=False))
+    assert sorted(calibrator.state()["groups"]["category"]) == ["c8", "c9"]
+    assert "keep" in calibrator.state()["groups"]["site"]
+
+
+def test_state_survives_json_and_is_small():
+    calibrator, _ = folded(stream(4000, seed=10))
+    text = json.dumps(calibrator.state(), separators=(",", ":"))
+    assert Filter.restore(json.loads(text)).state() == calibrator.state()
+    assert len(text) < 3000
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"schema": 2},
+        {"clock": "many"},
+        {"curve": [1.0]},
+        {"covariance": [float("nan")] * 10},
+        {"covariance": [-1.0] * 10},
+        {"groups": {"site": {"x": [0.0, -1.0, 0, [], None, False]}}},
+        {"groups": {"site": {"x": [0.0, 0.1, 0, [[4, 2.0, 1.0]], None, False]}}},
+        {"surprise": 1},
+        {"settings": {"z": 99.0}},
+    ],
+)
+def test_damaged_state_is_refused(damage):
+    with pytest.raises(StateError):
+        Filter.restore({**Filter().state(), **damage})
+
+
+def test_state_of_another_kind_is_refused():
+    with pytest.raises(StateError):
+        RejectionCalibrator.from_state([1, 2])
+
+
+def test_estimator_restores_and_goes_on():
+    model = RejectionCalibrator()
+    model.learn_one({"logit": -1.0, "site": "x"}, y=True)
+    again = RejectionCalibrator.from_state(model.state())
+    for one in (model, again):
+        one.learn_one({"logit": -2.0, "site": "x"}, y=False, w=0.5)
+    assert again.state() == model.state()
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(SettingsError, match="threshold"):
+        FilterSettings.read({"threshold": 1.0})

@@ -1,0 +1,105 @@
+"""The realised rejection rate: its interval holds at all times, and a broken promise is found."""
+
+import random
+
+import orjson
+import pytest
+
+from models.errors import StateError
+from models.events import encode
+from models.monitors.confidence import excess, interval
+from models.monitors.guarantee import Guarantee, alarm
+from tests.unit.test_ledger import label
+
+
+@pytest.mark.parametrize(("labelled", "rejected"), [(0, 0), (1, 0), (1, 1), (50, 0), (50, 50), (10**6, 3)])
+def test_the_interval_holds_the_observed_rate(labelled, rejected):
+    lower, upper = interval(labelled, rejected)
+    rate = rejected / labelled if labelled else 0.5
+    assert 0.0 <= lower <= rate <= upper <= 1.0
+
+
+def test_it_narrows():
+    widths = [upper - lower for n in (100, 1000, 10_000) for lower, upper in [interval(n, n // 20)]]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < 0.015
+
+
+def test_it_covers_a_changing_rate_at_all_times_at_once():
+    rng, missed = random.Random(1), 0
+    for _ in range(200):
+        rejected, total, bad = 0, 0.0, False
+        for n in range(1, 1001):
+            rate = 0.02 if n % 200 < 100 else 0.08
+            total += rate
+            rejected += rng.random() < rate
+            bad = bad or (
+                n % 20 == 0 and max(excess(n, rejected, total / n), excess(n, n - rejected, 1 - total / n)) > 3.69
+            )
+        missed += bad
+    assert missed <= 10  # alpha = .05 of 200; log(2 / .05) = 3.69
+
+
+def greens(rates, seed, cut=0.05):
+    monitor, rng = Guarantee(cut), random.Random(seed)
+    found = [
+        finding
+        for i, rate in enumerate(rates)
+        for finding in monitor.count("green", ["all"], rejected=rng.random() < rate, at=float(i))
+    ]
+    return monitor, found
+
+
+def test_a_kept_promise_raises_nothing():
+    assert not any(greens([0.04] * 3000, seed)[1] for seed in range(10))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_late_break_is_found_although_the_average_is_still_fine(seed):
+    monitor, found = greens([0.02] * 3000 + [0.15] * 300, seed)
+    assert [finding.kind for finding in found][:1] == ["excess"]
+    assert 2900 <= found[0].since <= 3200
+    assert monitor.interval("green").lower < 0.05
+
+
+def test_a_breach_is_raised_once():
+    _, found = greens([0.12] * 1500, seed=1)
+    assert [finding.kind for finding in found].count("breach") == 1
+
+
+def test_labels_count_under_their_tier_groups_and_audit():
+    monitor = Guarantee(0.05)
+    for i in range(40):
+        monitor.observe(label(i, rejected=i == 0))
+    monitor.observe(label(40, rejected=True, weight=0.0))
+    monitor.observe(label(41, rejected=True, kind="correction"))
+    assert monitor.counts("green") == (40, 1)
+    assert monitor.counts("green", "audit") == (2, 1)
+    assert monitor.counts("green", "site=x") == (20, 1)
+    assert monitor.counts("red") == (0, 0)
+    assert set(monitor.scopes("green")) == {
+        "all",
+        "audit",
+        "category=a",
+        "category=b",
+        "category=c",
+        "site=x",
+        "site=y",
+    }
+
+
+def test_restore_is_exact_and_alarms_replay():
+    whole, part, events = Guarantee(0.05), Guarantee(0.05), []
+    for i in range(400):
+        one = label(i, rejected=i % 5 == 0)
+        events += [encode(alarm(finding, one)) for finding in whole.observe(one)]
+        part.observe(one)
+        part = Guarantee.restore(orjson.loads(orjson.dumps(part.snapshot())))
+    assert events
+    assert len(set(events)) == len(events)
+    assert part.snapshot() == whole.snapshot()
+
+
+def test_a_damaged_snapshot_is_refused():
+    with pytest.raises(StateError):
+        Guarantee.restore({**Guarantee(0.05).snapshot(), "schema": 9})
