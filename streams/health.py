@@ -1,0 +1,67 @@
+"""`/healthz` and `/metrics` on a port of their own, on loopback by default. Faust's own server stays off."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from models.errors import SettingsError
+from streams.metrics import Metrics
+from streams.settings import Settings
+
+
+class Health:
+    """Ready when every check holds: the model is loaded, the calibrations are caught up, the stages run."""
+
+    def __init__(self, checks: Mapping[str, Callable[[], bool]]) -> None:
+        self._checks = checks
+
+    def missing(self) -> list[str]:
+        """Return the names of the checks that do not hold; one that fails does not hold.
+
+        >>> Health({"model": lambda: True, "calibrations": lambda: False}).missing()
+        ['calibrations']
+        """
+        return [name for name, check in self._checks.items() if not _holds(check)]
+
+
+@asynccontextmanager
+async def serve(settings: Settings, health: Health, metrics: Metrics) -> AsyncIterator[str]:
+    """Serve health and metrics and yield their address. Raises `SettingsError` when the port is taken."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        missing = health.missing()
+        return web.json_response({"ready": not missing, "missing": missing}, status=503 if missing else 200)
+
+    async def exposition(request: web.Request) -> web.Response:
+        encode, kind = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(metrics.registry), headers={"Content-Type": kind})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/metrics", exposition)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        yield await _listen(runner, settings)
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    try:
+        await web.TCPSite(runner, settings.http_host, settings.http_port).start()
+    except OSError as error:
+        place = f"{settings.http_host}:{settings.http_port}"
+        raise SettingsError(
+            f"DEMUR_HTTP_PORT: cannot listen at {place} ({error.strerror}): choose another, or 0 for any"
+        ) from None
+    host, port, *_ = runner.addresses[0]
+    return f"http://{host}:{port}"
+
+
+def _holds(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except Exception:  # noqa: BLE001  whatever it is, the worker is not ready
+        return False

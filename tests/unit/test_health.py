@@ -1,0 +1,111 @@
+"""Health and metrics as a prober and Prometheus see them."""
+
+from datetime import UTC, datetime, timedelta
+
+import aiohttp
+import pytest
+
+from models.errors import SettingsError
+from models.events import Alarm, Calibration, Closure, Decision, Label, Scored
+from streams.health import Health, serve
+from streams.metrics import Metrics
+from streams.settings import load
+
+SETTINGS = load(http_port=0)
+NOW = datetime(2026, 1, 5, 8, tzinfo=UTC)
+CANARY = "patient-canary"
+
+
+def decision() -> Decision:
+    return Decision(
+        response_id=f"{CANARY}-r",
+        conversation_id=f"{CANARY}-c",
+        deployment=f"{CANARY}-d",
+        groups={"site": CANARY},
+        tier="red",
+        action="review",
+        reasons=("warm_up", "truncated"),
+        occurred_at=NOW,
+        decided_at=NOW,
+    )
+
+
+def label() -> Label:
+    taken = Decision.__struct_fields__
+    known = {field: getattr(decision(), field) for field in Scored.__struct_fields__ if field in taken}
+    return Label(
+        label_id=f"{CANARY}-l",
+        feedback_id=f"{CANARY}-f",
+        response_id=f"{CANARY}-r",
+        deployment=f"{CANARY}-d",
+        clinician=CANARY,
+        action="edited",
+        rejected=True,
+        depth="deep",
+        weight=1.0,
+        delay_s=90.0,
+        occurred_at=NOW,
+        decision=Scored(**known),
+    )
+
+
+def sent() -> list[object]:
+    closed = {"closure_id": CANARY, "response_id": CANARY, "closed_at": NOW}
+    version = {"deployment": CANARY, "version": 1, "parameters": {}, "labels": 1, "missing_labels": 0}
+    alarm = {"alarm_id": CANARY, "kind": "jump", "deployment": CANARY, "scope": CANARY, "statistic": 1.0}
+    return [
+        label(),
+        Closure(reason="orphan", **closed),
+        Calibration(cause=CANARY, as_of=NOW, **version),
+        Alarm(threshold=1.0, since=NOW, raised_at=NOW + timedelta(1), **alarm),
+    ]
+
+
+async def get(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_a_worker_is_healthy_only_when_every_check_holds() -> None:
+    ready = {"model": True, "calibrations": False}
+    checks = {name: (lambda name=name: ready[name]) for name in ready} | {"stage join": lambda: ready["no such key"]}
+    async with serve(SETTINGS, Health(checks), Metrics()) as url:
+        assert await get(f"{url}/healthz") == (503, '{"ready": false, "missing": ["calibrations", "stage join"]}')
+        ready |= {"calibrations": True, "no such key": True}
+        assert await get(f"{url}/healthz") == (200, '{"ready": true, "missing": []}')
+
+
+async def test_metrics_count_what_happened_and_name_nobody() -> None:
+    metrics = Metrics()
+    metrics.decided(decision())
+    for event in sent():
+        metrics.sent(event)
+    metrics.dead_letters.labels(stage="score", code="invalid").inc()
+    async with serve(SETTINGS, Health({}), metrics) as url:
+        status, text = await get(f"{url}/metrics")
+    assert status == 200
+    assert CANARY not in text
+    value = metrics.registry.get_sample_value
+    assert value("demur_decisions_total", {"tier": "red", "action": "review"}) == 1
+    assert value("demur_decision_reasons_total", {"reason": "truncated"}) == 1
+    assert value("demur_labels_total", {"action": "edited", "depth": "deep", "tier": "red"}) == 1
+    assert value("demur_label_delay_seconds_sum") == 90
+    assert value("demur_closures_total", {"reason": "orphan"}) == 1
+    assert value("demur_calibrations_total") == 1
+    assert value("demur_alarms_total", {"kind": "jump"}) == 1
+    assert value("demur_dead_letters_total", {"stage": "score", "code": "invalid"}) == 1
+
+
+async def test_two_workers_in_a_process_share_no_metric() -> None:
+    one, other = Metrics(), Metrics()
+    one.calibrations.inc()
+    assert other.registry.get_sample_value("demur_calibrations_total") == 0
+
+
+async def test_it_listens_on_loopback_and_a_taken_port_is_one_sentence() -> None:
+    async with serve(SETTINGS, Health({}), Metrics()) as url:
+        assert url.startswith("http://127.0.0.1:")
+        taken = load(http_port=int(url.rsplit(":", 1)[1]))
+        with pytest.raises(SettingsError, match="DEMUR_HTTP_PORT: cannot listen at 127"):
+            async with serve(taken, Health({}), Metrics()):
+                pass
