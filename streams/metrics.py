@@ -25,10 +25,10 @@ class Metrics:
         self._of_stages()
 
     def decided(self, decision: Decision) -> None:
-        """Count a decision and its reasons."""
+        """Count a decision and its reasons, without their details: those may name a group."""
         self.decisions.labels(tier=decision.tier, action=decision.action).inc()
         for reason in decision.reasons:
-            self.reasons.labels(reason=reason).inc()
+            self.reasons.labels(reason=reason.partition(":")[0]).inc()
 
     def sent(self, event: Event) -> None:
         """Count what JOIN, LEARN and WATCH send."""

@@ -24,7 +24,7 @@ def decision() -> Decision:
         groups={"site": CANARY},
         tier="red",
         action="review",
-        reasons=("warm_up", "truncated"),
+        reasons=("truncated", f"unknown_group: {CANARY}"),
         occurred_at=NOW,
         decided_at=NOW,
     )
@@ -88,6 +88,7 @@ async def test_metrics_count_what_happened_and_name_nobody() -> None:
     value = metrics.registry.get_sample_value
     assert value("demur_decisions_total", {"tier": "red", "action": "review"}) == 1
     assert value("demur_decision_reasons_total", {"reason": "truncated"}) == 1
+    assert value("demur_decision_reasons_total", {"reason": "unknown_group"}) == 1
     assert value("demur_labels_total", {"action": "edited", "depth": "deep", "tier": "red"}) == 1
     assert value("demur_label_delay_seconds_sum") == 90
     assert value("demur_closures_total", {"reason": "orphan"}) == 1
