@@ -76,6 +76,28 @@ def lag(milliseconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
+def number(count: float) -> str:
+    """Say a count; a sum of weights with one decimal.
+
+    >>> number(12345), number(2.5)
+    ('12,345', '2.5')
+    """
+    return f"{count:,}" if isinstance(count, int) else f"{count:,.1f}"
+
+
+def elapsed(seconds: float) -> str:
+    """Say how long something took, in the largest units that matter.
+
+    >>> elapsed(90), elapsed(5400), elapsed(100_000)
+    ('1 min', '1 h 30 min', '1 d 3 h')
+    """
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
 def moment(at: datetime | None) -> str:
     """Say an event time, to the minute.
 

@@ -93,7 +93,7 @@ class Week:
             upper=min(1.0, risk * 1.1),
             tier=tier,
             action="show" if tier == "green" else "banner",
-            reasons=("upper_risk",),
+            reasons=(f"risk: {risk:.4f}",),
             audit=self.random.random() < 0.03,
             calibrator_version=self.labels,
             occurred_at=at,
@@ -164,18 +164,18 @@ class Week:
         if jump:
             self.shift = 1.5
             self._alarm(decision.occurred_at)
-        self._calibration(at, "jump category=dosing" if jump else "labels", self.labels)
+        self._calibration(at, "jump: category=dosing +1.6" if jump else "labels", self.labels)
 
     def _calibration(self, at: datetime, cause: str, version: int) -> None:
-        warm = version >= min(100, self.size // 8)
+        warm = min(100, self.size // 8)
         self._put(
             Calibration(
                 deployment=DEPLOYMENT,
                 version=version,
                 parameters={},
-                cuts={f"category={c}": self._cuts(c) if warm else {"green": None, "yellow": None} for c in CATEGORIES},
+                cuts={f"category={c}": self._cuts(c) for c in CATEGORIES},
                 labels=version,
-                missing_labels=0,
+                missing_labels=max(0, warm - version),
                 cause=cause,
                 as_of=at,
             ),
@@ -186,7 +186,7 @@ class Week:
         shift = 0.8 - self.shift * (category == "dosing") + 0.3 / math.sqrt(1 + self.labels)
         return {
             "green": math.log(PROMISE.green / (1 - PROMISE.green)) + shift,
-            "yellow": math.log(PROMISE.yellow / (1 - PROMISE.yellow)) + shift,
+            "red": math.log(PROMISE.red / (1 - PROMISE.red)) + shift,
         }
 
     def _alarm(self, at: datetime) -> None:
@@ -198,7 +198,7 @@ class Week:
                 scope="category=dosing",
                 statistic=12345.0,
                 threshold=10_000.0,
-                evidence={"delta": 1.6, "labels": self.after},
+                evidence={"delta_logits": 1.6, "label": "l-1"},
                 since=DRIFT.at,
                 raised_at=at,
             )

@@ -4,10 +4,10 @@ from collections import Counter
 from datetime import datetime
 from functools import cache
 from math import exp
-from typing import Final
+from typing import Final, Literal
 
 from models.accounts.changes import Changes
-from models.accounts.interval import Interval, clopper_pearson
+from models.accounts.interval import Interval, anytime
 from models.accounts.lags import Lags
 from models.accounts.lives import ARRIVED, DECIDED, LABELLED, UNLABELLED, Lives
 from models.accounts.reliability import Curve
@@ -18,7 +18,7 @@ from models.events import Alarm, Calibration, Closure, DeadLetter, Decision, Eve
 _TOPICS: Final = tuple({type_.topic for type_ in Event.__subclasses__()})
 
 MAX_REASONS: Final = 200
-"""Different reasons counted; reasons are a closed vocabulary, so more of them is a fault of the writer."""
+"""Different reason codes counted; they are a closed vocabulary, so more of them is a fault of the writer."""
 OTHER_REASON: Final = "(other)"
 
 
@@ -30,7 +30,9 @@ class Accounts:
     deployment, labels and calibrations come in their topic's order.
     """
 
-    def __init__(self, interval: Interval = clopper_pearson) -> None:
+    def __init__(self, target: Literal["any", "deep"] = "any", interval: Interval = anytime) -> None:
+        self.target = target
+        """Which rejections count: any, or only deep ones; the one that steers the tiers."""
         self.interval = interval
         self.records: Counter[str] = Counter()
         """Records read per topic, repeats and invalid ones included."""
@@ -46,7 +48,7 @@ class Accounts:
         self.dead: Counter[tuple[str, str]] = Counter()
         """Dead letters by source topic and code."""
         self.reasons: Counter[str] = Counter()
-        """Decisions by reason; a decision may have several."""
+        """Decisions by reason code (what stands before a colon); a decision may have several."""
         self.actions: Counter[str] = Counter()
         self.audits = 0
         """Decisions drawn into the random audit sample."""
@@ -77,7 +79,7 @@ class Accounts:
                 self._closure(event)
             case Calibration():
                 self.changes.observe(event)
-                self.lags.calibration(event.deployment, version=event.version, labels=event.labels, at_ms=at_ms)
+                self.lags.calibration(event.deployment, version=event.version, at_ms=at_ms)
             case Alarm():
                 self.alarms.setdefault(event.alarm_id, event)
             case DeadLetter():
@@ -97,8 +99,9 @@ class Accounts:
         self.actions[decision.action] += 1
         self.audits += decision.audit
         for reason in decision.reasons:
-            known = reason in self.reasons or len(self.reasons) < MAX_REASONS
-            self.reasons[reason if known else OTHER_REASON] += 1
+            code = reason.partition(":")[0]
+            known = code in self.reasons or len(self.reasons) < MAX_REASONS
+            self.reasons[code if known else OTHER_REASON] += 1
         self.clock = max(self.clock or decision.occurred_at, decision.occurred_at)
 
     def _label(self, label: Label, at_ms: int) -> None:
@@ -108,11 +111,13 @@ class Accounts:
         self.feedback.add(label.feedback_id, -1)
         self.lives.mark(label.response_id, LABELLED)
         if label.kind == "verdict" and label.weight > 0:
-            self.lags.label(label.deployment, at_ms)
             self._verdict(label)
+            if label.decision.logit is not None:
+                self.lags.label(label.deployment, at_ms)
 
     def _verdict(self, label: Label) -> None:
-        scored, weight, rejected = label.decision, label.weight, label.rejected
+        scored, weight = label.decision, label.weight
+        rejected = label.rejected if self.target == "any" else label.depth == "deep"
         groups = scored.groups | {"deployment": label.deployment}
         self.tallies.judged(groups, _hour(scored.occurred_at), scored.tier, weight=weight, rejected=rejected)
         if scored.logit is not None and scored.risk is not None:
@@ -155,6 +160,12 @@ class Accounts:
     def dead_letters(self) -> int:
         """Different positions that a dead letter names."""
         return self.dead.total()
+
+    @property
+    def busiest_deployment(self) -> str:
+        """The calibrated deployment with most decisions; empty without any."""
+        totals = {d: self.tallies.total(f"deployment={d}") for d in self.changes.deployments}
+        return max(totals, key=lambda d: sum(c.count for c in totals[d].values()), default="")
 
     @property
     def waiting(self) -> int:

@@ -1,41 +1,46 @@
 """What the calibrator changed, and why: the versions worth a person's eye, and the cuts hour by hour.
 
-Most versions fold in one label and move the cuts a hair. Shown are those with another cause than labels (a jump, a
-rollback), the first one with a cut (the warm-up is over), and those a large way from the last one shown.
+Most versions fold in a few labels and move the cuts a hair. Shown are those with another cause than labels (a jump, a
+quarantine, another model), the one that ends the warm-up, and then those that move a cut far: at once, or little by
+little since the last one shown.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from models.events import Calibration
+from models.events import Alarm, Calibration
 
 Cuts = dict[str, dict[str, float | None]]
-"""Per group and tier: the raw score above which the tier ends."""
+"""Per scope and level (`green`, `red`): the raw logit below which that level is kept; None: none is low enough."""
 ROUTINE: Final = "labels"
-LARGE: Final = 0.5
-"""Log-odds of the raw score: about a factor of 1.6 in the odds."""
+FAR: Final = 0.5
+"""Log-odds of the raw score: a factor of 1.6 in the odds. Every detected jump moves its block further than that."""
+CREPT: Final = "labels, little by little"
+WARM: Final = "warm-up over"
 MAX_SHOWN: Final = 1_000
-"""A calibrator that jumps more often than this is broken; the count still says how often."""
+"""A calibrator that changes more often than this is broken; `versions` still counts them all."""
 
 
 class Move(NamedTuple):
     """One cut before and after a change."""
 
-    group: str
-    tier: str
+    scope: str
+    level: str
     before: float | None
     after: float | None
 
     @property
     def size(self) -> float:
-        """Log-odds moved; 0 where either side has no cut."""
-        return 0.0 if self.before is None or self.after is None else abs(self.after - self.before)
+        """Log-odds moved; as good as `FAR` where a cut opened or closed."""
+        return FAR if self.before is None or self.after is None else abs(self.after - self.before)
 
 
 class Change(NamedTuple):
-    """One version worth showing. `moves` are against the version before it, largest first."""
+    """One version worth showing, with its moves, largest first, against the version before it, or, when it crept
+    there, against the one shown before it.
+    """
 
     deployment: str
     version: int
@@ -46,8 +51,11 @@ class Change(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Last:
+class _Course:
+    """A deployment's course so far. A first version is the start, not a change."""
+
     version: int = -1
+    warm: bool = False
     cuts: Cuts = field(default_factory=dict)
     shown: Cuts = field(default_factory=dict)
     hours: dict[int, Cuts] = field(default_factory=dict)
@@ -59,58 +67,80 @@ class Changes:
     def __init__(self) -> None:
         self.shown: list[Change] = []
         self.versions = 0
-        self.jumps = 0
-        self._last: dict[str, _Last] = {}
+        """Versions published; a batch of labels is published as one."""
+        self._courses: dict[str, _Course] = {}
 
-    def observe(self, calibration: Calibration) -> None:
+    def observe(self, new: Calibration) -> None:
         """Take in one version."""
-        last = self._last.setdefault(calibration.deployment, _Last())
-        if calibration.version <= last.version:
+        course = self._courses.setdefault(new.deployment, _Course(cuts=new.cuts, shown=new.cuts))
+        if new.version <= course.version:
             return
         self.versions += 1
-        self._note(calibration, last)
-        last.version, last.cuts = calibration.version, calibration.cuts
-        last.hours[int(calibration.as_of.timestamp() // 3600)] = calibration.cuts
+        if (found := _noteworthy(new, course)) and len(self.shown) < MAX_SHOWN:
+            self.shown.append(found)
+            course.shown = new.cuts
+        course.version, course.cuts, course.warm = new.version, new.cuts, course.warm or not new.missing_labels
+        course.hours[int(new.as_of.timestamp() // 3600)] = new.cuts
 
     def cuts(self, deployment: str) -> Cuts:
         """Return the cuts in force."""
-        return self._last[deployment].cuts if deployment in self._last else {}
+        return self._courses[deployment].cuts if deployment in self._courses else {}
 
     def trail(self, deployment: str) -> dict[int, Cuts]:
-        """Return the cuts at the end of each hour (hours since the epoch) in which they changed."""
-        return dict(sorted(self._last[deployment].hours.items())) if deployment in self._last else {}
+        """Return the cuts at the end of each hour (hours since the epoch) in which a version came."""
+        return dict(sorted(self._courses[deployment].hours.items())) if deployment in self._courses else {}
 
     @property
     def deployments(self) -> list[str]:
         """Every deployment that has a calibration."""
-        return sorted(self._last)
-
-    def _note(self, new: Calibration, last: _Last) -> None:
-        routine = new.cause == ROUTINE
-        self.jumps += "jump" in new.cause
-        against = last.shown if routine else last.cuts
-        moves = sorted(_moves(against, new.cuts), key=lambda m: -m.size)
-        if routine and not any(m.size >= LARGE or _opened(m) for m in moves):
-            return
-        last.shown = new.cuts
-        if len(self.shown) < MAX_SHOWN:
-            cause = _why(new.cause, moves)
-            self.shown.append(Change(new.deployment, new.version, cause, new.labels, new.as_of, tuple(moves)))
+        return sorted(self._courses)
 
 
-def _moves(before: Cuts, after: Cuts) -> Iterator[Move]:
-    for group, tiers in after.items():
-        for tier, cut in tiers.items():
-            old = before.get(group, {}).get(tier)
+def explained(changes: Iterable[Change], alarms: Iterable[Alarm]) -> list[Change]:
+    """Return changes with the alarms that explain them: a batch of labels names only what its last label did.
+
+    An alarm explains the first far move of its scope that is known by then; each explains one change.
+    """
+    pool = sorted((a for a in alarms if a.kind == "jump"), key=lambda a: (a.raised_at, a.alarm_id))
+    found = []
+    for change in changes:
+        moved = {m.scope for m in change.moves if m.size >= FAR}
+        mine = [
+            a for a in pool if a.deployment == change.deployment and a.scope in moved and a.raised_at <= change.as_of
+        ]
+        pool = [a for a in pool if a not in mine]
+        named = ", ".join(f"jump: {a.scope}" for a in mine)
+        found.append(change._replace(cause=named) if named and change.cause in {ROUTINE, CREPT} else change)
+    return found
+
+
+def _noteworthy(new: Calibration, course: _Course) -> Change | None:
+    at_once, in_all = _moves(course.cuts, new.cuts), _moves(course.shown, new.cuts)
+    if new.cause != ROUTINE and course.version >= 0:
+        return _change(new, new.cause, at_once)
+    if not new.missing_labels and not course.warm:
+        return _change(new, WARM, in_all)
+    if course.warm and _farthest(at_once) >= FAR:
+        return _change(new, ROUTINE, at_once)
+    return _change(new, CREPT, in_all) if course.warm and _farthest(in_all) >= FAR else None
+
+
+def _change(new: Calibration, cause: str, moves: list[Move]) -> Change:
+    return Change(new.deployment, new.version, cause, new.labels, new.as_of, tuple(moves))
+
+
+def _moves(before: Cuts, after: Cuts) -> list[Move]:
+    """What moved, largest first. A scope seen for the first time has not moved."""
+    return sorted(_differences(before, after), key=lambda m: (-m.size, m.scope, m.level))
+
+
+def _differences(before: Cuts, after: Cuts) -> Iterator[Move]:
+    for scope in before.keys() & after.keys():
+        for level, cut in after[scope].items():
+            old = before[scope].get(level)
             if old != cut:
-                yield Move(group, tier, old, cut)
+                yield Move(scope, level, old, cut)
 
 
-def _opened(move: Move) -> bool:
-    return move.before is None and move.after is not None
-
-
-def _why(cause: str, moves: list[Move]) -> str:
-    if cause != ROUTINE:
-        return cause
-    return "warm-up over" if any(map(_opened, moves)) else "labels, a large move in small steps"
+def _farthest(moves: list[Move]) -> float:
+    return moves[0].size if moves else 0.0

@@ -1,11 +1,12 @@
 """How long until a label moves the threshold, and until a decision is made with it: broker time, milliseconds.
 
-The i-th counted label of a deployment (topic order) is contained in its first calibration with `labels` ≥ i, and has
-reached the decisions with the first one whose `calibrator_version` is at least that calibration's.
+Version n of a calibrator is the fold of the first n changes, so the i-th change of a deployment's label topic is
+contained in the first calibration published with `version` ≥ i, and has reached the decisions with the first one whose
+`calibrator_version` is at least that calibration's.
 
 >>> lags = Lags()
 >>> lags.label("d", 1_000)
->>> lags.calibration("d", version=1, labels=1, at_ms=1_020)
+>>> lags.calibration("d", version=1, at_ms=1_020)
 >>> lags.decision("d", version=1, at_ms=1_050)
 >>> lags.to_threshold().tolist(), lags.to_decision().tolist()
 ([20], [50])
@@ -33,16 +34,15 @@ class _Trace:
 
     labels: "array[int]" = field(default_factory=_longs)
     versions: "array[int]" = field(default_factory=_longs)
-    contained: "array[int]" = field(default_factory=_longs)
     published: "array[int]" = field(default_factory=_longs)
     decided: dict[int, int] = field(default_factory=dict)
 
     def reached(self) -> tuple[Milliseconds, Milliseconds]:
         """Return, for each label that a calibration contains, its time and the calibration's index."""
         labels = np.array(self.labels, np.int64)
-        contained = np.maximum.accumulate(np.array(self.contained, np.int64))
-        index = np.searchsorted(contained, np.arange(1, len(labels) + 1))
-        seen = index < len(contained)
+        versions = np.array(self.versions, np.int64)
+        index = np.searchsorted(versions, np.arange(1, len(labels) + 1))
+        seen = index < len(versions)
         return labels[seen], index[seen]
 
     def to_threshold(self) -> Milliseconds:
@@ -66,16 +66,15 @@ class Lags:
         self._traces: defaultdict[str, _Trace] = defaultdict(_Trace)
 
     def label(self, deployment: str, at_ms: int) -> None:
-        """Note a label that its deployment's calibrator counts."""
+        """Note a label that is a change of its deployment's calibrator."""
         self._traces[deployment].labels.append(at_ms)
 
-    def calibration(self, deployment: str, *, version: int, labels: int, at_ms: int) -> None:
+    def calibration(self, deployment: str, *, version: int, at_ms: int) -> None:
         """Note a calibration; a repeat is passed over."""
         trace = self._traces[deployment]
         if trace.versions and version <= trace.versions[-1]:
             return
         trace.versions.append(version)
-        trace.contained.append(labels)
         trace.published.append(at_ms)
 
     def decision(self, deployment: str, *, version: int, at_ms: int) -> None:

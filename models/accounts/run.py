@@ -11,10 +11,10 @@ Standing = Literal["within", "open", "above", "below"]
 
 
 class Promise(NamedTuple):
-    """The cuts on the risk: green stays at or below `green`, red lies above `yellow`. Probabilities."""
+    """The policy's cuts on the risk: green stays below `green`, red lies from `red` on. Probabilities."""
 
     green: float = 0.05
-    yellow: float = 0.20
+    red: float = 0.20
 
     def band(self, tier: Tier) -> tuple[float, float]:
         """Return the realised rates that keep a tier's promise.
@@ -22,7 +22,7 @@ class Promise(NamedTuple):
         >>> Promise().band("yellow")
         (0.05, 0.2)
         """
-        return {"green": (0.0, self.green), "yellow": (self.green, self.yellow), "red": (self.yellow, 1.0)}[tier]
+        return {"green": (0.0, self.green), "yellow": (self.green, self.red), "red": (self.red, 1.0)}[tier]
 
     def standing(self, tier: Tier, lower: float, upper: float) -> Standing:
         """Say how an interval of the realised rate stands to a tier's promise.

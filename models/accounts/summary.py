@@ -30,7 +30,8 @@ def summary(accounts: Accounts, run: Run) -> dict[str, Any]:
         "dead_letters_by_code": _by_code(accounts),
         **_drift(accounts, run.drift),
         "tiers": _tiers(accounts),
-        "promise": {"green": run.promise.green, "yellow": run.promise.yellow},
+        "target": accounts.target,
+        "promise": {"green": run.promise.green, "red": run.promise.red},
         "brier": {"raw": _number(accounts.raw.brier), "calibrated": _number(accounts.calibrated.brier)},
         "calibration_error": {"raw": _number(accounts.raw.error()), "calibrated": _number(accounts.calibrated.error())},
         "calibrator_versions": accounts.changes.versions,
@@ -48,7 +49,7 @@ def summary(accounts: Accounts, run: Run) -> dict[str, Any]:
 def first_alarm(accounts: Accounts, drift: Drift) -> Alarm | None:
     """Return the first jump alarm in the scope of a planted drift at or after it, by event time."""
     fitting = [
-        a for a in accounts.alarms.values() if "jump" in a.kind and a.scope == drift.scope and a.raised_at >= drift.at
+        a for a in accounts.alarms.values() if a.kind == "jump" and a.scope == drift.scope and a.raised_at >= drift.at
     ]
     return min(fitting, key=lambda a: (a.raised_at, a.alarm_id), default=None)
 

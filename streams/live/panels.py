@@ -90,9 +90,9 @@ def groups(accounts: Accounts, dimension: str, width: int, rows: int) -> Rendera
     table = _table()
     table.add_column(dimension, no_wrap=True, min_width=12)
     table.add_column("not green, over time", ratio=1, no_wrap=True)
-    for name in ("now", "rejected", "green below", "red above"):
+    for name in ("now", "rejected", "green below", "red from"):
         table.add_column(name, justify="right", no_wrap=True)
-    cuts = _cuts(accounts)
+    cuts = accounts.changes.cuts(accounts.busiest_deployment)
     for scope in _busiest(accounts, dimension, rows):
         table.add_row(*_group_row(accounts, scope, cuts, max(8, width - 56)))
     return _framed(f"by {dimension}, with the cuts on the raw score", table)
@@ -110,7 +110,7 @@ def _group_row(accounts: Accounts, scope: str, cuts: Cuts, width: int) -> list[s
         percent(recent),
         percent(rate(_sum(accounts.tallies.total(scope)))),
         score(own.get("green")),
-        score(own.get("yellow")),
+        score(own.get("red")),
     ]
 
 
@@ -122,13 +122,6 @@ def _busiest(accounts: Accounts, dimension: str, rows: int) -> list[str]:
     """The groups with most decisions, in order of name so that rows do not jump about."""
     by_count = sorted(accounts.tallies.scopes(dimension), key=lambda s: -_sum(accounts.tallies.total(s)).count)
     return sorted(by_count[:rows])
-
-
-def _cuts(accounts: Accounts) -> Cuts:
-    """The cuts of the busiest deployment; the demonstration has one."""
-    counted = accounts.changes.deployments
-    busiest = max(counted, key=lambda d: _sum(accounts.tallies.total(f"deployment={d}")).count, default="")
-    return accounts.changes.cuts(busiest)
 
 
 def alarms(accounts: Accounts, run: Run, rows: int) -> RenderableType:

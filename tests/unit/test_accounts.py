@@ -1,6 +1,8 @@
 import pytest
+from msgspec.structs import replace
 
 from models.accounts import Accounts, balances, summary
+from models.accounts.changes import explained
 from models.accounts.lags import quantiles
 from models.events import Calibration, Closure, DeadLetter, Feedback, Label
 from tests.synthetic_week import DRIFT, PLANTED, START, Record, Week
@@ -63,7 +65,7 @@ def test_a_label_reaches_the_threshold_with_the_first_calibration_that_contains_
     accounts = fed([r for r in week.records if isinstance(r[1], Label | Calibration)])
     stamps = [(e, at) for _, e, at in week.records if isinstance(e, Label | Calibration)]
     since = [at for e, at in stamps if isinstance(e, Label)]
-    until = {e.labels: at for e, at in reversed(stamps) if isinstance(e, Calibration)}
+    until = {e.version: at for e, at in reversed(stamps) if isinstance(e, Calibration)}
     assert accounts.lags.to_threshold().tolist() == [until[i] - at for i, at in enumerate(since, 1)]
     assert quantiles(Accounts().lags.to_threshold()) == {"p50": None, "p99": None}
 
@@ -115,10 +117,19 @@ def test_corrections_are_counted_as_labels_and_kept_out_of_the_rates(week):
 
 def test_the_change_log_shows_warm_up_and_the_jump_and_leaves_out_routine(week):
     changes = fed(week.records).changes
-    assert [c.cause for c in changes.shown] == ["warm-up over", "jump category=dosing"]
+    assert [c.cause for c in changes.shown] == ["warm-up over", "jump: category=dosing +1.6"]
     jump = changes.shown[1].moves[0]
-    assert (jump.group, round(jump.size, 1)) == ("category=dosing", 1.5)
+    assert (jump.scope, round(jump.size, 1)) == ("category=dosing", 1.5)
     assert changes.versions == week.labels + 1
+
+
+def test_a_jump_in_the_middle_of_a_batch_is_explained_by_its_alarm(week):
+    batched = [r for n, r in enumerate(week.records) if not isinstance(r[1], Calibration) or n % 7 == 0]
+    quiet = [(t, replace(e, cause="labels") if isinstance(e, Calibration) else e, at) for t, e, at in batched]
+    accounts = fed(quiet)
+    assert [c.cause for c in accounts.changes.shown] == ["warm-up over", "labels"]
+    causes = [c.cause for c in explained(accounts.changes.shown, accounts.alarms.values())]
+    assert causes == ["warm-up over", "jump: category=dosing"]
 
 
 def test_what_waits_is_what_has_neither_verdict_nor_closure(week):

@@ -1,0 +1,227 @@
+"""What the page says, as plain rows: the template only lays it out. Figures come from the accounts alone."""
+
+from typing import Any, Final, NamedTuple
+
+from markupsafe import Markup
+
+from models.accounts import Accounts, Run
+from models.accounts.balance import accounts_of
+from models.accounts.changes import Change, Move, explained
+from models.accounts.run import Standing
+from models.accounts.summary import first_alarm, whole
+from models.accounts.tallies import TIERS, Cell, Tiers
+from models.events import Alarm, Tier
+from streams.report.charts import over_time, promises, reliability
+from streams.report.cuts import cuts_over_time
+from streams.words import STANDING, between, brief, elapsed, lag, moment, number, percent, promised, rate, score
+
+MAX_CHANGES: Final = 24
+MAX_MOVES: Final = 3
+SMALL: Final = 0.1
+"""Log-odds: moves below it are left out of a version's list, for they do not explain it."""
+MAX_ALARMS: Final = 24
+MAX_GROUPS: Final = 60
+"""Rows a person still reads; the page says how many more there are."""
+
+
+class Tile(NamedTuple):
+    """One headline figure."""
+
+    name: str
+    figure: str
+    says: str
+    mark: str = ""
+    """A standing, for a colour and a sign beside the words."""
+
+
+class TierRow(NamedTuple):
+    """One tier, in words."""
+
+    tier: Tier
+    decisions: str
+    share: str
+    labelled: str
+    rejected: str
+    realised: str
+    interval: str
+    promise: str
+    standing: Standing
+    says: str
+
+
+class GroupRow(NamedTuple):
+    """One category or site. `shares` are percentages for the bar; `green` is the realised rate among its greens."""
+
+    name: str
+    decisions: str
+    shares: list[tuple[Tier, float, str]]
+    labelled: str
+    realised: str
+    green: str
+    interval: str
+    standing: Standing
+
+
+class ChangeRow(NamedTuple):
+    """One version of the calibrator that changed something a person would ask about."""
+
+    when: str
+    version: str
+    labels: str
+    cause: str
+    moves: list[str]
+
+
+def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return everything the template needs."""
+    alarms = sorted(accounts.alarms.values(), key=lambda a: a.raised_at)
+    changes = explained(accounts.changes.shown, alarms)
+    return {
+        "run": run,
+        "figures": figures,
+        "period": _period(accounts),
+        "tiles": _tiles(accounts, run, figures),
+        "charts": _charts(accounts, run),
+        "tiers": [_tier(accounts, run, tier) for tier in TIERS],
+        "groups": {dimension: _groups(accounts, run, dimension) for dimension in ("category", "site")},
+        "changes": [_change(c) for c in changes[:MAX_CHANGES]],
+        "more_changes": max(0, len(changes) - MAX_CHANGES),
+        "alarms": [_alarm(a) for a in alarms[:MAX_ALARMS]],
+        "more_alarms": max(0, len(alarms) - MAX_ALARMS),
+        "balance": accounts_of(accounts, run.dead_letters_planted),
+        "dead": sorted(accounts.dead.items()),
+        "reasons": accounts.reasons.most_common(),
+        "setup": [*run.settings.items(), *run.versions.items(), ("broker", run.broker)],
+        "number": number,
+        "percent": percent,
+        "lag": lag,
+    }
+
+
+def _period(accounts: Accounts) -> str:
+    hours = accounts.tallies.hours()
+    return f"{len(hours):,} hours of event time, until {moment(accounts.clock)}" if hours else "no decisions"
+
+
+def _charts(accounts: Accounts, run: Run) -> dict[str, Markup]:
+    """Our own SVG, every text in which matplotlib has escaped: safe to place as it is."""
+    drawn = {
+        "reliability": reliability(accounts, run) if accounts.raw.labelled else "",
+        "promises": promises(accounts, run),
+        "over_time": over_time(accounts, run) if accounts.tallies.hours() else "",
+        "cuts": cuts_over_time(accounts, run, accounts.busiest_deployment),
+    }
+    return {name: Markup(text) for name, text in drawn.items()}  # noqa: S704
+
+
+def _tiles(accounts: Accounts, run: Run, figures: dict[str, Any]) -> list[Tile]:
+    threshold = figures["label_to_threshold_ms"]
+    kept = "Nothing lost" if figures["balanced"] else "Something is missing"
+    return [
+        Tile("responses scored", number(figures["responses_in"]), f"{number(figures['labels'])} labels came back"),
+        _green_tile(accounts, run),
+        _drift_tile(accounts, run),
+        Tile("label to threshold", lag(threshold["p50"]), f"median; p99 {lag(threshold['p99'])}"),
+        Tile(
+            "accounts",
+            kept,
+            "every message has its outcome" if figures["balanced"] else "; ".join(figures["imbalances"]),
+            "within" if figures["balanced"] else "above",
+        ),
+    ]
+
+
+def _green_tile(accounts: Accounts, run: Run) -> Tile:
+    row = _tier(accounts, run, "green")
+    return Tile(f"green ({row.share})", row.realised, f"rejected; {row.interval}, promise {row.promise}", row.standing)
+
+
+def _drift_tile(accounts: Accounts, run: Run) -> Tile:
+    if run.drift is None:
+        return Tile("alarms", number(len(accounts.alarms)), "no drift was planted: this is what was found")
+    alarm, scope = first_alarm(accounts, run.drift), run.drift.scope.replace("=", " ")
+    if alarm is None:
+        return Tile("planted drift", "not found", f"{scope}, {brief(run.drift.at)}", "above")
+    after = elapsed((alarm.raised_at - run.drift.at).total_seconds())
+    return Tile("planted drift found after", after, f"{scope}; event time", "within")
+
+
+def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
+    total = accounts.tallies.total()
+    cell, decided = total[tier], sum(c.count for c in total.values())
+    lower, upper = accounts.interval(cell.rejected, cell.labelled)
+    standing = run.promise.standing(tier, lower, upper)
+    return TierRow(
+        tier,
+        number(cell.count),
+        percent(cell.count / decided if decided else None),
+        number(whole(cell.labelled)),
+        number(whole(cell.rejected)),
+        percent(rate(cell)),
+        between(lower, upper),
+        promised(run.promise, tier),
+        standing,
+        STANDING[standing],
+    )
+
+
+def _groups(accounts: Accounts, run: Run, dimension: str) -> list[GroupRow]:
+    return [_group(accounts, run, scope) for scope in accounts.tallies.scopes(dimension)[:MAX_GROUPS]]
+
+
+def _group(accounts: Accounts, run: Run, scope: str) -> GroupRow:
+    row = accounts.tallies.total(scope)
+    whole_row, green = sum(row.values(), Cell()), row["green"]
+    lower, upper = accounts.interval(green.rejected, green.labelled)
+    return GroupRow(
+        scope.partition("=")[2],
+        number(whole_row.count),
+        _shares(row, whole_row.count),
+        number(whole(whole_row.labelled)),
+        percent(rate(whole_row)),
+        percent(rate(green)),
+        between(lower, upper),
+        run.promise.standing("green", lower, upper),
+    )
+
+
+def _shares(row: Tiers, count: int) -> list[tuple[Tier, float, str]]:
+    shares = [(tier, row[tier].count / count if count else 0.0) for tier in TIERS]
+    return [(tier, round(100 * share, 2), percent(share)) for tier, share in shares]
+
+
+def _change(change: Change) -> ChangeRow:
+    return ChangeRow(
+        brief(change.as_of),
+        number(change.version),
+        number(change.labels),
+        change.cause.replace("=", " "),
+        [_move(m) for m in change.moves if m.size >= SMALL][:MAX_MOVES],
+    )
+
+
+def _move(move: Move) -> str:
+    name = f"{_short(move.scope)}, {move.level} {'below' if move.level == 'green' else 'from'}"
+    if move.before is None or move.after is None:
+        return f"{name} {score(move.after)}, was {score(move.before)}"
+    return f"{name} {score(move.after)} instead of {score(move.before)}"
+
+
+def _short(scope: str) -> str:
+    return scope.partition("=")[2] or scope
+
+
+def _alarm(alarm: Alarm) -> dict[str, str]:
+    return {
+        "when": brief(alarm.raised_at),
+        "kind": alarm.kind,
+        "scope": alarm.scope.replace("=", " "),
+        "since": brief(alarm.since),
+        "statistic": _figure(alarm.statistic),
+        "threshold": _figure(alarm.threshold),
+        "evidence": ", ".join(f"{k} {_figure(v)}" for k, v in alarm.evidence.items() if not isinstance(v, str)),
+    }
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,173 @@
+import re
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from html.parser import HTMLParser
+
+import orjson
+import pytest
+from msgspec.structs import replace as changed
+
+from models.accounts import Accounts, Drift
+from models.events import Alarm, Decision
+from streams.report import write_report
+from tests.synthetic_week import CANARY, DRIFT, START, Record, Week
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+HOSTILE = r'<script>alert("x")</script>& $\frac{$'
+
+
+class Strict(HTMLParser):
+    """Raises when tags do not nest; counts ids."""
+
+    def __init__(self):
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: Counter[str] = Counter()
+        self.tags: Counter[str] = Counter()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.ids.update(value for name, value in attrs if name == "id")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.ids.update(value for name, value in attrs if name == "id")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, self.getpos()
+
+
+def parsed(text: str) -> Strict:
+    parser = Strict()
+    parser.feed(text)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def fed(records: list[Record]) -> Accounts:
+    accounts = Accounts()
+    for topic, event, at_ms in records:
+        if event is None:
+            accounts.observe_invalid(topic)
+        else:
+            accounts.observe(topic, event, at_ms)
+    return accounts
+
+
+@pytest.fixture(scope="module")
+def week() -> Week:
+    return Week(size=2000)
+
+
+@pytest.fixture(scope="module")
+def out(week, tmp_path_factory):
+    return write_report(fed(week.records), week.run(), tmp_path_factory.mktemp("report") / "new").parent
+
+
+@pytest.fixture(scope="module")
+def html(out) -> str:
+    return (out / "report.html").read_text()
+
+
+def test_it_leaves_exactly_two_files(out):
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", "summary.json"]
+
+
+def test_it_is_small_and_needs_nothing_else(out, html):
+    assert (out / "report.html").stat().st_size < 2_000_000
+    assert re.findall(r"https?://|//[a-z]+\.|@import|<script|<link|<img|\bsrc=", html) == []
+
+
+def test_it_is_well_formed_and_ids_are_unique(html):
+    parser = parsed(html)
+    assert parser.tags["svg"] == 4
+    assert [i for i, n in parser.ids.items() if n > 1] == []
+
+
+def test_what_is_referred_to_exists(html):
+    referred = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
+    assert referred <= set(parsed(html).ids)
+
+
+def test_every_colour_follows_the_page(html):
+    body = html[html.index("</style>") :]
+    assert set(re.findall(r"#[0-9a-f]{6}\b", body)) <= {"#ffffff", "#000000"}
+
+
+def test_no_patient_text_reaches_it(out):
+    for name in ("report.html", "summary.json"):
+        assert CANARY.split(",", maxsplit=1)[0] not in (out / name).read_text()
+
+
+def test_it_says_what_the_reader_asks_first(html):
+    wanted = ("Nothing lost", "planted drift found after", "category dosing", "jump", "balances", "supports a review")
+    assert [w for w in wanted if w not in html] == []
+    assert "compliant" not in html
+
+
+def test_the_summary_is_what_the_page_shows(out, html):
+    figures = orjson.loads((out / "summary.json").read_bytes())
+    assert figures["balanced"]
+    assert f"{figures['responses_in']:,}" in html
+
+
+def test_the_same_accounts_give_the_same_bytes(week, out, tmp_path):
+    again = write_report(fed(week.records), week.run(), tmp_path)
+    assert again.read_bytes() == (out / "report.html").read_bytes()
+
+
+def test_a_loss_is_shown_where_it_cannot_be_missed(week, tmp_path):
+    lost = next(r for r in week.records if isinstance(r[1], Decision))
+    text = write_report(fed([r for r in week.records if r is not lost]), week.run(), tmp_path).read_text()
+    assert "Something is missing" in text
+    assert "responses: 1 without a decision" in text
+
+
+def test_a_drift_that_was_not_found_is_said_to_be_missed(week, tmp_path):
+    blind = [r for r in week.records if not isinstance(r[1], Alarm)]
+    assert "not found" in write_report(fed(blind), week.run(), tmp_path).read_text()
+
+
+def test_names_from_outside_are_escaped(week, tmp_path):
+    groups = {"category": HOSTILE, "site": HOSTILE}
+    hostile = [
+        (t, changed(e, groups=groups, reasons=(HOSTILE,)) if isinstance(e, Decision) else e, at)
+        for t, e, at in week.records[:400]
+    ]
+    run = replace(week.run(), title=HOSTILE, drift=Drift(START, f"category={HOSTILE}"))
+    text = write_report(fed(hostile), run, tmp_path).read_text()
+    parsed(text)
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_run_of_almost_nothing_has_a_report(size, tmp_path):
+    week = Week(size=size) if size else None
+    run = (week or Week(size=1)).run()
+    parsed(write_report(fed(week.records if week else []), run, tmp_path).read_text())
+
+
+def test_a_drift_in_a_scope_without_responses_is_drawn_empty(week, tmp_path):
+    run = replace(week.run(), drift=Drift(DRIFT.at, "category=nobody"))
+    assert "not found" in write_report(fed(week.records), run, tmp_path).read_text()
+
+
+def test_without_a_planted_drift_jumps_are_marked(week, tmp_path):
+    run = replace(week.run(), drift=None)
+    text = write_report(fed(week.records), run, tmp_path).read_text()
+    assert "drift planted" not in text
+    assert ">jump<" in text
+
+
+def test_a_run_of_months_is_drawn_in_months(tmp_path):
+    week = Week(size=300)
+    long = [
+        (t, changed(e, occurred_at=START + 20 * (e.occurred_at - START)) if isinstance(e, Decision) else e, at)
+        for t, e, at in week.records
+    ]
+    accounts = fed(long)
+    assert accounts.clock > START + timedelta(days=100)
+    assert write_report(accounts, week.run(), tmp_path).stat().st_size < 500_000
