@@ -80,14 +80,17 @@ class Changes:
             self.shown.append(found)
             course.shown = new.cuts
         course.version, course.cuts, course.warm = new.version, new.cuts, course.warm or not new.missing_labels
-        course.hours[int(new.as_of.timestamp() // 3600)] = new.cuts
+        if course.warm:
+            course.hours[int(new.as_of.timestamp() // 3600)] = new.cuts
 
     def cuts(self, deployment: str) -> Cuts:
         """Return the cuts in force."""
         return self._courses[deployment].cuts if deployment in self._courses else {}
 
     def trail(self, deployment: str) -> dict[int, Cuts]:
-        """Return the cuts at the end of each hour (hours since the epoch) in which a version came."""
+        """Return the cuts at the end of each hour (hours since the epoch) with a version, from the warm-up's end on:
+        before, nothing is green whatever its score.
+        """
         return dict(sorted(self._courses[deployment].hours.items())) if deployment in self._courses else {}
 
     @property

@@ -109,7 +109,9 @@ def _stack(axes: Axes, found: list[Span]) -> None:
     x, base = [*(at(s.start) for s in drawn[:-1]), at(drawn[-1].start + _length(found))], [0.0] * len(drawn)
     for tier in TIERS:
         top = [b + s.tiers[tier].count / s.decided for b, s in zip(base, drawn, strict=True)]
-        axes.fill_between(x, base, top, color=TIER[tier], step="post", linewidth=0, hatch=HATCH[tier], edgecolor=PAPER)
+        axes.fill_between(
+            x, base, top, facecolor=TIER[tier], step="post", linewidth=0, hatch=HATCH[tier], edgecolor=PAPER
+        )
         middle = (base[-1] + top[-1]) / 2
         if top[-1] - base[-1] > 0.08:
             axes.annotate(
