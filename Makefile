@@ -1,0 +1,50 @@
+# Two commands do everything on a machine with Python 3.11, 3.12 or 3.13: `make demo` and `make test`.
+# Another Python: `make PYTHON=python3.12 demo`. Arguments: `make demo ARGS=--fast`, `make test ARGS='-k join -x'`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+LOCKS := requirements.bootstrap.lock requirements.lock
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+# CI must not pass on a lesser broker than Apache Kafka itself.
+PYTEST := $(BIN)/pytest $(if $(CI),--require-kafka)
+
+.PHONY: demo test lint check bench lock clean
+
+demo: $(READY)
+	$(BIN)/demur demo $(ARGS)
+
+test: lint
+	$(PYTEST) $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# What deploys, against its schemas; the second needs npm.
+check: $(READY)
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	if command -v npx >/dev/null; then npx --yes dclint@3.1.0 docker-compose.yml; fi
+
+bench: $(READY)
+	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python -P $$benchmark; done
+
+# Keeps what is pinned and admits what pyproject.toml asks for anew; add `ARGS=--upgrade` to renew everything.
+lock: $(READY)
+	$(COMPILE) $(ARGS) --group dev pyproject.toml --output-file requirements.lock
+	echo uv | $(COMPILE) $(ARGS) - --output-file requirements.bootstrap.lock
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demur-out *.egg-info
+	find models streams tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# pip installs uv by its hashes, uv everything else by theirs: pip's own resolver would take minutes.
+$(READY): $(LOCKS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "demur needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.bootstrap.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
