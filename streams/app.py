@@ -11,9 +11,10 @@ import faust
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from mode.supervisors import CrashingSupervisor
 
+from streams.connection import faust_credentials
 from streams.delivery import Consumer, Delivery, Stage
 from streams.settings import Settings
-from streams.state import State
+from streams.state import State, raw_schema
 
 IDLE_S: Final = 1.0
 """How often a stage looks at what became due while no events came."""
@@ -49,7 +50,7 @@ def create_app(settings: Settings, name: str, topics: Sequence[str], build: Call
         topics: names (without prefix) of the topics it consumes; all keyed alike and co-partitioned.
         build: makes the stage around its state.
     """
-    app = App(f"{settings.topic_prefix}demur-{name}", **_conf(settings))
+    app = App(f"{settings.topic_prefix}demur-{name}", **_conf(settings, name))
     app.delivery = Delivery(app)
     app.inputs = frozenset(settings.topic_prefix + topic for topic in topics)
     stage = build(State(app, "state", settings.partitions))
@@ -59,11 +60,12 @@ def create_app(settings: Settings, name: str, topics: Sequence[str], build: Call
     return app
 
 
-def _conf(settings: Settings) -> dict[str, Any]:
+def _conf(settings: Settings, name: str) -> dict[str, Any]:
     return {
         "broker": [f"aiokafka://{b}" for b in settings.bootstrap.split(",")],
+        "broker_credentials": faust_credentials(settings),
         "store": "rocksdb://?driver=rocksdict" if settings.store == "rocksdb" else "memory://",
-        "datadir": str(settings.data_dir),
+        "datadir": str(settings.data_dir / name),
         "topic_partitions": settings.partitions,
         "topic_allow_declare": False,  # topics are made by `demur topics`: workers need no CREATE permission
         "topic_disable_leader": True,
@@ -81,8 +83,7 @@ def _conf(settings: Settings) -> dict[str, Any]:
 
 
 def _agent(app: App, stage: Stage, topic: str, settings: Settings) -> None:
-    schema = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-    source = app.topic(topic, schema=schema, partitions=settings.partitions)
+    source = app.topic(topic, schema=raw_schema(), partitions=settings.partitions)
 
     async def run(stream: Any) -> None:
         await app.delivery.consume(stage, stream, settings.batch_events)
@@ -91,6 +92,7 @@ def _agent(app: App, stage: Stage, topic: str, settings: Settings) -> None:
 
 
 def _timer(app: App, stage: Stage) -> None:
-    @app.timer(IDLE_S)
     async def tick() -> None:
         await app.delivery.tick(stage, {tp.partition for tp in app.consumer.assignment() if tp.topic in app.inputs})
+
+    app.timer(IDLE_S)(tick)

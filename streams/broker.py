@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,8 +57,8 @@ class Child:
     It leads a session of its own: Ctrl-C in the terminal reaches us alone, and we can drain before it ends.
     """
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
-        """Start `command`; its output is appended to `log`."""
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Start `command`, by default in our own environment; its output is appended to `log`."""
         self.log = log
         log.touch()
         self._guard = subprocess.Popen(  # noqa: S603  the command is ours
@@ -67,6 +67,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # the shell's own word on a killed child
             start_new_session=True,
+            env=environment,
         )
         assert self._guard.stdout
         self.pid = int(self._guard.stdout.readline())

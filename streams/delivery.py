@@ -39,6 +39,8 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes
     headers: Mapping[str, bytes]
+    at: float
+    """When the broker took it, in seconds since the epoch."""
 
 
 class Plan(NamedTuple):
@@ -240,4 +242,4 @@ def _place(message: Any) -> tuple[Any, int]:
 
 def _record(m: Any) -> Record:
     found = m.headers.items() if isinstance(m.headers, Mapping) else m.headers or ()
-    return Record(m.topic, m.partition, m.offset, m.key, m.value or b"", dict(found))
+    return Record(m.topic, m.partition, m.offset, m.key, m.value or b"", dict(found), m.timestamp or 0.0)

@@ -197,6 +197,18 @@ def variable(setting: str) -> str:
     return PREFIX + setting.partition(".")[0].upper()
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Return this process's environment with `settings` in place of its own, for a worker that it starts."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}  # noqa: TID251  see below
+    return kept | {variable(name): _plain(value) for name, value in settings if value is not None}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
 def _refuse_unknown_variables() -> None:
     """A misspelt variable would silently leave the default."""
     for name in os.environ:  # noqa: TID251  this is the module of settings

@@ -20,14 +20,19 @@ class _Message(NamedTuple):
     tp: TP
     partition: int
     offset: int
-    key: bytes
+    key: bytes | None
     value: bytes | None
 
 
 class _Event(NamedTuple):
-    key: bytes
+    key: bytes | None
     value: bytes | None
     message: _Message
+
+
+def raw_schema() -> Any:
+    """Bytes in, bytes out: nothing is decoded by Faust."""
+    return faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
 
 class State:
@@ -35,9 +40,7 @@ class State:
 
     def __init__(self, app: faust.App, name: str, partitions: int) -> None:
         self._app = app
-        self._table = app.Table(
-            name, partitions=partitions, schema=faust.Schema(key_type=bytes, value_type=bytes, **_RAW)
-        )
+        self._table = app.Table(name, partitions=partitions, schema=raw_schema())
 
     @property
     def changelog(self) -> str:
@@ -77,9 +80,6 @@ class State:
     @property
     def _on_disk(self) -> bool:
         return hasattr(self._store, "_db_for_partition")
-
-
-_RAW = {"key_serializer": "raw", "value_serializer": "raw"}
 
 
 def _same(value: bytes | None) -> bytes | None:

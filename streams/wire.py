@@ -24,7 +24,7 @@ class Send(NamedTuple):
     topic: str
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] | None = None
+    headers: list[tuple[str, bytes]] | None = None
     partition: int | None = None
 
 

@@ -1,0 +1,52 @@
+"""Rows that expire: kept for a while of event time, so that repeats are known, then deleted."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from streams.state import State
+from streams.timers import EPOCH, Timers
+
+
+class Expiry:
+    """Deletes rows `keep` after their event time. `read` tells a row's time when the partition is new to us."""
+
+    def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None]) -> None:
+        self._keep = keep
+        self._read = read
+        self._timers: dict[int, Timers] = {}
+        self._latest: dict[tuple[int, bytes], datetime] = defaultdict(lambda: EPOCH)
+
+    @property
+    def watermark(self) -> datetime:
+        """The latest event time seen in any partition."""
+        return max((t.watermark for t in self._timers.values()), default=EPOCH)
+
+    def set(self, partition: int, key: bytes, at: datetime) -> None:
+        """Note that a row lives on from `at`; time comes that far."""
+        timers = self._timers.setdefault(partition, Timers())
+        timers.advance(at)
+        self._latest[partition, key] = at
+        timers.set(key.decode(), at + self._keep)
+
+    def take(self, partition: int, state: State) -> dict[bytes, bytes | None]:
+        """Return the rows to delete now."""
+        if partition not in self._timers:
+            self._open(partition, state)
+        timers = self._timers[partition]
+        due = [key.encode() for key in timers.due()]
+        gone = [key for key in due if self._latest[partition, key] + self._keep <= timers.watermark]
+        for key in gone:
+            del self._latest[partition, key]
+        return dict.fromkeys(gone)
+
+    def forget(self) -> None:
+        """The partitions are no longer ours."""
+        self._timers.clear()
+        self._latest.clear()
+
+    def _open(self, partition: int, state: State) -> None:
+        self._timers[partition] = Timers()
+        for key, value in state.items(partition):
+            if (at := self._read(key, value)) is not None:
+                self.set(partition, key, at)

@@ -1,0 +1,165 @@
+"""LEARN and WATCH fold events by deployment: each event once, whatever is delivered again.
+
+Rows of a partition: `d/<deployment>` holds the fold's state, how many events it has taken, and the alarms of the last
+batch; `i/<id>` holds the number that an event was given. The ids are written before the state: an id whose number the
+state has not reached was not folded, so a crash between the two writes neither loses nor repeats it. After a crash
+the redelivered events are known, and what followed from them is sent again from the state, byte for byte.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from models.errors import EventError
+from models.events import Alarm, Event
+from streams.agents.common import Context, Internal, decode
+from streams.agents.expiry import Expiry
+from streams.clock import Clock
+from streams.delivery import Plan, Record
+from streams.settings import Stage
+from streams.state import State
+
+
+class Folded(Protocol):
+    """The state of one deployment."""
+
+    def apply(self, event: Any) -> Iterable[Alarm]:
+        """Fold one event; return what it revealed."""
+
+    def publish(self) -> Iterable[Event]:
+        """Return the events that show the state; equal states give equal bytes."""
+
+    def snapshot(self) -> Any:
+        """Return the state as JSON types."""
+
+
+class Kind(Protocol):
+    """What is folded, and into what."""
+
+    name: Stage
+    types: Any
+    publishes: bool
+    """Whether its states are published, so that the lag until then is worth measuring."""
+
+    def identify(self, event: Any) -> tuple[str, str, datetime]:
+        """Return an event's id, its deployment, and its event time."""
+
+    def create(self, deployment: str) -> Folded:
+        """Return the empty state."""
+
+    def restore(self, deployment: str, snapshot: Any) -> Folded:
+        """Continue from a snapshot. Raises `StateError`."""
+
+
+class Row(Struct, frozen=True):
+    """What is stored of a deployment."""
+
+    taken: int
+    snapshot: Any
+    alarms: tuple[Alarm, ...] = ()
+
+
+class Id(Struct, frozen=True, array_like=True):
+    """What is stored of an event: its number, and its time, from which the id expires."""
+
+    number: int
+    at: datetime
+
+
+class Held(Struct):
+    """A deployment's fold in memory."""
+
+    folded: Folded
+    taken: int
+    alarms: tuple[Alarm, ...]
+
+
+class Fold:
+    """The stage."""
+
+    def __init__(self, kind: Kind, context: Context, state: State, expiry: Expiry, clock: Clock) -> None:
+        self.name = kind.name
+        self.kind = kind
+        self.context = context
+        self.state = state
+        self._expiry = expiry
+        self._clock = clock
+        self._held: dict[tuple[int, str], Held] = {}
+        self._taken_at: list[float] = []
+
+    async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
+        """Fold a batch; publish each deployment it touches once."""
+        plan = Plan(self._expiry.take(partition, self.state), [])
+        touched: dict[str, list[Alarm]] = {}
+        self._taken_at = [record.at for record in records]
+        for record in records:
+            try:
+                self._take(partition, decode(self.kind.types, record), plan, touched)
+            except EventError as error:
+                plan.sends.append(self.context.dead_letter(self.name, record, error))
+        for deployment, alarms in touched.items():
+            self._publish(partition, deployment, alarms, plan)
+        return plan
+
+    async def tick(self, partition: int) -> Plan:
+        """Forget ids that are long past."""
+        return Plan(self._expiry.take(partition, self.state), [])
+
+    async def poison(self, record: Record) -> Plan:
+        """Set aside what cannot be processed."""
+        return Plan({}, [self.context.dead_letter(self.name, record, Internal("not processable"))])
+
+    def done(self, partition: int) -> None:  # noqa: ARG002 (the stage's interface)
+        """What was folded is published: say how long that took."""
+        if (now := self._clock.now()) and self.kind.publishes:
+            for at in self._taken_at:
+                self.context.metrics.threshold_seconds.observe(max(0.0, now.timestamp() - at))
+        self._taken_at = []
+
+    def forget(self) -> None:
+        """Drop what is cached."""
+        self._held.clear()
+        self._expiry.forget()
+
+    def _take(self, partition: int, event: Any, plan: Plan, touched: dict[str, list[Alarm]]) -> None:
+        id_, deployment, at = self.kind.identify(event)
+        held = self._hold(partition, deployment)
+        alarms = touched.setdefault(deployment, [])
+        key = f"i/{id_}".encode()
+        stored = plan.rows.get(key) or self.state.get(partition, key)
+        if stored and msgspec.json.decode(stored, type=Id).number <= held.taken:
+            return
+        alarms += held.folded.apply(event)
+        held.taken += 1
+        plan.rows[key] = msgspec.json.encode(Id(held.taken, at))
+        self._expiry.set(partition, key, self._clock.bounded(at))
+
+    def _hold(self, partition: int, deployment: str) -> Held:
+        if (held := self._held.get((partition, deployment))) is None:
+            stored = self.state.get(partition, _row(deployment))
+            held = self._held[partition, deployment] = self._load(deployment, stored)
+        return held
+
+    def _load(self, deployment: str, stored: bytes | None) -> Held:
+        if stored is None:
+            return Held(self.kind.create(deployment), 0, ())
+        row = msgspec.json.decode(stored, type=Row)
+        return Held(self.kind.restore(deployment, row.snapshot), row.taken, row.alarms)
+
+    def _publish(self, partition: int, deployment: str, alarms: list[Alarm], plan: Plan) -> None:
+        held = self._hold(partition, deployment)
+        held.alarms = tuple(alarms) or held.alarms
+        plan.rows[_row(deployment)] = msgspec.json.encode(Row(held.taken, held.folded.snapshot(), held.alarms))
+        plan.sends.extend(self.context.send(event, deployment) for event in (*held.alarms, *held.folded.publish()))
+
+
+def _row(deployment: str) -> bytes:
+    return f"d/{deployment}".encode()
+
+
+def read_time(key: bytes, value: bytes) -> datetime | None:
+    """Return the event time of an id's row; a deployment's state does not expire."""
+    return msgspec.json.decode(value, type=Id).at if key.startswith(b"i/") else None

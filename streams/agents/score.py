@@ -1,0 +1,156 @@
+"""SCORE: responses become decisions; outcomes tell a conversation how its earlier turns were received."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from models.deciding import Failed, History, Stamp, decide, refuse
+from models.encoder.base import Score as Scored
+from models.errors import EventError
+from models.events import Decision, Outcome, Response, encode, parse
+from models.policy import Policies, Policy
+from streams.agents.common import Context, Internal, decode
+from streams.agents.expiry import Expiry
+from streams.calibrations import Calibrations
+from streams.clock import Clock
+from streams.delivery import Plan, Record
+from streams.scorer import Scorer
+from streams.state import State
+
+
+class Parts(Struct, frozen=True):
+    """What SCORE works with."""
+
+    scorer: Scorer
+    calibrations: Calibrations
+    policies: Policies
+    clock: Clock
+    key: bytes
+
+
+class Score:
+    """The stage. Keeps every decision for a while, so that a repeated response gets the same one, byte for byte."""
+
+    name = "score"
+
+    def __init__(self, context: Context, state: State, expiry: Expiry, parts: Parts) -> None:
+        self.context = context
+        self.state = state
+        self._expiry = expiry
+        self._parts = parts
+
+    async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
+        """Decide on responses, all of a batch at once; note outcomes."""
+        if records[0].topic == self.context.prefix + Outcome.topic:
+            return self._outcomes(partition, records)
+        return await self._responses(partition, records)
+
+    async def tick(self, partition: int) -> Plan:
+        """Forget what is long past."""
+        return Plan(self._expiry.take(partition, self.state), [])
+
+    async def poison(self, record: Record) -> Plan:
+        """Set aside what cannot be processed; its response is red."""
+        return Plan({}, self._refused(record, Internal("not processable")))
+
+    def done(self, partition: int) -> None:
+        """Nothing is kept back."""
+
+    def forget(self) -> None:
+        """Drop what is cached."""
+        self._expiry.forget()
+
+    async def _responses(self, partition: int, records: Sequence[Record]) -> Plan:
+        await self._parts.calibrations.ready()
+        plan = Plan(self._expiry.take(partition, self.state), [])
+        found = await asyncio.gather(*(self._response(partition, record) for record in records))
+        for record, decision in zip(records, found, strict=True):
+            if isinstance(decision, EventError):
+                plan.sends.extend(self._refused(record, decision))
+            else:
+                self._keep(partition, plan, decision)
+        return plan
+
+    async def _response(self, partition: int, record: Record) -> Decision | EventError:
+        """Decide on one response, or return the decision that stands."""
+        try:
+            response: Response = decode(Response, record)
+        except EventError as error:
+            return error
+        if stored := self.state.get(partition, _decided(response.response_id)):
+            return msgspec.json.decode(stored, type=Decision)
+        return self._decide(partition, response, await self._parts.scorer.score(response))
+
+    def _decide(self, partition: int, response: Response, score: Scored | Failed) -> Decision:
+        parts = self._parts
+        stored = self.state.get(partition, _conversation(response.conversation_id))
+        history = msgspec.json.decode(stored, type=History) if stored else History()
+        by = parts.calibrations.of(response.deployment)
+        return decide(response, score, by, history, self._stamp(response))
+
+    def _stamp(self, response: Response | None) -> Stamp:
+        parts = self._parts
+        policy = parts.policies.of(response.deployment) if response else Policy()
+        now = parts.clock.now() or (response.occurred_at if response else self._expiry.watermark)
+        return Stamp(policy, parts.scorer.model_hash, parts.key, now)
+
+    def _keep(self, partition: int, plan: Plan, decision: Decision) -> None:
+        """Keep the first decision of a response, also among repeats within a batch; send it each time."""
+        key = _decided(decision.response_id)
+        if kept := plan.rows.get(key):
+            decision = msgspec.json.decode(kept, type=Decision)
+        plan.rows[key] = encode(decision)
+        plan.sends.append(self.context.send(decision, decision.response_id))
+        self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at))
+        self.context.metrics.decided(decision)
+
+    def _refused(self, record: Record, error: EventError) -> list[Any]:
+        decision = refuse(_rest(record), error, self._stamp(None))
+        response_id = decision.response_id if decision else None
+        sends = [self.context.dead_letter(self.name, record, error, response_id)]
+        if decision:
+            self.context.metrics.decided(decision)
+            sends.append(self.context.send(decision, decision.response_id))
+        return sends
+
+    def _outcomes(self, partition: int, records: Sequence[Record]) -> Plan:
+        plan = Plan(self._expiry.take(partition, self.state), [])
+        for record in records:
+            try:
+                outcome: Outcome = decode(Outcome, record)
+            except EventError as error:
+                plan.sends.append(self.context.dead_letter(self.name, record, error))
+                continue
+            key = _conversation(outcome.conversation_id)
+            stored = plan.rows.get(key) or self.state.get(partition, key)
+            history = msgspec.json.decode(stored, type=History) if stored else History()
+            history = history.after(outcome.response_id, rejected=outcome.rejected, at=outcome.occurred_at)
+            plan.rows[key] = msgspec.json.encode(history)
+            self._expiry.set(partition, key, self._parts.clock.bounded(outcome.occurred_at))
+        return plan
+
+
+def _rest(record: Record) -> dict[str, Any]:
+    """What is left of a message that breaks the contract: at best, whose it is."""
+    try:
+        return parse(record.value, limit=len(record.value))
+    except EventError:
+        return {"response_id": record.headers.get("ce_id", b"").decode("ascii", "replace")}
+
+
+def _decided(response_id: str) -> bytes:
+    return f"r/{response_id}".encode()
+
+
+def _conversation(conversation_id: str) -> bytes:
+    return f"c/{conversation_id}".encode()
+
+
+def read_time(key: bytes, value: bytes) -> Any:
+    """Return the event time of a row, from which it expires."""
+    if key.startswith(b"r/"):
+        return msgspec.json.decode(value, type=Decision).occurred_at
+    return msgspec.json.decode(value, type=History).last

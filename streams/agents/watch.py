@@ -1,0 +1,94 @@
+"""WATCH: decisions, labels and closures become alarms. Nothing is decided here."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from models.events import Alarm, Closure, Decision, Event, Label, digest
+from models.monitors.guarantee import Guarantee
+from models.monitors.guarantee import alarm as guarantee_alarm
+from models.monitors.share import Share
+from models.policy import Policies, Policy
+from streams.settings import Stage
+
+UNSCORED_LIMIT: Final = 0.2
+"""Share of responses without a score above which someone should look at the encoder."""
+ORPHAN_LIMIT: Final = 0.2
+"""Share of endings that are feedback without a response above which someone should look at the ids that are sent."""
+
+
+class Watching:
+    """What is watched of one deployment in one partition."""
+
+    def __init__(self, deployment: str, policy: Policy, guarantee: Guarantee, shares: dict[str, Share]) -> None:
+        self._deployment = deployment
+        self._policy = policy
+        self._guarantee = guarantee
+        self._shares = shares
+
+    def apply(self, event: Decision | Label | Closure) -> Iterable[Alarm]:
+        """Count one event."""
+        match event:
+            case Label():
+                findings = self._guarantee.observe(event, self._policy.target)
+                return [guarantee_alarm(finding, event) for finding in findings]
+            case Decision():
+                return self._share("unscored", event.response_id, event.occurred_at, yes=event.logit is None)
+            case Closure():
+                return self._share("orphans", event.closure_id, event.closed_at, yes=event.reason == "orphan")
+
+    def publish(self) -> Iterable[Event]:
+        """Only alarms leave this stage."""
+        return ()
+
+    def snapshot(self) -> Any:
+        """Return the state as JSON types."""
+        return {"guarantee": self._guarantee.snapshot(), "shares": msgspec.to_builtins(self._shares)}
+
+    def _share(self, kind: str, id_: str, at: datetime, *, yes: bool) -> Iterable[Alarm]:
+        share = self._shares[kind]
+        if share.count(yes=yes):
+            yield Alarm(
+                alarm_id=digest(f"{id_}|{kind}".encode())[:32],
+                kind=kind,
+                deployment=self._deployment,
+                scope="all",
+                statistic=share.mean,
+                threshold=share.limit,
+                since=at,
+                raised_at=at,
+            )
+
+
+class Watch:
+    """What WATCH folds."""
+
+    name: Stage = "watch"
+    publishes = False
+    types = Decision | Label | Closure
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+
+    def identify(self, event: Decision | Label | Closure) -> tuple[str, str, datetime]:
+        """Each event counts once; the closure of an orphan belongs to no deployment that is known."""
+        match event:
+            case Label():
+                return f"l/{event.label_id}", event.deployment, event.occurred_at
+            case Decision():
+                return f"r/{event.response_id}", event.deployment, event.occurred_at
+            case Closure():
+                return f"c/{event.closure_id}", event.deployment or "unknown", event.closed_at
+
+    def create(self, deployment: str) -> Watching:
+        """Return monitors that have seen nothing."""
+        policy = self._policies.of(deployment)
+        shares = {"unscored": Share(UNSCORED_LIMIT), "orphans": Share(ORPHAN_LIMIT)}
+        return Watching(deployment, policy, Guarantee(policy.green), shares)
+
+    def restore(self, deployment: str, snapshot: Any) -> Watching:
+        """Continue from a snapshot."""
+        shares = msgspec.convert(snapshot["shares"], dict[str, Share])
+        return Watching(deployment, self._policies.of(deployment), Guarantee.restore(snapshot["guarantee"]), shares)

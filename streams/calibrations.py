@@ -1,0 +1,112 @@
+"""What every scorer knows of the calibrators: a compacted topic, read whole at the start and followed from there."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from models.calibration.ledger import thresholds
+from models.deciding import Calibrated
+from models.errors import EventError, StateError
+from models.events import Calibration, decode
+from streams.connection import kafka_options
+from streams.settings import Settings
+
+CONTACT_S: Final = 5.0
+"""How often the end of the topic is asked for, to know that nothing newer is missed."""
+LOST_S: Final = 30.0
+"""Without contact for so long, versions held may be outdated: nothing is green."""
+START_S: Final = 10.0
+"""How long the first responses wait for the calibrations."""
+FETCH_MS: Final = 50
+
+log = structlog.get_logger(__name__)
+
+
+class Calibrations:
+    """The newest calibration of every deployment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.topic_prefix + Calibration.topic
+        self._options = kafka_options(settings)
+        self._held: dict[str, Calibrated] = {}
+        self._contact: float | None = None
+        self._caught_up = asyncio.Event()
+
+    def of(self, deployment: str) -> Calibrated:
+        """Return what is known of a deployment's calibrator."""
+        held = self._held.get(deployment, Calibrated())
+        return held if self.in_contact else held._replace(current=False)
+
+    @property
+    def in_contact(self) -> bool:
+        """Whether the broker confirmed lately that nothing newer is missed."""
+        return self._contact is not None and asyncio.get_running_loop().time() - self._contact < LOST_S
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything that stood in the topic at the start is read."""
+        return self._caught_up.is_set()
+
+    async def ready(self) -> None:
+        """Wait until caught up, but not for ever: without calibrations nothing is green, and a response must not wait."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if self.caught_up else START_S):
+                await self._caught_up.wait()
+
+    async def follow(self) -> None:
+        """Read for ever; a lost broker is waited for."""
+        while True:
+            try:
+                await self._follow()
+            except KafkaError as error:
+                log.warning("lost the calibrations; nothing is green until they are back", error=type(error).__name__)
+                await asyncio.sleep(1)
+
+    def take(self, value: bytes) -> None:
+        """Take in one version; an older one than held, or a damaged one, is not served."""
+        try:
+            found: Calibration = decode(Calibration, value)
+            serving = thresholds(found)
+        except (EventError, StateError) as error:
+            log.error("a calibration cannot be read: it is not used", error=type(error).__name__)  # noqa: TRY400 (no values)
+            return
+        held = self._held.get(found.deployment, Calibrated()).calibration
+        if held is None or found.version >= held.version:
+            self._held[found.deployment] = Calibrated(found, serving)
+
+    async def _follow(self) -> None:
+        consumer = AIOKafkaConsumer(
+            **self._options, group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_MS
+        )
+        await consumer.start()
+        try:
+            await self._read(consumer, await _assign(consumer, self._topic))
+        finally:
+            await consumer.stop()
+
+    async def _read(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            ends = await consumer.end_offsets(partitions)
+            self._contact = asked = loop.time()
+            while loop.time() - asked < CONTACT_S:
+                for records in (await consumer.getmany(timeout_ms=FETCH_MS)).values():
+                    for record in records:
+                        self.take(record.value)
+                if not self.caught_up and await _passed(consumer, ends):
+                    self._caught_up.set()
+
+
+async def _assign(consumer: Any, topic: str) -> list[TopicPartition]:
+    partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+    consumer.assign(partitions)
+    await consumer.seek_to_beginning(*partitions)
+    return partitions
+
+
+async def _passed(consumer: Any, ends: dict[TopicPartition, int]) -> bool:
+    return all([await consumer.position(partition) >= end for partition, end in ends.items()])

@@ -1,0 +1,215 @@
+"""`demur`: every command. Each builds its settings, runs, and ends with one clear sentence when something is wrong."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from models.errors import DemurError, SettingsError
+from streams.settings import STAGES, load
+
+app = typer.Typer(
+    name="demur",
+    help="Real-time rejection risk for clinical language models: score, tier, join, learn.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the report, the summary and the logs.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same events.")]
+Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="A Kafka broker; by default an embedded one.")]
+Model = Annotated[str | None, typer.Option("--model", help="Folder or hub id of the encoder; by default a small one.")]
+
+
+def main() -> None:
+    """Run the command line. A wrong setting ends it with one sentence and status 2; a failed run with status 1."""
+    try:
+        app()
+    except DemurError as error:
+        Console(stderr=True).print(f"[bold red]demur:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+@app.command()
+def demo(
+    out: Out = Path("demur-out"),
+    fast: Annotated[bool, typer.Option("--fast", help="A quarter of the week: under a minute.")] = False,  # noqa: FBT002 (typer's way)
+    seed: Seed = 7,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Stream a seeded week of a hospital through the real agents, show it live, and write a report.
+
+    Needs nothing but Python: an embedded broker on loopback, and a small encoder trained here in under a minute.
+    """
+    from streams.runs import broker_for, demonstrate  # noqa: PLC0415 (quick `--help`)
+
+    console = Console()
+    model = _reference(console)
+    with broker_for(bootstrap, out) as (address, name), TemporaryDirectory(prefix="demur-") as data:
+        settings = load(**_replay(address, model, Path(data), bootstrap))
+        finished = demonstrate(settings, out, fast=fast, seed=seed, console=console, broker=name)
+    _close(console, finished)
+
+
+@app.command()
+def replay(  # noqa: PLR0913, PLR0917 (one parameter per option)
+    responses: Annotated[list[Path], typer.Option("--responses", help="JSON lines; may be given several times.")],
+    feedback: Annotated[Path | None, typer.Option("--feedback", help="JSON lines of feedback events.")] = None,
+    out: Out = Path("demur-out"),
+    seed: Seed = 7,
+    model: Model = None,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Stream files through the same path as live events, and write the same report.
+
+    The files hold our own events (`demur` writes and reads them), or judged answers: one object a line with `id`,
+    `query`, `response` and `label` (1 = rejected). Judged answers have no times: arrivals are simulated from the seed.
+    """
+    from streams.runs import broker_for  # noqa: PLC0415 (quick `--help`)
+    from streams.runs import replay as run  # noqa: PLC0415 (the same)
+
+    console = Console()
+    path = model or _reference(console)
+    with broker_for(bootstrap, out) as (address, name), TemporaryDirectory(prefix="demur-") as data:
+        settings = load(**_replay(address, path, Path(data), bootstrap))
+        finished = run(settings, responses, feedback, out, seed=seed, console=console, broker=name)
+    _close(console, finished)
+
+
+@app.command()
+def worker(
+    config: Config = None,
+    stages: Annotated[str | None, typer.Option("--stages", help=f"Some of {','.join(STAGES)}.")] = None,
+) -> None:
+    """Run the stages of the stream until told to stop. Start as many workers as there are partitions."""
+    from streams.worker import run  # noqa: PLC0415 (quick `--help`)
+
+    _log_as_json()
+    settings = load(config, **({"stages": stages} if stages else {}))
+    if settings.model == "reference" and "score" in settings.stages:
+        settings = settings.model_copy(update={"model": _reference(Console(stderr=True))})
+    run(settings)
+
+
+@app.command()
+def topics(
+    config: Config = None,
+    describe: Annotated[bool, typer.Option("--describe", help="Only show what is there.")] = False,  # noqa: FBT002 (typer's way)
+) -> None:
+    """Create the topics that are missing and show them. Needs CREATE permission; workers do not."""
+    from streams import topics as admin  # noqa: PLC0415 (quick `--help`)
+    from streams.stages import changelogs  # noqa: PLC0415 (the same)
+
+    settings = load(config)
+    names = changelogs(settings)
+    made = set() if describe else set(admin.create(settings, names))
+    table = Table("topic", "partitions", "cleanup", "retention")
+    for topic, partitions, configs in admin.describe(settings, names):
+        mark = " (new)" if topic.name in made else "" if partitions else " (missing)"
+        days = int(configs.get("retention.ms", -1)) / 86_400_000
+        keeps = f"{days:g} days" if topic.retention and days > 0 else "newest per key" if not topic.retention else "?"
+        table.add_row(topic.name + mark, str(partitions or "-"), configs.get("cleanup.policy", "-"), keeps)
+    Console().print(table)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the artifact.")],
+    data: Annotated[list[Path] | None, typer.Option("--data", help="Judged answers; by default synthetic.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Checkpoint to start from; by default none.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a rejection prediction model: from nothing, or from any BERT-style checkpoint (folder or hub id)."""
+    from models.training import synth  # noqa: PLC0415 (quick `--help`)
+    from models.training.data import from_week, read  # noqa: PLC0415 (the same)
+    from models.training.fit import Recipe  # noqa: PLC0415 (the same)
+    from models.training.fit import train as fit  # noqa: PLC0415 (the same)
+
+    console = Console()
+    examples = read(*data) if data else from_week(synth.generate(synth.Config(seed=seed, drift=None)))
+    with _progress(console) as tell:
+        report = fit(examples, out, encoder=encoder, recipe=Recipe(seed=seed), progress=tell)
+    console.print(f"{out}: held-out AUROC {report.post_response.auroc:.3f} after the response", highlight=False)
+
+
+@app.command()
+def score(
+    model: Model = None,
+    config: Config = None,
+    calibrations: Annotated[Path | None, typer.Option("--calibrations", help="JSON lines of calibrations.")] = None,
+) -> None:
+    """Read responses as JSON lines on standard input, write decisions: offline, by the code that decides in the stream.
+
+    Without calibrations nothing is green: the model's probabilities alone are no promise.
+    """
+    from streams.metrics import Metrics  # noqa: PLC0415 (quick `--help`)
+    from streams.offline import Offline  # noqa: PLC0415 (the same)
+    from streams.offline import calibrations as read  # noqa: PLC0415 (the same)
+    from streams.stages import key, policies, scorer  # noqa: PLC0415 (the same)
+
+    settings = load(config)
+    path = model or (_reference(Console(stderr=True)) if settings.model == "reference" else settings.model)
+    patient = settings.model_copy(update={"model": path, "deadline_s": float("inf")})
+    encoder = scorer(patient, Metrics())
+    offline = Offline(encoder, policies(settings.policy), read(calibrations), key(settings))
+    for line in offline.decide(sys.stdin.buffer):
+        sys.stdout.buffer.write(line + b"\n")
+
+
+def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str, Any]:
+    """Settings of a run that replays: time is what the events say, topics are made, horizons fit a week."""
+    own = {} if given is None else {"topic_prefix": f"run-{data.name}."}
+    return {
+        "bootstrap": address,
+        "model": model,
+        "data_dir": data,
+        "time_source": "event",
+        "horizon_s": 3 * 86_400.0,
+        **own,
+    }
+
+
+def _reference(console: Console) -> str:
+    """Return the folder of the reference encoder, trained first if need be."""
+    from models.training.reference import ensure_reference  # noqa: PLC0415 (torch)
+
+    from streams.stages import CACHE  # noqa: PLC0415 (the same)
+
+    with _progress(console) as tell:
+        return str(ensure_reference(CACHE, progress=tell))
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Any]:
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
+    with bar:
+        task = bar.add_task("the encoder", total=1.0)
+        yield lambda done, words: bar.update(task, completed=done, description=words)
+
+
+def _close(console: Console, finished: Any) -> None:
+    console.print(f"report   {finished.report}\nsummary  {finished.summary}", highlight=False, soft_wrap=True)
+    if finished.wrong:
+        raise DemurError("the accounts do not balance: " + "; ".join(finished.wrong))
+
+
+def _log_as_json() -> None:
+    """One JSON object a line, ours and the libraries'; the libraries only from warnings on."""
+    shared: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    render = structlog.processors.JSONRenderer()
+    structlog.configure(processors=[*shared, render], logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    formatter = structlog.stdlib.ProcessorFormatter(processor=render, foreign_pre_chain=shared)
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

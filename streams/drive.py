@@ -1,0 +1,145 @@
+"""A whole run: a worker with the real agents, a feed, and accounts kept from the topics alone.
+
+The demonstration and `demur replay` both run through here. Nothing is taken from inside the worker: what is shown and
+reported is what anyone can read from the topics.
+"""
+
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console
+
+from models.accounts import Accounts, Run, balances
+from models.errors import DemurError, EventError
+from models.events import (
+    Alarm,
+    Calibration,
+    Closure,
+    DeadLetter,
+    Decision,
+    Event,
+    Feedback,
+    Label,
+    Outcome,
+    Response,
+    Watermark,
+    decode,
+)
+from streams import topics
+from streams.broker import Child, free_port
+from streams.feed import Feed, Item
+from streams.live import LiveView
+from streams.reading import tail
+from streams.settings import Settings, environment
+from streams.stages import changelogs
+
+TYPES: Final[dict[str, Any]] = {
+    **{t.topic: t for t in (Response, Decision, Label, Outcome, Closure, Calibration, Alarm, DeadLetter)},
+    Feedback.topic: Feedback | Watermark,
+}
+READY_S: Final = 60.0
+"""A worker loads its model and joins its groups in ten seconds on two cores."""
+REST_S: Final = 90.0
+"""When everything is sent, this long for the last outcomes; then the accounts say what is missing."""
+STILL_S: Final = 1.5
+"""Nothing new for so long while all accounts balance: the stream has come to rest."""
+GRACE_S: Final = 20.0
+
+
+class Plan(NamedTuple):
+    """What to send, and an event time by which every horizon has passed."""
+
+    items: Sequence[Item]
+    end: datetime
+
+
+def drive(settings: Settings, plan: Plan, run: Run, out: Path, console: Console) -> tuple[Accounts, Run]:
+    """Run a plan through a worker and return the accounts. Raises `DemurError` when the worker or the feed fails."""
+    topics.create(settings, changelogs(settings))
+    out.mkdir(parents=True, exist_ok=True)
+    with _worker(settings, out) as worker:
+        began = time.monotonic()
+        feed = Feed(settings, plan.items, plan.end)
+        feed.start()
+        with LiveView(accounts := Accounts(), run, console) as view:
+            rest = Rest(accounts, feed, run)
+            for records in tail(settings, *TYPES, wait_ms=20):
+                _observe(accounts, feed, records, settings.topic_prefix)
+                _check(worker, feed)
+                now = time.monotonic()
+                view.refresh(now)
+                if rest.reached(now, moved=bool(records)):
+                    break
+            view.refresh(time.monotonic(), force=True)
+    return accounts, replace(run, seconds=round(time.monotonic() - began, 2))
+
+
+def _observe(accounts: Accounts, feed: Feed, records: Sequence[Any], prefix: str) -> None:
+    for record in records:
+        topic = record.topic.removeprefix(prefix)
+        try:
+            event: Event = decode(TYPES[topic], record.value)
+        except EventError:
+            accounts.observe_invalid(topic)
+            continue
+        accounts.observe(topic, event, record.timestamp)
+        if isinstance(event, Decision):
+            feed.decided(event.response_id)
+
+
+class Rest:
+    """Whether everything sent has come to its end, or has had the time to."""
+
+    def __init__(self, accounts: Accounts, feed: Feed, run: Run) -> None:
+        self._accounts, self._feed, self._run = accounts, feed, run
+        self._moved = self._sent = 0.0
+
+    def reached(self, now: float, *, moved: bool) -> bool:
+        """Ask at time `now` (seconds); `moved`: something new was read."""
+        if moved or not self._feed.finished:
+            self._moved = now
+        if not self._feed.finished:
+            self._sent = now
+            return False
+        still = now - self._moved > STILL_S and not balances(self._accounts, self._run.dead_letters_planted)
+        return still or now - self._sent > REST_S
+
+
+def _check(worker: Child, feed: Feed) -> None:
+    if feed.error:
+        raise DemurError(f"the feed stopped: {type(feed.error).__name__}: {feed.error}") from feed.error
+    if not worker.running:
+        raise DemurError(f"the worker ended (its log: {worker.log}): {worker.last_words()}")
+
+
+@contextmanager
+def _worker(settings: Settings, out: Path) -> Iterator[Child]:
+    """Start a worker of its own process, wait until it is ready, and stop it gracefully."""
+    settings = settings.model_copy(update={"http_port": free_port()})
+    log = out / "worker.log"
+    log.unlink(missing_ok=True)
+    worker = Child([sys.executable, "-P", "-m", "streams", "worker"], log, environment(settings))
+    try:
+        _await_ready(worker, settings)
+        yield worker
+    finally:
+        worker.end(grace_s=GRACE_S)
+
+
+def _await_ready(worker: Child, settings: Settings) -> None:
+    url = f"http://{settings.http_host}:{settings.http_port}/healthz"
+    until = time.monotonic() + READY_S
+    while time.monotonic() < until:
+        if not worker.running:
+            raise DemurError(f"the worker did not start: {worker.last_words(1)}")
+        with suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        time.sleep(0.1)
+    raise DemurError(f"the worker is not ready after {READY_S:.0f} s: see {worker.log}")

@@ -1,0 +1,117 @@
+"""Feeding a stream: events in order of arrival onto their topics, never far ahead of what is decided.
+
+A replay runs a week in a minute. What keeps it true to life is the window: at most so many responses are undecided at
+a time, as a hospital would have, so that calibrators learn between one hour of the week and the next.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import orjson
+from kafka import KafkaProducer
+
+from models.events import MAX_MESSAGE_BYTES, Feedback, Response, Watermark, encode
+from models.training.reactions import Arrival
+from streams.connection import kafka_options
+from streams.settings import Settings
+from streams.wire import headers
+
+WINDOW: Final = 48
+"""Responses under way; of a demonstration's week of 6,000 they are an hour and a half."""
+
+
+class Item(NamedTuple):
+    """One message to send. `response_id`: it will be decided on."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    response_id: str | None
+
+
+def items(arrivals: Iterable[Arrival]) -> Iterator[Item]:
+    """Put arrivals on their topics, with the keys of the contract."""
+    for _, event in arrivals:
+        response_id = event.response_id if isinstance(event, Response) else None
+        key = event.conversation_id if isinstance(event, Response) else event.response_id
+        id_ = event.response_id if isinstance(event, Response) else event.feedback_id
+        yield Item(event.topic, key.encode(), encode(event), headers(event, id_), response_id)
+
+
+def broken(response: Response, feedback: Feedback) -> list[Item]:
+    """Return messages that break the contract in every way that the issue of bad input names."""
+    good, verdict = orjson.loads(encode(response)), orjson.loads(encode(feedback))
+    spoilt: list[tuple[str, Any]] = [
+        ("responses", {**good, "turn": "first"}),
+        ("responses", {k: v for k, v in good.items() if k != "query"}),
+        ("responses", {**good, "schema": 99}),
+        ("responses", {**good, "response": "x" * (MAX_MESSAGE_BYTES + 10_000)}),
+        ("responses", b"\xff\xfe not JSON"),
+        ("responses", orjson.dumps(good).replace(b'"turn":', b'"context":{"history":NaN},"turn":')),
+        ("feedback", {**verdict, "action": "shrugged"}),
+        ("feedback", {k: v for k, v in verdict.items() if k != "clinician"}),
+        ("feedback", {**verdict, "schema": 99}),
+        ("feedback", b"\x00\x01"),
+    ]
+    return [_broken(n, topic, value) for n, (topic, value) in enumerate(spoilt)]
+
+
+def _broken(n: int, topic: str, value: Any) -> Item:
+    name = f"broken-{n}"
+    if isinstance(value, bytes):
+        return Item(topic, name.encode(), value, [], None)
+    named = value | ({"response_id": name, "conversation_id": name} if topic == "responses" else {"feedback_id": name})
+    return Item(topic, name.encode(), orjson.dumps(named), [], name if topic == "responses" else None)
+
+
+class Feed(threading.Thread):
+    """Sends items in a thread of its own; `decided` opens the window again."""
+
+    def __init__(self, settings: Settings, what: Sequence[Item], end: datetime) -> None:
+        super().__init__(name="feed", daemon=True)
+        self._settings = settings
+        self._what = what
+        self._end = end
+        self._window = threading.Semaphore(WINDOW)
+        self._open: set[str] = set()
+        self.sent = 0
+        self.finished = False
+        self.error: Exception | None = None
+
+    def decided(self, response_id: str) -> None:
+        """A response has its decision."""
+        if response_id in self._open:
+            self._open.discard(response_id)
+            self._window.release()
+
+    def run(self) -> None:
+        """Send everything, then the watermarks that end the stream."""
+        try:
+            self._run()
+        except Exception as error:  # noqa: BLE001 (shown by whoever started the thread)
+            self.error = error
+
+    def _run(self) -> None:
+        producer = KafkaProducer(**kafka_options(self._settings), linger_ms=2, max_request_size=2 * MAX_MESSAGE_BYTES)
+        prefix = self._settings.topic_prefix
+        for item in self._what:
+            if item.response_id is not None and item.response_id not in self._open:
+                self._window.acquire()
+                self._open.add(item.response_id)
+            producer.send(prefix + item.topic, key=item.key, value=item.value, headers=item.headers)
+            self.sent += 1
+        producer.flush()
+        end = encode(Watermark(occurred_at=self._end))
+        for partition in range(self._settings.partitions):
+            producer.send(prefix + Feedback.topic, value=end, partition=partition)
+        producer.close()
+        self.finished = True
+
+
+def end_of(arrivals: Sequence[Arrival], settings: Settings) -> datetime:
+    """Return an event time by which every horizon has passed."""
+    last = max(max(arrives_at, event.occurred_at) for arrives_at, event in arrivals)
+    return last + timedelta(seconds=settings.horizon_s + settings.orphan_s + settings.settle_s)

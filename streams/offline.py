@@ -1,0 +1,71 @@
+"""`demur score`: decisions on a file of responses, before deployment, by the code that decides in the stream."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from models.calibration.ledger import thresholds
+from models.deciding import Calibrated, Failed, History, Stamp, decide, refuse
+from models.encoder.base import Score
+from models.errors import EventError, SettingsError
+from models.events import Calibration, Response, build, decode, encode, parse
+from models.policy import Policies, Policy
+from streams.clock import WallClock
+from streams.scorer import Scorer
+
+CHUNK: Final = 256
+"""Responses scored at once; the encoder's own batches are cut from them."""
+
+
+class Offline:
+    """Decides on lines of JSON; without calibrations, by the prior, so that nothing is green."""
+
+    def __init__(self, scorer: Scorer, policies: Policies, held: dict[str, Calibrated], key: bytes) -> None:
+        self._scorer = scorer
+        self._policies = policies
+        self._held = held
+        self._key = key
+        self._clock = WallClock()
+
+    def decide(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield one decision a line, in order. A line that breaks the contract is red if it says whose it is.
+
+        Raises `EventError` for one that does not.
+        """
+        rest = (line for line in lines if line.strip())
+        while chunk := list(islice(rest, CHUNK)):
+            yield from asyncio.run(self._chunk(chunk))
+
+    async def _chunk(self, lines: list[bytes]) -> list[bytes]:
+        return await asyncio.gather(*(self._line(line) for line in lines))
+
+    async def _line(self, line: bytes) -> bytes:
+        found: dict[str, Any] = {}
+        try:
+            found = parse(line)
+            response: Response = build(Response, found)
+        except EventError as error:
+            refused = refuse(found, error, Stamp(Policy(), self._scorer.model_hash, self._key, self._clock.now()))
+            if refused is None:
+                raise
+            return encode(refused)
+        return encode(self._decide(response, await self._scorer.score(response)))
+
+    def _decide(self, response: Response, score: Score | Failed) -> Any:
+        policy = self._policies.of(response.deployment)
+        stamp = Stamp(policy, self._scorer.model_hash, self._key, self._clock.now())
+        return decide(response, score, self._held.get(response.deployment, Calibrated()), History(), stamp)
+
+
+def calibrations(path: Path | None) -> dict[str, Calibrated]:
+    """Read the newest calibration of each deployment from a file of JSON lines (the topic's records)."""
+    held: dict[str, Calibrated] = {}
+    for number, line in enumerate(path.read_bytes().splitlines() if path else (), 1):
+        try:
+            found: Calibration = decode(Calibration, line)
+        except EventError as error:
+            raise SettingsError(f"{path}, line {number}: {error}") from None
+        held[found.deployment] = Calibrated(found, thresholds(found))
+    return held

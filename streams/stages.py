@@ -1,0 +1,135 @@
+"""The composition root: each stage's Faust app, with every real part in place.
+
+`faust -A streams.stages:join worker` starts one stage by Faust's own command, with the settings of the environment.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from tomllib import TOMLDecodeError, loads
+from typing import Final, NamedTuple
+
+import structlog
+
+from models.errors import SettingsError
+from models.events import Closure, Decision, Feedback, Label, Outcome, Response
+from models.joining import Horizons
+from models.policy import Policies
+from streams.agents import fold, score
+from streams.agents.common import Context
+from streams.agents.expiry import Expiry
+from streams.agents.join import Join
+from streams.agents.learn import Learn
+from streams.agents.watch import Watch
+from streams.app import App, create_app
+from streams.calibrations import Calibrations
+from streams.clock import clock_for
+from streams.metrics import Metrics
+from streams.scorer import Scorer
+from streams.settings import STAGES, Settings, Stage, load
+
+log = structlog.get_logger(__name__)
+
+CACHE: Final = Path(".cache/demur")
+"""Where the reference encoder is kept, in the folder that the command runs in."""
+INPUTS: Final[dict[Stage, tuple[str, ...]]] = {
+    "score": (Response.topic, Outcome.topic),
+    "join": (Decision.topic, Feedback.topic),
+    "learn": (Label.topic,),
+    "watch": (Decision.topic, Label.topic, Closure.topic),
+}
+
+
+class Built(NamedTuple):
+    """A stage's app, and what must hold before it is ready."""
+
+    app: App
+    checks: dict[str, Callable[[], bool]]
+
+
+def build(name: Stage, settings: Settings, metrics: Metrics) -> Built:
+    """Build one stage. Raises `SettingsError` or `ArtifactError`, in one sentence, before anything starts."""
+    context = Context(settings.topic_prefix, metrics)
+    makers: dict[Stage, Callable[[Settings, Context], Built]] = {
+        "score": _score,
+        "join": _join,
+        "learn": _learn,
+        "watch": _watch,
+    }
+    return makers[name](settings, context)
+
+
+def changelogs(settings: Settings) -> list[str]:
+    """Return the names of the topics that hold the stages' rows."""
+    return [f"{settings.topic_prefix}demur-{stage}-state-changelog" for stage in STAGES]
+
+
+def policies(file: Path | None) -> Policies:
+    """Read the policy file. Raises `SettingsError`."""
+    if file is None:
+        return Policies()
+    try:
+        return Policies.read(loads(file.read_text(encoding="utf-8")))
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"policy file {file} is not TOML: {error}") from None
+
+
+def horizons(settings: Settings) -> Horizons:
+    """Return how long the join waits."""
+    return Horizons(*(timedelta(seconds=s) for s in (settings.settle_s, settings.horizon_s, settings.orphan_s)))
+
+
+def key(settings: Settings) -> bytes:
+    """Return the key of the digests that decisions carry; BLAKE2b takes up to 64 bytes."""
+    return settings.salience_key.get_secret_value().encode()[:64] if settings.salience_key else b""
+
+
+def scorer(settings: Settings, metrics: Metrics) -> Scorer:
+    """Load the encoder. Raises `ArtifactError`."""
+    from models.training.reference import ensure_reference  # noqa: PLC0415 (the same)
+
+    from models.encoder import load as load_encoder  # noqa: PLC0415 (torch: only SCORE pays for it)
+
+    path = str(ensure_reference(CACHE)) if settings.model == "reference" else settings.model
+    encoder = load_encoder(path, threads=1)
+    return Scorer(encoder, metrics, budget=settings.batch_tokens, deadline_s=settings.deadline_s)
+
+
+def _score(settings: Settings, context: Context) -> Built:
+    encoder, calibrations = scorer(settings, context.metrics), Calibrations(settings)
+    expiry = Expiry(timedelta(seconds=settings.horizon_s), score.read_time)
+    rules, clock = policies(settings.policy), clock_for(settings.time_source)
+    parts = score.Parts(encoder, calibrations, rules, clock, key(settings))
+    app = create_app(settings, "score", INPUTS["score"], lambda state: score.Score(context, state, expiry, parts))
+    app.task(calibrations.follow)
+    return Built(app, {"model": lambda: True, "calibrations": lambda: calibrations.caught_up})
+
+
+def _join(settings: Settings, context: Context) -> Built:
+    clock = clock_for(settings.time_source)
+    waits = horizons(settings)
+    app = create_app(settings, "join", INPUTS["join"], lambda state: Join(context, state, waits, clock, key(settings)))
+    return Built(app, {})
+
+
+def _learn(settings: Settings, context: Context) -> Built:
+    return _fold(Learn(policies(settings.policy)), settings, context)
+
+
+def _watch(settings: Settings, context: Context) -> Built:
+    return _fold(Watch(policies(settings.policy)), settings, context)
+
+
+def _fold(folded: fold.Kind, settings: Settings, context: Context) -> Built:
+    expiry = Expiry(timedelta(seconds=2 * settings.horizon_s), fold.read_time)
+    clock = clock_for(settings.time_source)
+    name = folded.name
+    app = create_app(settings, name, INPUTS[name], lambda state: fold.Fold(folded, context, state, expiry, clock))
+    return Built(app, {})
+
+
+def __getattr__(name: str) -> App:
+    """Build a stage when Faust's command asks for it by name; nothing happens at import."""
+    if name in STAGES:
+        return build(name, load(), Metrics()).app
+    raise AttributeError(name)

@@ -1,0 +1,55 @@
+"""A worker: stages in one event loop, with health and metrics, until told to stop or one of them fails."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from models.errors import DeliveryError
+from streams import topics
+from streams.health import Health, serve
+from streams.metrics import Metrics
+from streams.settings import Settings
+from streams.stages import Built, build, changelogs
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises `DeliveryError` if a stage failed: start again, nothing is lost."""
+    if settings.create_topics:
+        topics.create(settings, changelogs(settings))
+    topics.check(topics.describe(settings, changelogs(settings)))
+    metrics = Metrics()
+    built = [build(stage, settings, metrics) for stage in settings.stages]
+    asyncio.run(_run(settings, built, metrics))
+
+
+async def _run(settings: Settings, built: Sequence[Built], metrics: Metrics) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    health = Health(checks={name: check for b in built for name, check in _checks(b).items()})
+    async with serve(settings, health, metrics):
+        try:
+            await asyncio.gather(*(b.app.start() for b in built))
+            log.info("working", stages=settings.stages, bootstrap=settings.bootstrap)
+            await _until(stop, built)
+        finally:
+            await asyncio.gather(*(b.app.stop() for b in built))
+    if failed := [b.app for b in built if b.app.crashed]:
+        raise DeliveryError(f"stage {failed[0].conf.id} failed ({failed[0].crash_reason!r}): start the worker again")
+
+
+def _checks(built: Built) -> dict[str, Callable[[], bool]]:
+    app = built.app
+    return {f"stage {app.conf.id}": lambda: app.started and not app.rebalancing, **built.checks}
+
+
+async def _until(stop: asyncio.Event, built: Sequence[Built]) -> None:
+    """Wait for the signal, or for the first stage that fails."""
+    waits = [asyncio.ensure_future(stop.wait()), *(asyncio.ensure_future(b.app.wait_until_stopped()) for b in built)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
