@@ -1,4 +1,4 @@
-"""When to draw: a few times a second on a terminal, a line every few seconds elsewhere."""
+"""When to draw: twice a second on a terminal, a line every few seconds elsewhere."""
 
 from collections import deque
 from types import TracebackType
@@ -14,7 +14,8 @@ from models.accounts.tallies import TIERS, Cell
 from streams.live.screen import Screen
 from streams.words import brief, lag, percent, rate
 
-DRAW_EVERY_S: Final = 0.25
+DRAW_EVERY_S: Final = 0.5
+"""A picture costs a twentieth of a second of the cores that it watches."""
 SAY_EVERY_S: Final = 5.0
 PACE_OVER_S: Final = 3.0
 """Throughput is a mean over this long: shorter flickers, longer lags."""
