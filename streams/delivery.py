@@ -25,7 +25,7 @@ from streams.state import State
 from streams.wire import Send, send_all
 
 FETCH_WAIT_MS: Final = 50
-"""The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs 20 idle fetches a second."""
+"""The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs twenty fetches a second."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +53,11 @@ class Plan(NamedTuple):
 class Stage(Protocol):
     """What an agent runs. `handle` decides; it changes nothing that a failed delivery would have to undo."""
 
-    name: str
     state: State
+
+    @property
+    def name(self) -> str:
+        """Names its consumer group."""
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Decide what records (of one partition, in order) lead to."""
@@ -77,7 +80,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS  # noqa: SLF001 (no public way)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
 

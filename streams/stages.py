@@ -86,13 +86,17 @@ def key(settings: Settings) -> bytes:
 
 def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     """Load the encoder. Raises `ArtifactError`."""
-    from models.training.reference import ensure_reference  # noqa: PLC0415 (the same)
-
     from models.encoder import load as load_encoder  # noqa: PLC0415 (torch: only SCORE pays for it)
 
-    path = str(ensure_reference(CACHE)) if settings.model == "reference" else settings.model
+    path = _reference() if settings.model == "reference" else settings.model
     encoder = load_encoder(path, threads=1)
     return Scorer(encoder, metrics, budget=settings.batch_tokens, deadline_s=settings.deadline_s)
+
+
+def _reference() -> str:
+    from models.training.reference import ensure_reference  # noqa: PLC0415 (torch)
+
+    return str(ensure_reference(CACHE))
 
 
 def _score(settings: Settings, context: Context) -> Built:

@@ -1,6 +1,15 @@
-"""Text to logit: template, tokens, batches, forward pass, artifact."""
+"""Text to logit: template, tokens, batches, forward pass, artifact.
+
+Only `load` needs torch and transformers, and imports them when it is called: they take seconds.
+"""
 
 from models.encoder.base import Encoder, Score
-from models.encoder.loading import load
 
 __all__ = ["Encoder", "Score", "load"]
+
+
+def load(path_or_hub_id: str, device: str = "cpu", *, threads: int | None = None) -> Encoder:
+    """Load an encoder; see `models.encoder.loading.load`. Raises `ArtifactError`."""
+    from models.encoder import loading  # noqa: PLC0415 (see above)
+
+    return loading.load(path_or_hub_id, device, threads=threads)

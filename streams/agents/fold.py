@@ -40,9 +40,14 @@ class Kind(Protocol):
     """What is folded, and into what."""
 
     name: Stage
-    types: Any
-    publishes: bool
-    """Whether its states are published, so that the lag until then is worth measuring."""
+
+    @property
+    def types(self) -> Any:
+        """The types of event that are folded."""
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its states are published, so that the lag until then is worth measuring."""
 
     def identify(self, event: Any) -> tuple[str, str, datetime]:
         """Return an event's id, its deployment, and its event time."""

@@ -1,0 +1,58 @@
+"""`python -P -m streams.pour 60`: pour a synthetic week of a hospital into the topics, sixty times as fast as life.
+
+It feeds workers that run elsewhere, as in docker-compose.yml; event times are those of the week, so the workers' time
+source must be `event`. Ends with the watermarks that let every horizon pass.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from typing import Final
+
+from kafka import KafkaProducer
+
+from models.events import Feedback, Watermark, encode
+from models.training import synth
+from models.training.reactions import Arrival
+from streams.connection import kafka_options, reach
+from streams.feed import end_of, items
+from streams.settings import Settings, load
+
+SPEED: Final = 60.0
+
+
+def pour(settings: Settings, arrivals: list[Arrival], speed: float = SPEED) -> int:
+    """Send arrivals with their own gaps divided by `speed`; return how many. Raises `SettingsError` without a broker."""
+    reach(settings)
+    with closing(KafkaProducer(**kafka_options(settings))) as producer:
+        for item in items(paced(arrivals, speed)):
+            topic = settings.topic_prefix + item.topic
+            producer.send(topic, key=item.key, value=item.value, headers=item.headers)
+        end = encode(Watermark(occurred_at=end_of(arrivals, settings)))
+        for partition in range(settings.partitions):
+            producer.send(settings.topic_prefix + Feedback.topic, value=end, partition=partition)
+        producer.flush()
+    return len(arrivals)
+
+
+def paced(arrivals: Iterable[Arrival], speed: float, wait: Callable[[float], None] = time.sleep) -> Iterator[Arrival]:
+    """Yield arrivals after their gaps, of which none is waited for longer than a second.
+
+    >>> from datetime import UTC, datetime
+    >>> waits = []
+    >>> times = [datetime(2026, 1, 5, hour, tzinfo=UTC) for hour in (8, 9, 9)]
+    >>> _ = list(paced([Arrival(at, None) for at in times], 7200, waits.append)), waits
+    >>> waits
+    [0.5, 0.0]
+    """
+    last = None
+    for arrival in arrivals:
+        if last is not None:
+            wait(min((arrival.arrives_at - last).total_seconds() / speed, 1.0))
+        last = arrival.arrives_at
+        yield arrival
+
+
+if __name__ == "__main__":
+    pour(load(), list(synth.generate(synth.Config()).arrivals), *map(float, sys.argv[1:2]))
