@@ -34,7 +34,8 @@ class Metrics:
         """Count what JOIN, LEARN and WATCH send."""
         match event:
             case Label():
-                self.labels.labels(action=event.action, depth=event.depth, tier=event.decision.tier).inc()
+                verdict = "rejected" if event.rejected else "accepted"
+                self.labels.labels(tier=event.decision.tier, verdict=verdict, depth=event.depth).inc()
                 self.label_delay.observe(event.delay_s)
             case Closure():
                 self.closures.labels(reason=event.reason).inc()
@@ -54,7 +55,7 @@ class Metrics:
         self.batch_size = self._histogram("demur_batch_size", "Responses of a batch in the encoder.", SIZES)
 
     def _of_stages(self) -> None:
-        self.labels = self._counter("demur_labels", "Settled verdicts.", "action", "depth", "tier")
+        self.labels = self._counter("demur_labels", "Settled verdicts.", "tier", "verdict", "depth")
         self.label_delay = self._histogram("demur_label_delay_seconds", "From response to feedback.", DELAYS_S)
         self.closures = self._counter("demur_closures", "Endings that are not labels.", "reason")
         self.pending = Gauge("demur_pending", "Rows that JOIN waits for.", ["partition"], registry=self.registry)

@@ -89,7 +89,7 @@ async def test_metrics_count_what_happened_and_name_nobody() -> None:
     assert value("demur_decisions_total", {"tier": "red", "action": "review"}) == 1
     assert value("demur_decision_reasons_total", {"reason": "truncated"}) == 1
     assert value("demur_decision_reasons_total", {"reason": "unknown_group"}) == 1
-    assert value("demur_labels_total", {"action": "edited", "depth": "deep", "tier": "red"}) == 1
+    assert value("demur_labels_total", {"tier": "red", "verdict": "rejected", "depth": "deep"}) == 1
     assert value("demur_label_delay_seconds_sum") == 90
     assert value("demur_closures_total", {"reason": "orphan"}) == 1
     assert value("demur_calibrations_total") == 1

@@ -1,0 +1,113 @@
+"""What deploys agrees with itself and with the code; Docker is not needed to know it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from ruamel.yaml import YAML
+
+from streams.cli import app
+from streams.metrics import Metrics
+from streams.settings import Settings
+from tests.apache_kafka import VERSION
+
+ROOT = Path(__file__).parents[2]
+SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+
+
+def yaml(path: str) -> Any:
+    return YAML(typ="safe").load(ROOT / path)
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    return yaml("docker-compose.yml")["services"]
+
+
+@pytest.fixture(scope="module")
+def queries() -> list[str]:
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/demur.json").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+def test_it_is_a_compose_file() -> None:
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    subprocess.run([*command, ROOT / "docker-compose.yml"], check=True, capture_output=True)
+
+
+def test_every_part_is_there_and_waits_for_what_it_needs(services: dict[str, Any]) -> None:
+    assert list(services) == ["kafka", "topics", "model", "worker", "feed", "prometheus", "grafana"]
+    needs = {
+        name: {on: how["condition"].removeprefix("service_") for on, how in service.get("depends_on", {}).items()}
+        for name, service in services.items()
+    }
+    assert needs["topics"] == {"kafka": "healthy"}
+    assert needs["worker"] == {"model": "completed_successfully", "topics": "completed_successfully"}
+    assert needs["feed"] == {"worker": "healthy"}
+    assert all("healthcheck" in services[on] for on in ("kafka", "worker", "prometheus"))
+
+
+def test_only_this_machine_reaches_it(services: dict[str, Any]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert "ports" not in services["worker"], "a published port could not be scaled"
+
+
+def test_commands_and_settings_exist(services: dict[str, Any]) -> None:
+    commands = typer.main.get_command(app).commands
+    ours = [service for service in services.values() if service["image"].startswith("demur:")]
+    assert len(ours) == 4
+    for service in ours:
+        assert "entrypoint" in service or service["command"][0] in commands
+        settings = {name.removeprefix("DEMUR_").lower() for name in service.get("environment", {})}
+        assert settings <= set(Settings.model_fields)
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+
+
+def test_kafka_is_the_one_that_the_tests_run_on(services: dict[str, Any]) -> None:
+    assert services["kafka"]["image"] == f"apache/kafka:{VERSION}"
+
+
+def test_prometheus_asks_the_workers_where_they_answer(services: dict[str, Any]) -> None:
+    (job,) = yaml("deploy/prometheus/prometheus.yml")["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    assert found["names"] == ["worker"]
+    assert found["port"] == Settings.model_fields["http_port"].default
+    assert f":{found['port']}/healthz" in services["worker"]["healthcheck"]["test"][-1]
+
+
+def test_the_dashboard_queries_metrics_that_exist_and_shows_all_of_them(queries: list[str]) -> None:
+    metrics = Metrics()
+    exposed = {family.name + end for family in metrics.registry.collect() for end in SUFFIXES.get(family.type, [])}
+    asked = set(re.findall(r"\b(?:demur|process)_[a-z_]+", " ".join(queries)))
+    assert asked <= exposed
+    families = {family.name for family in metrics.registry.collect() if family.name.startswith("demur_")}
+    assert {name for name in families if not any(query.startswith(name) for query in asked)} == set()
+
+
+def test_grafana_finds_datasource_and_dashboard(services: dict[str, Any], queries: list[str]) -> None:
+    (source,) = yaml("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/demur.json").read_text())
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {source["uid"]}
+    (provider,) = yaml("deploy/grafana/provisioning/dashboards/demur.yml")["providers"]
+    mounted = {volume.split(":")[1] for volume in services["grafana"]["volumes"]}
+    assert provider["options"]["path"] in mounted
+    assert 'up{job="demur"}' in " ".join(queries)
+
+
+def test_the_image_is_built_from_the_lock_and_does_not_run_as_root() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "--require-hashes -r requirements.bootstrap.lock" in dockerfile
+    assert "--constraint requirements.lock" in dockerfile
+    assert re.search(r"^USER demur$", dockerfile, re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert {name for line in copied for name in line.split()} <= allowed
