@@ -23,7 +23,7 @@ SPEED: Final = 60.0
 
 
 def pour(settings: Settings, arrivals: list[Arrival], speed: float = SPEED) -> int:
-    """Send arrivals, with their gaps divided by `speed` and return how many. Raises `SettingsError` without a broker."""
+    """Send arrivals, gaps divided by `speed` and return how many. Raises `SettingsError` without a broker."""
     reach(settings)
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         for item in items(paced(arrivals, speed)):
