@@ -1,8 +1,9 @@
 """`rpm.json`: what a folder of our own says about itself, and the hash that shows tampering.
 
-Beside a model in the Hugging Face layout stands one JSON object: `template` (version), `kind`, `marks` (token types
-carry match marks), `groups`, `data_digest`, `metrics`, `seed`, `libraries`, `files` (name to SHA-256), and the SHA-256
-of everything else in it, `content_hash`. The weights themselves are safetensors; nothing here is ever unpickled.
+Beside a model in the Hugging Face layout stands one JSON object: `template` (version), `kind`, `twins` (ids of
+matched tokens are shifted, see `tokens`), `groups`, `data_digest`, `metrics`, `seed`, `libraries`, `files` (name to
+SHA-256), and the SHA-256 of everything else in it, `content_hash`. The weights themselves are safetensors; nothing is
+ever unpickled.
 """
 
 import hashlib

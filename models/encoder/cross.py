@@ -30,7 +30,7 @@ class CrossEncoder(Encoder):
         self._model = model
         self._framer = framer
         self._pad = pad
-        self._typed = model.config.model_type != "modernbert" and getattr(model.config, "type_vocab_size", 0) > 1
+        self._typed = getattr(model.config, "type_vocab_size", 0) > 1
         self._batch_tokens = batch_tokens
 
     def score(self, responses: Sequence[Response]) -> list[Score]:

@@ -1,20 +1,18 @@
 """Open a model: a folder of our own, or anything that transformers loads as a classifier of one or two labels."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from models.encoder.artifact import verify
 from models.encoder.base import Encoder
 from models.encoder.cross import CrossEncoder
+from models.encoder.quiet import quiet
 from models.encoder.template import VERSION
-from models.encoder.tokens import KINDS, Framer
+from models.encoder.tokens import Framer
 from models.errors import ArtifactError
 
 MAX_LENGTH: Final = 512
@@ -29,25 +27,34 @@ def load(path_or_hub_id: str, device: str = "cpu", *, threads: int | None = None
     facts = verify(Path(path_or_hub_id))
     if threads is not None:
         torch.set_num_threads(threads)
-    model, tokenizer = _open(path_or_hub_id)
-    marks = bool(facts.get("marks")) and model.config.type_vocab_size >= KINDS
-    framer = Framer(tokenizer, _limit(model, tokenizer), marks=marks)
+    model, tokenizer = open_model(path_or_hub_id)
+    framer = Framer(tokenizer, limit(model, tokenizer), twins=bool(facts.get("twins")))
     identity = facts.get("content_hash") or _identity(model, tokenizer)
     model = model.to(device).eval().requires_grad_(requires_grad=False)
     return CrossEncoder(model, framer, _named(identity, device), pad=tokenizer.pad_token_id or 0)
 
 
-def _open(name: str) -> tuple[Any, Any]:
+def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
+    """Return (model, tokenizer). With `labels`, a checkpoint without a head gets a new one of so many labels."""
     try:
-        with _silent():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+                name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **_dressed(labels)
             )
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         raise ArtifactError(_unopened(name, error)) from error
-    _check(name, model, report, tokenizer)
+    if labels is None:
+        _check_head(name, model, report)
+    if not tokenizer.is_fast:
+        raise ArtifactError(f"model {name!r} has no fast tokenizer (`tokenizer.json`): convert it or choose another")
     return model, tokenizer
+
+
+def _dressed(labels: int | None) -> dict[str, Any]:
+    """Options of the model: single precision, and a new head where one is to be trained."""
+    head = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
+    return {"dtype": torch.float32, **head}
 
 
 def _unopened(name: str, error: Exception) -> str:
@@ -56,20 +63,15 @@ def _unopened(name: str, error: Exception) -> str:
     return f"model {name!r} cannot be loaded ({reason}): {remedy}"
 
 
-def _check(name: str, model: Any, report: dict[str, Any], tokenizer: Any) -> None:
+def _check_head(name: str, model: Any, report: dict[str, Any]) -> None:
+    remedy = "train one with `demur train`"
     if missing := sorted(report["missing_keys"]):
-        raise ArtifactError(
-            f"model {name!r} has no trained head (`{missing[0]}` is missing): train one with `demur train`"
-        )
+        raise ArtifactError(f"model {name!r} has no trained head (`{missing[0]}` is missing): {remedy}")
     if (labels := model.config.num_labels) > 2:
-        raise ArtifactError(
-            f"model {name!r} has {labels} labels; rejection needs one or two: train it with `demur train`"
-        )
-    if not tokenizer.is_fast:
-        raise ArtifactError(f"model {name!r} has no fast tokenizer (`tokenizer.json`): convert it or choose another")
+        raise ArtifactError(f"model {name!r} has {labels} labels, and rejection needs one or two: {remedy}")
 
 
-def _limit(model: Any, tokenizer: Any) -> int:
+def limit(model: Any, tokenizer: Any) -> int:
     """The shortest of what tokenizer, position table and `MAX_LENGTH` allow."""
     offset = (
         2 if model.config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
@@ -92,18 +94,3 @@ def _named(identity: str, device: str) -> str:
     """The model hash: the identity, the template and the numeric mode."""
     mode = f"{identity}/template-{VERSION}/float32/{torch.device(device).type}"
     return hashlib.sha256(mode.encode()).hexdigest()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Quiet transformers' logs and progress bars, and put back what was set."""
-    logs: Any = transformers.utils.logging
-    level, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity(logs.CRITICAL)
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(level)
-        if bars:
-            logs.enable_progress_bar()

@@ -1,16 +1,13 @@
-"""Two text segments to token ids: special tokens, truncation that keeps beginning and end, match marks.
+"""Two text segments to token ids: special tokens, truncation that keeps beginning and end, twins.
 
-*Match marks* tell the model for each token whether the same token also stands in the other segment (the "exact
-match" feature of Chen et al. 2017, https://aclanthology.org/P17-1171, carried by the token type): type = segment +
-2 * matched. A small model learns relations such as "this dose is not the one that was asked about" from them in
-seconds. Models that were not trained with marks get the plain segment numbers or none.
+*Twins* tell a model for each token whether the same token also stands in the other segment (the "exact match" feature
+of Chen et al. 2017, https://aclanthology.org/P17-1171): a matched token gets the id of its twin, id + size of the
+vocabulary. A small model that starts from nothing learns from them in seconds what it would else need long training
+for: that this dose is not the one that was asked about. Pretrained models know no twins and get none.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
-
-KINDS: Final = 4
-"""Token types with match marks: query, response, query matched, response matched."""
+from typing import Any, NamedTuple
 
 
 class Tokens(NamedTuple):
@@ -38,9 +35,9 @@ class Frame(NamedTuple):
 class Framer:
     """Turns pairs of texts into `Tokens` of at most `limit` ids, for one Hugging Face fast tokenizer."""
 
-    def __init__(self, tokenizer: Any, limit: int, *, marks: bool) -> None:
+    def __init__(self, tokenizer: Any, limit: int, *, twins: bool) -> None:
         self._tokenizer = tokenizer
-        self._marks = marks
+        self._shift = len(tokenizer) if twins else 0
         self._frame = _frame(tokenizer)
         self._budget = limit - self._frame.size
         self._unknown = tokenizer.unk_token_id
@@ -62,16 +59,14 @@ class Framer:
         keep = shares(len(query), len(response), self._budget)
         first, second = middle_out(query, keep[0]), middle_out(response, keep[1])
         before, between, after = self._frame
-        ids = [*before, *first, *between, *second, *after]
+        ids = [*before, *self._twins(first, second), *between, *self._twins(second, first), *after]
+        rest = len(second) + len(after)
+        types = [0] * (len(ids) - rest) + [1] * rest
         cut = len(first) < len(query) or len(second) < len(response)
-        return Tokens(ids, self._types(first, second), cut, self._missing(query, response))
+        return Tokens(ids, types, cut, self._missing(query, response))
 
-    def _types(self, first: list[int], second: list[int]) -> list[int]:
-        before, between, after = map(len, self._frame)
-        left, right = (matches(first, second), matches(second, first)) if self._marks else ([], [])
-        query = [2 * match for match in left] or [0] * len(first)
-        response = [1 + 2 * match for match in right] or [1] * len(second)
-        return [*[0] * before, *query, *[0] * between, *response, *[1] * after]
+    def _twins(self, tokens: list[int], other: list[int]) -> list[int]:
+        return twinned(tokens, other, self._shift) if self._shift else tokens
 
     def _missing(self, *parts: list[int]) -> float:
         if self._unknown is None:
@@ -79,14 +74,14 @@ class Framer:
         return sum(part.count(self._unknown) for part in parts) / max(1, sum(map(len, parts)))
 
 
-def matches(tokens: list[int], other: list[int]) -> list[bool]:
-    """For each token, whether it also stands in `other`.
+def twinned(tokens: list[int], other: list[int], shift: int) -> list[int]:
+    """Add `shift` to each token that also stands in `other`.
 
-    >>> matches([5, 7, 5], [7, 9])
-    [False, True, False]
+    >>> twinned([5, 7, 5], [7, 9], shift=100)
+    [5, 107, 5]
     """
     known = set(other)
-    return [token in known for token in tokens]
+    return [token + shift if token in known else token for token in tokens]
 
 
 def shares(first: int, second: int, budget: int) -> tuple[int, int]:

@@ -54,7 +54,8 @@ SEVERITY: Final = 0.5
 EARLIER: Final = 0.8
 """Log odds added when an earlier answer of the conversation was rejected."""
 
-LLM_MODELS: Final = ("assistant-large", "assistant-small")
+WARDS: Final = ("inpatient", "outpatient")
+LLM_MODELS: Final = ("large", "small")
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):

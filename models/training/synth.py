@@ -29,6 +29,7 @@ from models.training.hospital import (
     EFFECT,
     FAST,
     LLM_MODELS,
+    WARDS,
     Category,
     Clinician,
     Config,
@@ -114,6 +115,7 @@ class _Setting(NamedTuple):
     clinician: Clinician
     category: Category
     specialty: str
+    ward: str
     llm_model: str
 
 
@@ -161,6 +163,7 @@ class _Simulation:
             clinician=draw.pick(site.clinicians),
             category=category,
             specialty=draw.pick(category.specialties),
+            ward=draw.pick(WARDS),
             llm_model=draw.pick(LLM_MODELS),
         )
 
@@ -183,13 +186,12 @@ class _Simulation:
             turn=turn,
             deployment=setting.site.deployment,
             site=setting.site.name,
-            department=setting.specialty,
+            department=setting.ward,
             specialty=setting.specialty,
             llm_model=setting.llm_model,
             category=setting.category.name,
             query=case.query,
             response=None if self._draw.chance(self.config.pre_response) else case.response,
-            context={"history": float(turn)},
             occurred_at=at,
         )
 

@@ -1,0 +1,194 @@
+"""Judged answers from files, and from files to a stream.
+
+Two shapes are read. *Verdict files* (`read`): JSON lines with `id`, `query`, `response`, `label` (1 = rejected) and,
+where known, `rater`, `depth`, `grade`, `verdict`, `question_id`, `category`, `specific_field`, `source`,
+`edited_response`. *Our own logs* (`read_logs`): responses as the stream carries them, with labels or feedback beside.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from models.errors import EventError, SettingsError
+from models.events import Depth, Event, Feedback, Label, Response, decode
+from models.labels import reason_of, verdict
+from models.salience import tokens
+from models.training.draw import Draw
+from models.training.examples import Example, Verdict
+from models.training.reactions import Arrival, delay
+from models.training.synth import Week
+
+START: Final = datetime(2026, 1, 5, tzinfo=UTC)
+"""A Monday: real files have no times, so replays begin somewhere."""
+
+PANEL: Final = "expert-panel"
+"""The clinician of a verdict whose rater is not known."""
+
+REASONS: Final = {"deep": "recipient-disagrees-evidence", "surface": "cds-not-applicable"}
+"""HL7 override reasons that tell JOIN the depth that a file states."""
+
+E = TypeVar("E", bound=Event)
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A line of a verdict file. Fields that are not named here are left alone."""
+
+    id: str
+    query: str
+    label: int
+    response: str | None = None
+    grade: int | None = None
+    verdict: Verdict | None = None
+    depth: Depth | None = None
+    rater: str | None = None
+    question_id: str | None = None
+    liveqa_qid: str | None = None
+    conversation_id: str | None = None
+    category: str | None = None
+    specific_field: str | None = None
+    source: str = "file"
+    edited_response: str | None = None
+
+
+def read(*paths: Path) -> list[Example]:
+    """Read verdict files. Raises `SettingsError` naming file, line and field."""
+    return [_example(row) for path in paths for row in _lines(path, msgspec.json.Decoder(_Row).decode)]
+
+
+def read_logs(responses: Path, judgements: Path) -> list[Example]:
+    """Join a file of responses with one of labels or feedback; the last verdict counts, and silence is none."""
+    events = {event.response_id: event for event in _lines(responses, lambda line: decode(Response, line))}
+    verdicts: dict[str, Example] = {}
+    for judged in _lines(judgements, lambda line: decode(Label | Feedback, line)):
+        if (event := events.get(judged.response_id)) is not None:
+            verdicts.update(_judged(event, judged))
+    return list(verdicts.values())
+
+
+def from_week(week: Week) -> list[Example]:
+    """The judged answers of a synthetic week, with what its clinicians thought, said or not."""
+    return [
+        Example(
+            event=event,
+            rejected=truth.rejected,
+            depth=truth.depth,
+            rater=truth.clinician,
+            question=event.conversation_id,
+        )
+        for event in week.responses
+        for truth in (week.truths[event.response_id],)
+    ]
+
+
+def to_events(examples: Sequence[Example], seed: int, days: float = 7.0, feedback: float = 1.0) -> list[Arrival]:
+    """Replay judged answers as a stream, in order of arrival. Times and delays are *simulated* from the seed.
+
+    Responses keep the file's order and spread evenly over `days` with jitter; a share `feedback` of them gets its
+    verdict after a delay drawn like the synthetic hospital's. The file's depth travels as an override reason.
+    """
+    draw, gap = Draw(seed), timedelta(days=days) / max(1, len(examples))
+    arrivals: list[Arrival] = []
+    for index, example in enumerate(examples):
+        event = msgspec.structs.replace(example.event, occurred_at=START + gap * (index + draw.unit()))
+        arrivals.append(Arrival(event.occurred_at, event))
+        if draw.chance(feedback):
+            arrivals.append(_verdict_on(example, event.occurred_at + timedelta(seconds=round(delay(draw), 3))))
+    return sorted(arrivals, key=lambda arrival: arrival.arrives_at)
+
+
+def _verdict_on(example: Example, at: datetime) -> Arrival:
+    edited = example.verdict == "edit"
+    refused = edited or example.rejected
+    feedback = Feedback(
+        feedback_id=_id(f"{example.event.response_id}-f1"),
+        response_id=example.event.response_id,
+        clinician=_id(example.rater or PANEL),
+        action="edited" if edited else "disagreed" if refused else "accepted",
+        edited_response=example.edited if edited else None,
+        reason_code=REASONS.get(example.depth) if refused else None,
+        occurred_at=at,
+    )
+    return Arrival(at, feedback)
+
+
+def _example(row: _Row) -> Example:
+    return Example(
+        event=_event(row),
+        rejected=row.label == 1,
+        depth=row.depth or _graded(row),
+        verdict=row.verdict or ("reject" if row.label == 1 else "accept"),
+        rater=row.rater,
+        question=row.liveqa_qid or row.question_id or " ".join(row.query.lower().split()),
+        edited=row.edited_response,
+    )
+
+
+def _event(row: _Row) -> Response:
+    return Response(
+        response_id=_id(row.id),
+        conversation_id=_id(row.conversation_id or row.id),
+        deployment="replay",
+        site=_id(row.source),
+        specialty=(row.specific_field or "")[:128],
+        category=row.category and row.category[:128],
+        query=row.query or "-",
+        response=row.response,
+        occurred_at=START,
+    )
+
+
+def _graded(row: _Row) -> Depth:
+    """Grade 1 of the four of MEDIQA is incorrect, 2 only related."""
+    if row.label != 1:
+        return "none"
+    return "surface" if row.grade == 2 else "deep"
+
+
+def _judged(event: Response, judged: Label | Feedback) -> Iterator[tuple[str, Example]]:
+    """One entry for `verdicts`, unless nothing was said."""
+    ruling = _ruling(event, judged)
+    if ruling is not None:
+        rejected, depth = ruling
+        example = Example(
+            event=event, rejected=rejected, depth=depth, rater=judged.clinician, question=event.conversation_id
+        )
+        yield event.response_id, example
+
+
+def _ruling(event: Response, judged: Label | Feedback) -> tuple[bool, Depth] | None:
+    if isinstance(judged, Label):
+        return (judged.rejected, judged.depth) if judged.weight else None
+    changed = None if judged.edited_response is None else tokens(judged.edited_response) != tokens(event.response or "")
+    found = verdict(judged.action, reason=reason_of(judged.reason_code), edit_changed=changed)
+    return (found.rejected, found.depth) if found.weight else None
+
+
+def _lines(path: Path, parse: Any) -> Iterator[Any]:
+    try:
+        lines: Iterable[bytes] = path.read_bytes().splitlines()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}): give a file of JSON lines") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _parsed(path, number, line, parse)
+
+
+def _parsed(path: Path, number: int, line: bytes, parse: Any) -> Any:
+    try:
+        return parse(line)
+    except (EventError, msgspec.DecodeError) as error:
+        raise SettingsError(f"{path}, line {number}: {error}") from error
+
+
+_FOREIGN: Final = re.compile(r"[^\x21-\x7e]")
+
+
+def _id(text: str) -> str:
+    """Any text as an id of the contract: foreign characters become `_`, what is too long ends in its hash."""
+    plain = _FOREIGN.sub("_", text) or "_"
+    return plain if len(plain) <= 128 else f"{plain[:95]}-{sha256(plain.encode()).hexdigest()[:32]}"

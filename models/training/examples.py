@@ -1,0 +1,68 @@
+"""One judged answer, wherever it comes from: what training and evaluation work on."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Final, Literal
+
+import msgspec
+
+from models.events import Depth, Response
+
+Verdict = Literal["accept", "edit", "reject"]
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """An event and what was thought of it.
+
+    `question` groups examples that must never be divided between training and test. `rater` is a pseudonym. `verdict`
+    is the source's own word; `rejected` is the target that the source defines, which need not count an edit.
+    """
+
+    event: Response
+    rejected: bool
+    depth: Depth = "none"
+    verdict: Verdict = "accept"
+    rater: str | None = None
+    question: str
+    edited: str | None = None
+
+
+def pending(example: Example) -> Example:
+    """The same example before its answer was written."""
+    return msgspec.structs.replace(example, event=msgspec.structs.replace(example.event, response=None))
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """SHA-256-sized BLAKE2b digest of the examples, in their order."""
+    state = blake2b(digest_size=32)
+    encoder = msgspec.json.Encoder(order="deterministic")
+    for example in examples:
+        state.update(encoder.encode(example))
+    return state.hexdigest()
+
+
+_SCALE: Final = 2**64
+
+
+def fold_of(question: str, seed: int) -> float:
+    """A stable point in [0, 1) for a question: the same on every machine and whatever else is in the data."""
+    return (
+        int.from_bytes(blake2b(question.encode(), digest_size=8, key=seed.to_bytes(8, "big")).digest(), "big") / _SCALE
+    )
+
+
+def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Divide into (rest, about `share` of the questions); a question is never on both sides."""
+    held = [fold_of(example.question, seed) < share for example in examples]
+    rest = [example for example, out in zip(examples, held, strict=True) if not out]
+    return rest, [example for example, out in zip(examples, held, strict=True) if out]
+
+
+def folds(examples: Sequence[Example], count: int, seed: int) -> list[list[int]]:
+    """Indices of each of `count` folds. Questions are dealt out in a seeded order: each fold has as many of them."""
+    questions = sorted({example.question for example in examples}, key=lambda name: (fold_of(name, seed), name))
+    dealt = {name: index % count for index, name in enumerate(questions)}
+    parts: list[list[int]] = [[] for _ in range(count)]
+    for index, example in enumerate(examples):
+        parts[dealt[example.question]].append(index)
+    return parts

@@ -1,0 +1,201 @@
+"""Train an encoder with Hugging Face Transformers' Trainer: from nothing, or from any checkpoint.
+
+*Response dropout*: a share of the answers also stands in the training set without its response, so that the same
+artifact scores before and after the model has answered. What comes out is a folder in the Hugging Face layout with
+`rpm.json`.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import msgspec
+import transformers
+from transformers import BertConfig, BertForSequenceClassification
+
+from models.encoder import load
+from models.encoder.artifact import seal
+from models.encoder.loading import limit, open_model
+from models.encoder.quiet import quiet
+from models.encoder.template import segments
+from models.encoder.tokens import Framer, Tokens
+from models.errors import SettingsError
+from models.training.draw import Draw
+from models.training.examples import Example, digest, pending, split
+from models.training.libraries import libraries
+from models.training.loop import Rows, run
+from models.training.metrics import Metrics, measure, sigmoid
+from models.training.vocabulary import learn
+from models.training.warm import plant
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction done, in [0, 1], and a few words."""
+
+GROUPS = ("category", "specialty", "department", "llm_model")
+"""Fields of an event that the template shows beside the texts."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """How to train.
+
+    Args:
+        seed: of everything that is drawn.
+        epochs: passes over the data.
+        batch: answers a step.
+        rate: peak learning rate; `None` takes 3e-3 from nothing and 3e-5 for a checkpoint.
+        pending: share of the answers that are repeated without their response.
+        held_out: share of the questions that are never trained on, only measured.
+        vocabulary, hidden, layers, feed, length: size of an encoder that starts from nothing.
+    """
+
+    seed: int = 0
+    epochs: float = 1.0
+    batch: int = 32
+    rate: float | None = None
+    pending: float = 0.15
+    held_out: float = 0.15
+    vocabulary: int = 2000
+    hidden: int = 64
+    layers: int = 2
+    feed: int = 64
+    length: int = 512
+
+
+class Report(NamedTuple):
+    """Quality on the held-out questions, after the response and before it."""
+
+    post_response: Metrics
+    pre_response: Metrics
+
+
+class _Start(NamedTuple):
+    """A model to be trained, its tokenizer, and whether matched tokens have twins."""
+
+    model: Any
+    tokenizer: Any
+    framer: Framer
+    twins: bool
+
+
+def train(
+    examples: Sequence[Example],
+    out: Path,
+    *,
+    encoder: str | None = None,
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Train on `examples` and write the artifact to the folder `out`.
+
+    `encoder` is a folder or hub id of any checkpoint; None trains the small reference encoder from nothing. Raises
+    `SettingsError` where there is nothing to learn from, `ArtifactError` where the checkpoint cannot be opened.
+    """
+    recipe, tell = recipe or Recipe(), progress or _silent
+    fitted, held = split(examples, recipe.held_out, recipe.seed)
+    _check(fitted, held)
+    transformers.set_seed(recipe.seed)
+    tell(0.0, "reading the texts")
+    start = _fresh(fitted, recipe) if encoder is None else _pretrained(encoder)
+    _fit(start, [*fitted, *_dropped(fitted, recipe)], recipe, tell)
+    tell(0.95, "measuring on held-out questions")
+    return _save(start, out, examples, held, recipe)
+
+
+def _check(fitted: Sequence[Example], held: Sequence[Example]) -> None:
+    for name, part in (("training", fitted), ("held-out", held)):
+        if len({example.rejected for example in part}) < 2:
+            raise SettingsError(
+                f"the {name} part has {len(part)} answers of one verdict only: give more judged answers"
+            )
+
+
+def _fresh(examples: Sequence[Example], recipe: Recipe) -> _Start:
+    texts = [text for example in examples for text in segments(example.event)]
+    tokenizer = learn(texts, recipe.vocabulary, recipe.length)
+    build: Any = BertForSequenceClassification
+    model = build(_config(recipe, len(tokenizer)))
+    framer = Framer(tokenizer, recipe.length, twins=True)
+    plant(model, _rows(framer, examples), [example.rejected for example in examples])
+    return _Start(model, tokenizer, framer, twins=True)
+
+
+def _config(recipe: Recipe, vocabulary: int) -> BertConfig:
+    """Two ids a token, for the twins; a small model on fresh data needs no dropout, and wide initial weights."""
+    return BertConfig(
+        vocab_size=2 * vocabulary,
+        hidden_size=recipe.hidden,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=max(1, recipe.hidden // 16),
+        intermediate_size=recipe.feed,
+        max_position_embeddings=recipe.length,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.15,
+        **_HEAD,
+    )
+
+
+_HEAD: dict[str, Any] = {"id2label": {0: "accept", 1: "reject"}, "label2id": {"accept": 0, "reject": 1}}
+
+
+def _pretrained(name: str) -> _Start:
+    """A checkpoint with a new head of two labels; attention dropout 0 keeps the quick kernels."""
+    model, tokenizer = open_model(name, labels=2)
+    model.config.update({**_HEAD, "attention_probs_dropout_prob": 0.0})
+    return _Start(model, tokenizer, Framer(tokenizer, limit(model, tokenizer), twins=False), twins=False)
+
+
+def _dropped(examples: Sequence[Example], recipe: Recipe) -> list[Example]:
+    draw = Draw(recipe.seed, 1)
+    return [pending(example) for example in examples if draw.chance(recipe.pending)]
+
+
+def _rows(framer: Framer, examples: Sequence[Example]) -> list[Tokens]:
+    return framer([segments(example.event) for example in examples])
+
+
+def _fit(start: _Start, examples: Sequence[Example], recipe: Recipe, tell: Progress) -> None:
+    rows = Rows(_rows(start.framer, examples), [example.rejected for example in examples])
+    with TemporaryDirectory() as scratch:
+        settings = {
+            "output_dir": scratch,
+            "num_train_epochs": recipe.epochs,
+            "per_device_train_batch_size": recipe.batch,
+            "learning_rate": recipe.rate or (3e-3 if start.twins else 3e-5),
+            "seed": recipe.seed,
+        }
+        run(
+            start.model,
+            rows,
+            settings,
+            start.tokenizer.pad_token_id,
+            lambda share: tell(0.05 + 0.9 * share, "training"),
+        )
+    start.model.eval()
+
+
+def _save(start: _Start, out: Path, examples: Sequence[Example], held: Sequence[Example], recipe: Recipe) -> Report:
+    """Write, measure what was written, and seal it."""
+    with quiet():
+        start.model.save_pretrained(out)
+        start.tokenizer.save_pretrained(out)
+    facts = {"kind": "cross", "twins": start.twins, "groups": GROUPS, "data_digest": digest(examples)}
+    facts |= {"seed": recipe.seed, "recipe": msgspec.to_builtins(recipe), "libraries": libraries()}
+    seal(out, facts)
+    report = quality(str(out), held)
+    seal(out, {**facts, "metrics": {name: msgspec.to_builtins(part) for name, part in report._asdict().items()}})
+    return report
+
+
+def quality(artifact: str, examples: Sequence[Example]) -> Report:
+    """Measure an artifact after the response and before it. Risks are uncalibrated: the sigmoid of the logit."""
+    encoder = load(artifact)
+    truth = [example.rejected for example in examples]
+    parts = (examples, [pending(example) for example in examples])
+    logits = ([score.logit for score in encoder.score([example.event for example in part])] for part in parts)
+    return Report(*(measure(truth, sigmoid(part)) for part in logits))
+
+
+def _silent(fraction: float, message: str) -> None:
+    """Tell nobody."""
