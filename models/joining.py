@@ -1,14 +1,15 @@
 """The join of a response's decision with its feedback: one row per response, one pure `step`.
 
-    input      | waiting (no decision)      | open (decision)            | settled
-    -----------+----------------------------+----------------------------+------------------------------------------
-    decision   | open                       | (repeat: nothing)          | (repeat: nothing)
-    feedback   | park it                    | park it                    | new clinician: label; later verdict of the
-               |                            |                            | same: correction; earlier: superseded
-    same id    | duplicate                  | duplicate                  | duplicate
-    time ≥ due | orphan each; closed        | settle: a label a clinician| closed
-               |                            | or, at the horizon, closed |
-               |                            | unlabelled                 |
+    input      | waiting (no decision) | open (decision)             | settled                          | closed
+    -----------+-----------------------+-----------------------------+----------------------------------+-----------
+    decision   | open                  | (repeat: nothing)           | (repeat: nothing)                | waiting → open
+    feedback   | park it               | park it                     | new clinician: label; later      | orphan
+               |                       |                             | verdict: correction; earlier:    |
+               |                       |                             | superseded                       |
+    same id    | duplicate             | duplicate                   | duplicate                        | duplicate
+    time ≥ due | orphan each; closed   | settle: a label a clinician;| closed                           |
+               |                       | at the horizon: unlabelled, |                                  |
+               |                       | closed                      |                                  |
 
 Settling waits `settle` after the first verdict, so that within it the order of arrival does not matter: the last
 verdict of a clinician by (occurred_at, feedback_id) wins. Redelivered input (same id, same origin) returns the same
@@ -71,6 +72,8 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
     """Feedback ids whose verdicts have become labels, in the order of their labels."""
     shares: tuple[int, ...] = ()
     """For each label, among how many clinicians its weight is shared."""
+    orphans: tuple[Heard, ...] = ()
+    """Feedback that ended without a response, or came after the end."""
     closed: bool = False
     sequence: int = 0
     """The batch whose timers last changed this row; its outcomes are sent again if that batch did not finish."""
@@ -109,21 +112,23 @@ def heard(feedback: Feedback, origin: str, key: bytes) -> Heard:
 
 def on_decision(row: Row, decision: Known) -> Row:
     """Take in a decision; the first one stands (repeats are byte-identical by contract)."""
-    return row if row.known is not None else msgspec.structs.replace(row, known=decision)
+    return row if row.known is not None else msgspec.structs.replace(row, known=decision, closed=False)
 
 
-def on_feedback(row: Row, new: Heard) -> tuple[Row, tuple[Effect, ...]]:
+def on_feedback(row: Row, new: Heard, horizons: Horizons) -> tuple[Row, tuple[Effect, ...]]:
     """Take in one feedback."""
-    for old in row.heard:
+    for old in (*row.heard, *row.orphans):
         if old.feedback_id == new.feedback_id:
             repeated = old.origin != new.origin
-            return row, (_close(row, "duplicate", new, new.occurred_at),) if repeated else tuple(_outcomes(row, old))
-    row = msgspec.structs.replace(row, heard=(*row.heard, new))
-    if not row.settled or row.closed:
-        return row, ()
-    if new is _winner(row, new.clinician):
-        row = _also_settled(row, new)
-    return row, tuple(_outcomes(row, new))
+            again = (_close(row, "duplicate", new, new.occurred_at),) if repeated else _followed(row, old, horizons)
+            return row, again
+    if row.closed:
+        row = msgspec.structs.replace(row, orphans=(*row.orphans, new))
+    else:
+        row = msgspec.structs.replace(row, heard=(*row.heard, new))
+        if row.settled and new is _winner(row, new.clinician):
+            row = _also_settled(row, new)
+    return row, _followed(row, new, horizons)
 
 
 def on_time(row: Row, watermark: datetime, horizons: Horizons, sequence: int) -> tuple[Row, tuple[Effect, ...]]:
@@ -131,23 +136,29 @@ def on_time(row: Row, watermark: datetime, horizons: Horizons, sequence: int) ->
     due = row.due(horizons)
     if due is None or due > watermark:
         return row, ()
-    if row.known is not None and row.heard and not row.settled:
+    if row.known is None:
+        row = msgspec.structs.replace(row, heard=(), orphans=row.heard, closed=True, sequence=sequence)
+        return row, outcomes(row, horizons)
+    if row.heard and not row.settled:
         row = _settle(row, sequence)
-    else:
-        row = msgspec.structs.replace(row, closed=True, sequence=sequence)
-    return row, outcomes(row, horizons)
+        return row, outcomes(row, horizons)
+    row = msgspec.structs.replace(row, closed=True, sequence=sequence)
+    return row, () if row.settled else outcomes(row, horizons)
 
 
 def outcomes(row: Row, horizons: Horizons) -> tuple[Effect, ...]:
-    """Return everything that the row's last timer led to; equal rows give equal bytes."""
-    if row.closed and row.known is None:
-        return tuple(_close(row, "orphan", h, h.occurred_at + horizons.orphan) for h in row.heard)
-    if row.closed and not row.settled:
-        assert row.known is not None
-        return (_close(row, "unlabelled", None, row.known.scored.occurred_at + horizons.response),)
-    if row.closed:
-        return ()
-    return tuple(effect for h in row.heard for effect in _outcomes(row, h))
+    """Return everything that a row has led to; equal rows give equal bytes, so sending it again changes nothing."""
+    found = [effect for h in (*row.orphans, *row.heard) for effect in _followed(row, h, horizons)]
+    if row.closed and row.known is not None and not row.settled:
+        found.append(_close(row, "unlabelled", None, row.known.scored.occurred_at + horizons.response))
+    return tuple(found)
+
+
+def _followed(row: Row, h: Heard, horizons: Horizons) -> tuple[Effect, ...]:
+    """What followed from one feedback."""
+    if h in row.orphans:
+        return (_close(row, "orphan", h, h.occurred_at + horizons.orphan),)
+    return tuple(_outcomes(row, h))
 
 
 def _settle(row: Row, sequence: int) -> Row:

@@ -50,7 +50,7 @@ def broken(response: Response, feedback: Feedback) -> list[Item]:
         ("responses", {**good, "schema": 99}),
         ("responses", {**good, "response": "x" * (MAX_MESSAGE_BYTES + 10_000)}),
         ("responses", b"\xff\xfe not JSON"),
-        ("responses", orjson.dumps(good).replace(b'"turn":', b'"context":{"history":NaN},"turn":')),
+        ("responses", orjson.dumps(good).replace(b'"query":', b'"context":{"history":NaN},"query":')),
         ("feedback", {**verdict, "action": "shrugged"}),
         ("feedback", {k: v for k, v in verdict.items() if k != "clinician"}),
         ("feedback", {**verdict, "schema": 99}),

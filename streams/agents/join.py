@@ -135,7 +135,9 @@ class Batch:
         if isinstance(event, Decision):
             self._set(joining.on_decision(self._row(event.response_id), joining.known(event)))
         elif isinstance(event, Feedback):
-            row, effects = joining.on_feedback(self._row(event.response_id), self._stage.heard(event, record))
+            row, effects = joining.on_feedback(
+                self._row(event.response_id), self._stage.heard(event, record), self._stage.horizons
+            )
             self._set(row)
             self._emit(effects)
         assert isinstance(event, Decision | Feedback | Watermark)
@@ -165,18 +167,17 @@ class Batch:
         if effects or row.closed:
             self._set(row)
             self._emit(effects)
-        if row.closed:
-            self._closed.append(key)
 
     def _row(self, response_id: str) -> Row:
         if (row := self._rows.get(response_id)) is not None:
             return row
         stored = self._stage.state.get(self._partition, response_id.encode())
-        row = read(stored) if stored else Row(response_id)
-        return Row(response_id) if row.closed else row
+        return read(stored) if stored else Row(response_id)
 
     def _set(self, row: Row) -> None:
         self._rows[row.response_id] = row
+        if row.closed:
+            self._closed.append(row.response_id)
         self._desk.timers.set(row.response_id, row.due(self._stage.horizons))
 
     def _emit(self, effects: Iterable[Effect]) -> None:
