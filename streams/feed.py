@@ -1,7 +1,8 @@
 """Feeding a stream: events in order of arrival onto their topics, never far ahead of what is decided.
 
-A replay runs a week in a minute. What keeps it true to life is the window: at most so many responses are undecided at
-a time, as a hospital would have, so that calibrators learn between one hour of the week and the next.
+A replay runs a week in a minute. What keeps it true to life is that nothing is sent that would arrive more than `LEAD`
+after a response that is still undecided: calibrators learn between one hour of the week and the next, and feedback
+does not overtake its response by a day.
 """
 
 import threading
@@ -18,8 +19,10 @@ from streams.connection import kafka_options
 from streams.settings import Settings
 from streams.wire import headers
 
-WINDOW: Final = 48
-"""Responses under way; of a demonstration's week of 6,000 they are an hour and a half."""
+WINDOW: Final = 64
+"""Most responses under way at a time."""
+LEAD: Final = timedelta(hours=3)
+"""In event time; far below the horizon of orphans."""
 
 
 class Item(NamedTuple):
@@ -30,15 +33,16 @@ class Item(NamedTuple):
     value: bytes
     headers: list[tuple[str, bytes]]
     response_id: str | None
+    arrives_at: datetime
 
 
 def items(arrivals: Iterable[Arrival]) -> Iterator[Item]:
     """Put arrivals on their topics, with the keys of the contract."""
-    for _, event in arrivals:
+    for arrives_at, event in arrivals:
         response_id = event.response_id if isinstance(event, Response) else None
         key = event.conversation_id if isinstance(event, Response) else event.response_id
         id_ = event.response_id if isinstance(event, Response) else event.feedback_id
-        yield Item(event.topic, key.encode(), encode(event), headers(event, id_), response_id)
+        yield Item(event.topic, key.encode(), encode(event), headers(event, id_), response_id, arrives_at)
 
 
 def broken(response: Response, feedback: Feedback) -> list[Item]:
@@ -56,15 +60,15 @@ def broken(response: Response, feedback: Feedback) -> list[Item]:
         ("feedback", {**verdict, "schema": 99}),
         ("feedback", b"\x00\x01"),
     ]
-    return [_broken(n, topic, value) for n, (topic, value) in enumerate(spoilt)]
+    return [_broken(n, topic, value, response.occurred_at) for n, (topic, value) in enumerate(spoilt)]
 
 
-def _broken(n: int, topic: str, value: Any) -> Item:
+def _broken(n: int, topic: str, value: Any, at: datetime) -> Item:
     name = f"broken-{n}"
     if isinstance(value, bytes):
-        return Item(topic, name.encode(), value, [], None)
+        return Item(topic, name.encode(), value, [], None, at)
     named = value | ({"response_id": name, "conversation_id": name} if topic == "responses" else {"feedback_id": name})
-    return Item(topic, name.encode(), orjson.dumps(named), [], name if topic == "responses" else None)
+    return Item(topic, name.encode(), orjson.dumps(named), [], name if topic == "responses" else None, at)
 
 
 class Feed(threading.Thread):
@@ -75,17 +79,17 @@ class Feed(threading.Thread):
         self._settings = settings
         self._what = what
         self._end = end
-        self._window = threading.Semaphore(WINDOW)
-        self._open: set[str] = set()
+        self._moved = threading.Condition()
+        self._open: dict[str, datetime] = {}
         self.sent = 0
         self.finished = False
         self.error: Exception | None = None
 
     def decided(self, response_id: str) -> None:
         """A response has its decision."""
-        if response_id in self._open:
-            self._open.discard(response_id)
-            self._window.release()
+        with self._moved:
+            self._open.pop(response_id, None)
+            self._moved.notify()
 
     def run(self) -> None:
         """Send everything, then the watermarks that end the stream."""
@@ -98,17 +102,26 @@ class Feed(threading.Thread):
         producer = KafkaProducer(**kafka_options(self._settings), linger_ms=2, max_request_size=2 * MAX_MESSAGE_BYTES)
         prefix = self._settings.topic_prefix
         for item in self._what:
-            if item.response_id is not None and item.response_id not in self._open:
-                self._window.acquire()
-                self._open.add(item.response_id)
+            self._wait(item.arrives_at)
+            if item.response_id is not None:
+                self._open.setdefault(item.response_id, item.arrives_at)
             producer.send(prefix + item.topic, key=item.key, value=item.value, headers=item.headers)
             self.sent += 1
         producer.flush()
+        self._wait(self._end)
         end = encode(Watermark(occurred_at=self._end))
         for partition in range(self._settings.partitions):
             producer.send(prefix + Feedback.topic, value=end, partition=partition)
         producer.close()
         self.finished = True
+
+    def _wait(self, until: datetime) -> None:
+        """Wait until what arrives at `until` may be sent."""
+        with self._moved:
+            self._moved.wait_for(lambda: len(self._open) < WINDOW and self._oldest(until) >= until - LEAD)
+
+    def _oldest(self, default: datetime) -> datetime:
+        return next(iter(self._open.values()), default)
 
 
 def end_of(arrivals: Sequence[Arrival], settings: Settings) -> datetime:

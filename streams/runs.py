@@ -123,7 +123,8 @@ def _among(good: list[Item], bad: list[Item]) -> list[Item]:
     """Spread broken messages evenly among good ones."""
     step = len(good) // (len(bad) + 1)
     for n, item in enumerate(bad):
-        good.insert((n + 1) * step + n, item)
+        place = (n + 1) * step + n
+        good.insert(place, item._replace(arrives_at=good[place].arrives_at))
     return good
 
 
