@@ -57,16 +57,46 @@ def faust_credentials(settings: Settings) -> SASLCredentials | SSLCredentials | 
 
 
 def reach(settings: Settings) -> None:
-    """Raise `SettingsError` if no broker listens: clients would try for long, each in its own words."""
-    if not any(listens(address) for address in settings.bootstrap.split(",")):
-        raise SettingsError(
-            f"DEMUR_BOOTSTRAP: no broker listens at {settings.bootstrap}: start it, or correct the address"
+    """Raise `SettingsError` if no broker listens or its certificate is not trusted.
+
+    A client would retry either for its whole timeout, and end by saying that time is up.
+    """
+    address = next((a for a in settings.bootstrap.split(",") if listens(a)), None)
+    if address is None:
+        raise SettingsError(f"DEMUR_BOOTSTRAP: no broker listens at {settings.bootstrap}: start it, or correct this")
+    if context := ssl_context(settings):
+        _shake(context, address)
+
+
+def refused(settings: Settings) -> SettingsError:
+    """Explain why a broker that can be reached does not take us for a client."""
+    if settings.password:
+        return SettingsError(
+            f"DEMUR_USERNAME, DEMUR_PASSWORD: refused by the broker at {settings.bootstrap}: correct them"
         )
+    remedy = "ask for a SASL user" if settings.encrypted else "does it want TLS (DEMUR_TLS, DEMUR_CAFILE)?"
+    return SettingsError(f"DEMUR_BOOTSTRAP: what listens at {settings.bootstrap} does not answer as Kafka: {remedy}")
 
 
 def listens(address: str) -> bool:
     """Tell whether a TCP connection to `host:port` succeeds."""
-    host, _, port = address.rpartition(":")
-    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=3):
+    with suppress(OSError), _connection(address):
         return True
     return False
+
+
+def _shake(context: ssl.SSLContext, address: str) -> None:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        with _connection(address) as plain, context.wrap_socket(plain, server_hostname=host):
+            pass
+    except ssl.SSLCertVerificationError as error:
+        reason = f"the certificate of {address} is not trusted ({error.verify_message})"
+        raise SettingsError(f"DEMUR_CAFILE: {reason}: name the authority that signed it") from None
+    except OSError as error:
+        raise SettingsError(f"DEMUR_TLS: {address} does not speak TLS ({error}): correct the address") from None
+
+
+def _connection(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=3)

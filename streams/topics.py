@@ -29,11 +29,11 @@ from models.events import (
     Outcome,
     Response,
 )
-from streams.connection import kafka_options, reach
+from streams.connection import kafka_options, reach, refused
 from streams.settings import INPUT_RETENTION, Settings
 
 CONNECT_MS: Final = 10_000
-"""A broker that is starting answers within that; kafka-python would wait for 30 s."""
+"""A broker that listens answers within that; kafka-python would wait for 30 s."""
 SHOWN: Final = frozenset({"cleanup.policy", "retention.ms"})
 RECORD_RETENTION: Final = timedelta(days=184)
 """What was decided, learnt and raised is kept for the longest half-year: articles 19 and 26(6) of the EU AI Act ask for
@@ -114,10 +114,8 @@ def administrator(settings: Settings) -> Iterator[KafkaAdminClient]:
     reach(settings)
     try:
         admin = KafkaAdminClient(**kafka_options(settings), bootstrap_timeout_ms=CONNECT_MS)
-    except KafkaError as error:
-        raise SettingsError(
-            f"DEMUR_BOOTSTRAP: no broker answers at {settings.bootstrap} ({type(error).__name__}): is it up?"
-        ) from None
+    except KafkaError:
+        raise refused(settings) from None
     try:
         yield admin
     finally:

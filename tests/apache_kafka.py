@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from string import Template
@@ -31,7 +31,7 @@ POM: Final = Template("""<project xmlns="http://maven.apache.org/POM/4.0.0">
 """)
 """The second artifact makes the broker's log appear at all."""
 
-PROPERTIES: Final = Template("""
+PROPERTIES: Final = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@$host:$controller
@@ -55,7 +55,7 @@ broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 num.network.threads=2
 num.io.threads=2
-""")
+"""
 """One replica of everything; no waiting for more group members; short session timeouts. A broker that was killed may
 register again when its old session has run out: 3 s, not 9."""
 
@@ -74,14 +74,18 @@ rootLogger.appenderRef.console.ref=console
 class ApacheKafka:
     """A broker with data of its own, which outlives its process but not the object."""
 
-    def __init__(self, directory: Path, version: str = VERSION) -> None:
-        """Lay out configuration and storage in `directory`. Raises `DemurError` if a part cannot be had."""
+    def __init__(self, directory: Path, properties: str = "", formatting: Sequence[str] = ()) -> None:
+        """Lay out configuration and storage in `directory`. Raises `DemurError` if a part cannot be had.
+
+        `properties` follow ours, with the same $names, and win; `formatting` are options of `kafka-storage format`.
+        """
         self._directory = directory
         self._logging, self._properties = directory / "log4j2.properties", directory / "server.properties"
-        self._classpath = f"{fetched(version)}/*"
+        self._classpath = f"{fetched()}/*"
         self.bootstrap = f"{HOST}:{free_port()}"
         self._child: Child | None = None
-        self._configure()
+        self._configure(properties)
+        self._format(formatting)
 
     def start(self) -> None:
         """Start and wait until it answers."""
@@ -113,13 +117,17 @@ class ApacheKafka:
         finally:
             self._child.signal(signal.SIGCONT)
 
-    def _configure(self) -> None:
+    def _configure(self, properties: str) -> None:
         self._logging.write_text(LOGGING)
         _, port = self.bootstrap.split(":")
-        text = PROPERTIES.substitute(host=HOST, port=port, controller=free_port(), data=self._directory / "data")
-        self._properties.write_text(text)
+        text = Template(PROPERTIES + properties)
+        data = self._directory / "data"
+        self._properties.write_text(text.substitute(host=HOST, port=port, controller=free_port(), data=data))
+
+    def _format(self, options: Sequence[str]) -> None:
         cluster = uuid.uuid4().hex[:22]
-        self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)).wait(START_S)
+        storage = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties), *options)
+        self._java(*storage).wait(START_S)
 
     def _java(self, *arguments: str) -> Child:
         """A small heap and the quick compiler only: tests are short."""
@@ -129,9 +137,9 @@ class ApacheKafka:
 
 
 @contextmanager
-def apache_kafka(directory: Path, version: str = VERSION) -> Iterator[ApacheKafka]:
+def apache_kafka(directory: Path, properties: str = "", formatting: Sequence[str] = ()) -> Iterator[ApacheKafka]:
     """Run Apache Kafka with everything it writes under `directory`."""
-    kafka = ApacheKafka(directory, version)
+    kafka = ApacheKafka(directory, properties, formatting)
     kafka.start()
     try:
         yield kafka

@@ -1,0 +1,118 @@
+"""TLS, SCRAM and least privilege against Apache Kafka: what the settings promise is what goes over the wire."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import aiokafka
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.admin import ACLResourcePatternType as PatternType
+
+from models.errors import DemurError, SettingsError
+from streams.broker import HOST, free_port
+from streams.connection import kafka_options
+from streams.reading import read_all
+from streams.settings import Settings, load
+from streams.topics import create, describe
+from tests.apache_kafka import apache_kafka
+
+pytestmark = [
+    pytest.mark.kafka,
+    pytest.mark.skipif(not shutil.which("openssl"), reason="makes its certificate with openssl"),
+]
+
+SECURED = Template("""
+listeners=PLAINTEXT://$host:$port,CONTROLLER://$host:$controller,SECURED://$host:$secured
+advertised.listeners=PLAINTEXT://$host:$port,SECURED://$host:$secured
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL
+ssl.keystore.type=PEM
+ssl.keystore.location=$keystore
+listener.name.secured.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.secured.scram-sha-512.sasl.jaas.config=$module required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:administrator
+""")
+MODULE = "org.apache.kafka.common.security.scram.ScramLoginModule"
+
+
+class Secured(NamedTuple):
+    """A broker that speaks SASL_SSL to users and plain text to the test itself."""
+
+    plain: str
+    bootstrap: str
+    cafile: Path
+
+    def settings(self, user: str, password: str = "s3cret", **others: object) -> Settings:
+        return load(bootstrap=self.bootstrap, cafile=self.cafile, username=user, password=password, **others)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("secured")
+    key, cert, keystore = folder / "key.pem", folder / "cert.pem", folder / "keystore.pem"
+    names = ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{HOST}"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names]
+    subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    keystore.write_text(key.read_text() + cert.read_text())
+    port = free_port()
+    properties = SECURED.safe_substitute(secured=port, keystore=keystore, module=MODULE)
+    users = [f"SCRAM-SHA-512=[name={name},password=s3cret]" for name in ("administrator", "worker")]
+    formatting = [part for user in users for part in ("--add-scram", user)]
+    with apache_kafka(folder, properties, formatting) as kafka:
+        yield Secured(kafka.bootstrap, f"{HOST}:{port}", cert)
+
+
+def grant(secured: Secured, user: str, *operations: ACLOperation) -> None:
+    everything = ResourcePattern(ResourceType.TOPIC, "*", PatternType.LITERAL)
+    rules = [ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, everything) for operation in operations]
+    with closing(KafkaAdminClient(bootstrap_servers=secured.plain)) as admin:
+        admin.create_acls(rules)
+
+
+def test_the_administrator_creates_and_a_worker_needs_no_such_permission(secured: Secured) -> None:
+    worker = secured.settings("worker", topic_prefix="least-")
+    grant(secured, "worker", ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESCRIBE_CONFIGS)
+    with pytest.raises(DemurError, match=r"could not be created: Authorization failed"):
+        create(worker)
+    create(secured.settings("administrator", topic_prefix="least-"))
+    assert {found.partitions for found in describe(worker)} == {4}
+    assert read_all(worker, "decisions") == []
+
+
+async def test_the_stream_s_own_client_takes_the_same_options(secured: Secured) -> None:
+    settings = secured.settings("administrator", topic_prefix="async-")
+    create(settings)
+    producer = aiokafka.AIOKafkaProducer(**kafka_options(settings))
+    await producer.start()
+    await producer.send_and_wait("async-alarms", b"over TLS")
+    await producer.stop()
+    assert [record.value for record in read_all(settings, "alarms")] == [b"over TLS"]
+
+
+def test_a_wrong_password_is_one_clear_sentence_without_it(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.topics.CONNECT_MS", 1000)
+    with pytest.raises(SettingsError, match=r"DEMUR_USERNAME, DEMUR_PASSWORD: refused") as caught:
+        describe(secured.settings("worker", "gu3ss"))
+    assert "gu3ss" not in str(caught.value)
+
+
+def test_a_broker_that_proves_itself_to_nobody_we_know_is_refused(secured: Secured) -> None:
+    stranger = load(bootstrap=secured.bootstrap, tls=True, username="worker", password="s3cret")
+    with pytest.raises(SettingsError, match=r"DEMUR_CAFILE: the certificate of .* is not trusted \(self-signed"):
+        describe(stranger)
+
+
+def test_tls_to_a_plain_port_and_plain_text_to_a_tls_port_are_told_apart(
+    secured: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.topics.CONNECT_MS", 1000)
+    with pytest.raises(SettingsError, match=r"DEMUR_TLS: .* does not speak TLS"):
+        describe(load(bootstrap=secured.plain, tls=True))
+    with pytest.raises(SettingsError, match=r"does not answer as Kafka: does it want TLS"):
+        describe(load(bootstrap=secured.bootstrap))
