@@ -30,11 +30,13 @@ def percent(share: float | None) -> str:
 
 
 def between(lower: float, upper: float) -> str:
-    """Say an interval of shares.
+    """Say an interval of shares; one that excludes nothing says nothing.
 
-    >>> between(0.021, 0.043).replace(DASH, " to ")
-    '2.1 to 4.3 %'
+    >>> between(0.021, 0.043).replace(DASH, " to "), between(0.0, 1.0)
+    ('2.1 to 4.3 %', 'n/a')
     """
+    if (lower, upper) == (0.0, 1.0):
+        return NONE
     return f"{_digits(lower)}{DASH}{_digits(upper)} %"
 
 

@@ -17,6 +17,7 @@ Cuts = dict[str, dict[str, float | None]]
 ROUTINE: Final = "labels"
 FAR: Final = 0.5
 """Log-odds of the raw score: a factor of 1.6 in the odds. Every detected jump moves its block further than that."""
+BATCH: Final = "a batch of labels"
 CREPT: Final = "labels, little by little"
 WARM: Final = "warm-up over"
 MAX_SHOWN: Final = 1_000
@@ -113,7 +114,7 @@ def explained(changes: Iterable[Change], alarms: Iterable[Alarm]) -> list[Change
         ]
         pool = [a for a in pool if a not in mine]
         named = ", ".join(f"jump: {a.scope}" for a in mine)
-        found.append(change._replace(cause=named) if named and change.cause in {ROUTINE, CREPT} else change)
+        found.append(change._replace(cause=named) if named and change.cause in {BATCH, CREPT} else change)
     return found
 
 
@@ -124,7 +125,7 @@ def _noteworthy(new: Calibration, course: _Course) -> Change | None:
     if not new.missing_labels and not course.warm:
         return _change(new, WARM, in_all)
     if course.warm and _farthest(at_once) >= FAR:
-        return _change(new, ROUTINE, at_once)
+        return _change(new, BATCH, at_once)
     return _change(new, CREPT, in_all) if course.warm and _farthest(in_all) >= FAR else None
 
 

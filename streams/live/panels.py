@@ -88,13 +88,13 @@ def _tier_row(accounts: Accounts, run: Run, tier: Tier, width: int) -> list[Text
 def groups(accounts: Accounts, dimension: str, width: int, rows: int) -> RenderableType:
     """Show each category or site: how much of it was not green over time, and where its cuts on the raw score lie."""
     table = _table()
-    table.add_column(dimension, no_wrap=True, min_width=12)
+    table.add_column(dimension, no_wrap=True, min_width=12, max_width=18)
     table.add_column("not green, over time", ratio=1, no_wrap=True)
     for name in ("now", "rejected", "green below", "red from"):
         table.add_column(name, justify="right", no_wrap=True)
     cuts = accounts.changes.cuts(accounts.busiest_deployment)
     for scope in _busiest(accounts, dimension, rows):
-        table.add_row(*_group_row(accounts, scope, cuts, max(8, width - 56)))
+        table.add_row(*_group_row(accounts, scope, cuts, max(8, width - 59)))
     return _framed(f"by {dimension}, with the cuts on the raw score", table)
 
 

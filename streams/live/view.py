@@ -47,7 +47,8 @@ class LiveView:
 
     def refresh(self, now: float, *, force: bool = False) -> None:
         """Draw, or say a line, if it is time to; `force` does it anyhow (the last one)."""
-        if now < self._due and not force:
+        nothing_to_say = self._live is None and self._accounts.clock is None
+        if (now < self._due or nothing_to_say) and not force:
             return
         self._due = now + (DRAW_EVERY_S if self._live else SAY_EVERY_S)
         pace = self._pace(now)

@@ -14,8 +14,8 @@ from streams.report.theme import ACCENT, INK, MUTED, RULE, svg, themed
 
 NAMED: Final = 4
 """At most so many categories are named and drawn in ink: those that moved most, if they moved at all."""
-MOVED: Final = 0.2
-"""Log-odds: less is the width of a line."""
+MOVED: Final = 0.6
+"""Log-odds: a detected jump moves its block at least so far; what moves less goes with the rest."""
 
 Line = list[tuple[int, float]]
 """Hours since the epoch, and the cut from then on, in log-odds."""

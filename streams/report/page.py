@@ -130,6 +130,8 @@ def _tiles(accounts: Accounts, run: Run, figures: dict[str, Any]) -> list[Tile]:
 
 def _green_tile(accounts: Accounts, run: Run) -> Tile:
     row = _tier(accounts, run, "green")
+    if not accounts.tallies.total()["green"].labelled:
+        return Tile(f"green ({row.share})", "untested", f"no green response has a verdict; promise {row.promise}")
     return Tile(f"green ({row.share})", row.realised, f"rejected; {row.interval}, promise {row.promise}", row.standing)
 
 
@@ -158,7 +160,7 @@ def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
         between(lower, upper),
         promised(run.promise, tier),
         standing,
-        STANDING[standing],
+        STANDING[standing] if cell.labelled else "no verdicts",
     )
 
 

@@ -127,7 +127,7 @@ def test_a_jump_in_the_middle_of_a_batch_is_explained_by_its_alarm(week):
     batched = [r for n, r in enumerate(week.records) if not isinstance(r[1], Calibration) or n % 7 == 0]
     quiet = [(t, replace(e, cause="labels") if isinstance(e, Calibration) else e, at) for t, e, at in batched]
     accounts = fed(quiet)
-    assert [c.cause for c in accounts.changes.shown] == ["warm-up over", "labels"]
+    assert [c.cause for c in accounts.changes.shown] == ["warm-up over", "a batch of labels"]
     causes = [c.cause for c in explained(accounts.changes.shown, accounts.alarms.values())]
     assert causes == ["warm-up over", "jump: category=dosing"]
 
