@@ -4,12 +4,15 @@ Only `load` needs torch and transformers, and imports them when it is called: th
 """
 
 from models.encoder.base import Encoder, Score
+from models.encoder.batches import BATCH_TOKENS
 
 __all__ = ["Encoder", "Score", "load"]
 
 
-def load(path_or_hub_id: str, device: str = "cpu", *, threads: int | None = None) -> Encoder:
+def load(
+    path_or_hub_id: str, device: str = "cpu", *, threads: int | None = None, batch_tokens: int = BATCH_TOKENS
+) -> Encoder:
     """Load an encoder; see `models.encoder.loading.load`. Raises `ArtifactError`."""
     from models.encoder import loading  # noqa: PLC0415 (see above)
 
-    return loading.load(path_or_hub_id, device, threads=threads)
+    return loading.load(path_or_hub_id, device, threads=threads, batch_tokens=batch_tokens)

@@ -1,6 +1,10 @@
 """Group texts of similar length, so that little is padded."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
+
+BATCH_TOKENS: Final = 2048
+"""Padded tokens a forward pass: beyond it a CPU gains nothing (measured: tiny to base sizes, two cores)."""
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from models.encoder.base import Encoder, Score
-from models.encoder.batches import batches
+from models.encoder.batches import BATCH_TOKENS, batches
 from models.encoder.template import segments
 from models.encoder.tokens import Framer, Tokens
 from models.events import Response
-
-BATCH_TOKENS: Final = 2048
-"""Padded tokens a forward pass: beyond it a CPU gains nothing (measured: tiny to base sizes, two cores)."""
 
 STEP: Final = 16
 """Row lengths are rounded up to a multiple, so that kernels are prepared for few distinct shapes."""

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from models.encoder.artifact import verify
 from models.encoder.base import Encoder
+from models.encoder.batches import BATCH_TOKENS
 from models.encoder.cross import CrossEncoder
 from models.encoder.quiet import quiet
 from models.encoder.template import VERSION
@@ -19,10 +20,17 @@ MAX_LENGTH: Final = 512
 """Positions of BERT; longer texts keep their beginning and end."""
 
 
-def load(path_or_hub_id: str, device: str = "cpu", *, threads: int | None = None) -> Encoder:
+def load(
+    path_or_hub_id: str, device: str = "cpu", *, threads: int | None = None, batch_tokens: int = BATCH_TOKENS
+) -> Encoder:
     """Load an encoder; nothing is printed. Raises `ArtifactError`, whose text names the model and the remedy.
 
-    `threads`: processor threads of torch, for the whole process; one process a core scales best.
+    Args:
+        path_or_hub_id: a folder, or a name that transformers finds.
+        device: where torch computes.
+        threads: processor threads of torch, for the whole process; one process a core scales best.
+        batch_tokens: padded tokens a forward pass. Batch mates move a logit by some 1e-6; with 1 every response is
+            scored alone, and a replay is the same bit for bit.
     """
     facts = verify(Path(path_or_hub_id))
     if threads is not None:
@@ -31,7 +39,8 @@ def load(path_or_hub_id: str, device: str = "cpu", *, threads: int | None = None
     framer = Framer(tokenizer, limit(model, tokenizer), twins=bool(facts.get("twins")))
     identity = facts.get("content_hash") or _identity(model, tokenizer)
     model = model.to(device).eval().requires_grad_(requires_grad=False)
-    return CrossEncoder(model, framer, _named(identity, device), pad=tokenizer.pad_token_id or 0)
+    pad = tokenizer.pad_token_id or 0
+    return CrossEncoder(model, framer, _named(identity, device), pad=pad, batch_tokens=batch_tokens)
 
 
 def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
@@ -73,10 +82,8 @@ def _check_head(name: str, model: Any, report: dict[str, Any]) -> None:
 
 def limit(model: Any, tokenizer: Any) -> int:
     """The shortest of what tokenizer, position table and `MAX_LENGTH` allow."""
-    offset = (
-        2 if model.config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
-    )  # their positions start at 2
-    positions = getattr(model.config, "max_position_embeddings", MAX_LENGTH) - offset
+    reserved = 2 if "roberta" in model.config.model_type else 0  # its positions begin after two that are never used
+    positions = getattr(model.config, "max_position_embeddings", MAX_LENGTH) - reserved
     return int(min(MAX_LENGTH, positions, tokenizer.model_max_length))
 
 

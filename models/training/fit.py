@@ -170,7 +170,7 @@ def _fit(start: _Start, examples: Sequence[Example], recipe: Recipe, tell: Progr
             rows,
             settings,
             start.tokenizer.pad_token_id,
-            lambda share: tell(0.05 + 0.9 * share, "training"),
+            lambda share: tell(0.05 + 0.85 * share, "training"),
         )
     start.model.eval()
 

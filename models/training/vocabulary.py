@@ -1,32 +1,50 @@
 """A WordPiece vocabulary learnt from the training texts, for an encoder that starts from nothing."""
 
-from collections.abc import Iterable
+import string
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL: Final = {
-    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
-}  # fmt: skip
-_ORDER: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+_INNER: Final = [f"##{character}" for character in string.ascii_lowercase + string.digits]
+"""Given to the trainer beforehand: it would number them in random order, and break ties by number."""
 
 
-def learn(texts: Iterable[str], size: int, length: int) -> Any:
-    """Train an uncased BERT tokenizer of at most `size` pieces; `length` is the longest input of its model."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - not a password
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(_ORDER), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = _frame(tokenizer)
+def learn(texts: Sequence[str], size: int, length: int) -> Any:
+    """Return an uncased BERT tokenizer of about `size` pieces; `length` is the longest input of its model.
+
+    Equal texts give equal vocabularies, which the library's own trainer alone does not promise.
+    """
+    pieces = [*SPECIAL.values(), *sorted(_pieces(texts, size) - set(SPECIAL.values()))]
+    tokenizer = _tokenizer({piece: index for index, piece in enumerate(pieces)})
+    marks = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks
+    )
     wrap: Any = PreTrainedTokenizerFast
     return wrap(tokenizer_object=tokenizer, model_max_length=length, **SPECIAL)
 
 
-def _frame(tokenizer: Any) -> Any:
-    marks = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    return processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks
+def _pieces(texts: Sequence[str], size: int) -> set[str]:
+    tokenizer = _tokenizer({})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=[*SPECIAL.values(), *_INNER], show_progress=False
     )
+    tokenizer.train_from_iterator(texts, trainer)
+    return set(tokenizer.get_vocab())
+
+
+def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL["unk_token"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer

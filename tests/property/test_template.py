@@ -1,0 +1,76 @@
+import unicodedata
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.encoder.template import ABSENT, MAX_NUMBERS, PENDING, clean, segments
+from models.encoder.tokens import middle_out, shares
+from models.events import Response
+
+NOW = datetime(2026, 1, 5, tzinfo=UTC)
+hostile = st.text(st.characters(codec="utf-8"), max_size=60)
+
+
+def response(**fields):
+    base = {
+        "response_id": "r",
+        "conversation_id": "v",
+        "deployment": "d",
+        "site": "s",
+        "query": "q",
+        "occurred_at": NOW,
+    }
+    return Response(**{**base, **fields})
+
+
+@given(hostile)
+def test_cleaning_twice_is_cleaning_once(text):
+    assert clean(clean(text)) == clean(text)
+
+
+@given(hostile)
+def test_nothing_invisible_survives(text):
+    assert all(unicodedata.category(character)[0] != "C" for character in clean(text))
+    assert unicodedata.is_normalized("NFKC", clean(text))
+
+
+@given(hostile, st.none() | hostile, st.dictionaries(hostile, st.floats(allow_nan=False), max_size=30))
+def test_any_event_has_two_segments_with_bounded_context(query, answer, context):
+    first, second = segments(response(query=query or "q", response=answer, context=context))
+    assert first.count(" | ") >= 5
+    assert second == (PENDING if answer is None else clean(answer))
+
+
+def test_template_is_what_the_documentation_says():
+    event = response(
+        category="triage", llm_model="m", turn=2, context={"b": 0.12345, "a": 3}, query="Why?", response="So."
+    )
+    assert segments(event) == (f"triage | {ABSENT} | {ABSENT} | m | turn 2 | a 3 | b 0.123 | Why?", "So.")
+
+
+def test_an_empty_answer_is_not_a_pending_one():
+    assert segments(response(response=""))[1] != segments(response(response=None))[1]
+
+
+@given(st.integers(0, 900), st.integers(0, 900), st.integers(2, 512))
+def test_shares_fill_the_budget_and_take_from_the_longer(first, second, budget):
+    kept = shares(first, second, budget)
+    assert kept[0] <= first
+    assert kept[1] <= second
+    assert sum(kept) == min(first + second, budget)
+    assert kept[0] == first or kept[1] == second or abs(kept[0] - kept[1]) <= 1
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(1, 60))
+def test_truncation_keeps_beginning_and_end(tokens, keep):
+    kept = middle_out(tokens, keep)
+    assert len(kept) == min(len(tokens), keep)
+    head = (len(kept) + 1) // 2
+    assert kept[:head] == tokens[:head]
+    assert kept[head:] == tokens[len(tokens) - (len(kept) - head) :]
+
+
+def test_only_so_many_numbers_are_shown():
+    first, _ = segments(response(context={f"n{index:03d}": 1.0 for index in range(90)}))
+    assert first.count(" 1 |") == MAX_NUMBERS

@@ -1,0 +1,179 @@
+"""A small model with random weights, sealed as an artifact: everything but quality."""
+
+import math
+import shutil
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+from models.encoder import load
+from models.encoder.artifact import CARD, seal, verify
+from models.encoder.quiet import quiet
+from models.errors import ArtifactError
+from models.events import Response
+from models.training.vocabulary import learn
+
+NOW = datetime(2026, 1, 5, tzinfo=UTC)
+TEXT = "take two tablets of amlodipine 5 mg every day with water and call us if anything is unclear"
+WORDS = TEXT.split()
+LIMIT = 64
+
+
+def event(query="take amlodipine 5 mg", response="every day", **fields):
+    ids = {"response_id": "r", "conversation_id": "v", "deployment": "d", "site": "s"}
+    return Response(**ids, query=query, response=response, occurred_at=NOW, **fields)
+
+
+def make(folder, *, labels=2, twins=True, build=BertForSequenceClassification, sealed=True):
+    torch.manual_seed(0)
+    tokenizer = learn([" ".join(WORDS), "response pending turn 0 - |"], 300, LIMIT)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    settings = {"max_position_embeddings": LIMIT, "num_labels": labels, "initializer_range": 0.5}
+    model = build(BertConfig(vocab_size=len(tokenizer) * (1 + twins), **size, **settings))
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    if sealed:
+        seal(folder, {"kind": "cross", "twins": twins})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("encoder") / "artifact")
+
+
+@pytest.fixture(scope="module")
+def encoder(artifact):
+    return load(str(artifact))
+
+
+def test_the_same_artifact_scores_the_same_bit_for_bit(artifact, encoder, tmp_path):
+    again = load(str(shutil.copytree(artifact, tmp_path / "copy")))
+    assert again.score([event()]) == encoder.score([event()])
+    assert again.model_hash == encoder.model_hash
+    assert len(encoder.model_hash) == 64
+
+
+def test_a_response_scores_the_same_whatever_its_batch_mates(encoder):
+    mates = [event(response=" ".join(WORDS[:n] * 2)) for n in range(1, 17)]
+    for mate, together in zip(mates, encoder.score(mates), strict=True):
+        assert encoder.score([mate])[0].logit == pytest.approx(together.logit, abs=1e-5)
+
+
+def test_scored_alone_a_batch_is_the_single_scores_bit_for_bit(artifact):
+    alone = load(str(artifact), batch_tokens=1)
+    mates = [event(response=" ".join(WORDS[:n])) for n in range(1, 17)]
+    assert alone.score(mates) == [alone.score([mate])[0] for mate in mates]
+
+
+def test_scores_come_back_in_the_order_given(encoder):
+    mates = [event(response=" ".join(WORDS[:n])) for n in (9, 2, 5)]
+    assert [score.logit for score in encoder.score(mates)[::-1]] == pytest.approx(
+        [score.logit for score in encoder.score(mates[::-1])], abs=1e-5
+    )
+
+
+def test_no_responses_have_no_scores(encoder):
+    assert encoder.score([]) == []
+    assert encoder.count_tokens([]) == []
+
+
+def test_what_was_cut_is_said_and_the_end_still_counts(encoder):
+    long = " ".join(WORDS * 10)
+    short, cut, other_end = encoder.score([event(), event(response=long), event(response=f"{long} amlodipine 5 mg")])
+    assert not short.truncated
+    assert cut.truncated
+    assert cut.logit != other_end.logit
+    assert encoder.count_tokens([event(response=long)]) == [LIMIT]
+
+
+def test_unknown_characters_are_counted(encoder):
+    plain, foreign = encoder.score([event(), event(response="每天 δύο tablets")])
+    assert plain.unknown == 0.0
+    assert 0.0 < foreign.unknown < 1.0
+
+
+def test_an_answer_that_is_pending_scores_otherwise_than_an_empty_one(encoder):
+    pending, empty = encoder.score([event(response=None), event(response="")])
+    assert pending.logit != empty.logit
+
+
+def test_whether_a_token_stands_in_the_other_text_matters(encoder):
+    same, other = encoder.score([event(query="take 5 mg", response="5"), event(query="take 2 mg", response="5")])
+    assert same.logit != other.logit
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_changed_file_is_refused_by_name(artifact, tmp_path, name):
+    folder = shutil.copytree(artifact, tmp_path / "changed")
+    data = bytearray((folder / name).read_bytes())
+    data[-2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ArtifactError, match=rf"{name}.*restore the original"):
+        load(str(folder))
+
+
+def test_an_added_file_is_refused(artifact, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "added")
+    (folder / "modeling.py").write_text("print('hello')")
+    with pytest.raises(ArtifactError, match=r"modeling\.py"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda card: {**card, "twins": False}, lambda card: {**card, "template": 99}, lambda _: []]
+)
+def test_a_changed_card_is_refused(artifact, tmp_path, damage):
+    folder = shutil.copytree(artifact, tmp_path / "card")
+    (folder / CARD).write_bytes(orjson.dumps(damage(orjson.loads((folder / CARD).read_bytes()))))
+    with pytest.raises(ArtifactError, match=CARD):
+        load(str(folder))
+
+
+def test_another_template_is_refused(artifact, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "template")
+    seal(folder, {"template": 99})
+    with pytest.raises(ArtifactError, match="template 99"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "", "no-such-model"])
+def test_a_missing_model_is_one_sentence_with_a_remedy(name):
+    with pytest.raises(ArtifactError, match=r"cannot be loaded.*demur train") as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_are_refused(artifact, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "pickled", ignore=shutil.ignore_patterns("model.safetensors", CARD))
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ArtifactError, match="safetensors"):
+        load(str(folder))
+
+
+def test_a_model_without_a_trained_head_is_refused(tmp_path):
+    folder = make(tmp_path / "headless", build=BertModel, sealed=False)
+    with pytest.raises(ArtifactError, match="no trained head"):
+        load(str(folder))
+
+
+def test_three_labels_are_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="3 labels"):
+        load(str(make(tmp_path / "three", labels=3, sealed=False)))
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_foreign_classifier_of_one_or_two_labels_loads(tmp_path, labels):
+    folder = make(tmp_path / "foreign", labels=labels, twins=False, sealed=False)
+    first, second = load(str(folder)), load(str(shutil.copytree(folder, tmp_path / "elsewhere")))
+    assert math.isfinite(first.score([event()])[0].logit)
+    assert first.model_hash == second.model_hash
+
+
+def test_loading_prints_nothing(artifact, capfd):
+    load(str(artifact)).score([event()])
+    assert capfd.readouterr() == ("", "")

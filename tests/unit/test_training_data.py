@@ -1,0 +1,100 @@
+from datetime import timedelta
+
+import orjson
+import pytest
+
+from models.errors import SettingsError
+from models.events import Feedback, Response
+from models.training.data import from_week, read, read_logs, to_events
+from models.training.examples import digest, folds, pending, split
+from models.training.synth import FAST, Config, generate, write
+
+ROWS = [
+    {"id": "a/1", "query": "Is it safe?", "response": "Yes.", "label": 1, "grade": 1, "question_id": "q1"},
+    {"id": "a/2", "query": "Is it safe?", "response": "No.", "label": 1, "grade": 2, "question_id": "q1"},
+    {"id": "a/3", "query": "is  it SAFE?", "response": "Perhaps.", "label": 0, "rater": "r 1"},
+    {"id": "b 4", "query": "And now?", "response": "Wait.", "label": 0, "verdict": "edit", "depth": "deep",
+     "edited_response": "Wait 2 days.", "question_id": "q2", "category": None, "extra": [1]},
+]  # fmt: skip
+
+
+@pytest.fixture
+def examples(tmp_path):
+    return read(lines(tmp_path / "rows.jsonl", ROWS))
+
+
+def lines(path, rows):
+    path.write_bytes(b"\n".join(map(orjson.dumps, rows)) + b"\n")
+    return path
+
+
+def test_rows_keep_what_they_say(examples):
+    assert [example.rejected for example in examples] == [True, True, False, False]
+    assert [example.depth for example in examples] == ["deep", "surface", "none", "deep"]
+    assert [example.question for example in examples] == ["q1", "q1", "is it safe?", "q2"]
+    assert examples[3].event.response_id == "b_4"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [(b'{"id": "x"}', "query"), (b"not json", "line 1"), (b'{"id":"x","query":"q","label":"no"}', "label")],
+)
+def test_a_bad_line_is_named(tmp_path, line, says):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(line)
+    with pytest.raises(SettingsError, match=says):
+        read(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"nothing\.jsonl cannot be read"):
+        read(tmp_path / "nothing.jsonl")
+
+
+def test_a_replay_is_a_stream_with_simulated_times(examples):
+    arrivals = to_events(examples, seed=1)
+    assert arrivals == to_events(examples, seed=1)
+    assert arrivals != to_events(examples, seed=2)
+    responses = [arrival.event for arrival in arrivals if isinstance(arrival.event, Response)]
+    verdicts = {a.event.response_id: a.event for a in arrivals if isinstance(a.event, Feedback)}
+    assert [response.response_id for response in responses] == ["a/1", "a/2", "a/3", "b_4"]
+    assert responses[-1].occurred_at - responses[0].occurred_at < timedelta(days=7)
+    assert [verdicts[name].action for name in ("a/1", "a/3", "b_4")] == ["disagreed", "accepted", "edited"]
+    assert verdicts["a/2"].reason_code == "cds-not-applicable"
+    assert verdicts["a/3"].clinician == "r_1"
+
+
+def test_silence_is_a_share(examples):
+    assert not [a for a in to_events(examples, seed=1, feedback=0.0) if isinstance(a.event, Feedback)]
+
+
+def test_a_written_week_is_training_data(tmp_path):
+    week = generate(Config(responses=300, seed=4))
+    write(week, tmp_path)
+    judged = read_logs(tmp_path / "responses.jsonl", tmp_path / "feedback.jsonl")
+    assert {example.event.response_id for example in judged} <= week.truths.keys()
+    assert 100 < len(judged) < 300
+    agreed = [example.rejected == week.truths[example.event.response_id].rejected for example in judged]
+    assert sum(agreed) / len(agreed) > 0.9  # some change their minds
+
+
+def test_a_question_is_never_on_both_sides():
+    examples = from_week(generate(FAST))
+    rest, held = split(examples, 0.2, seed=5)
+    assert not {example.question for example in rest} & {example.question for example in held}
+    assert 0.15 < len(held) / len(examples) < 0.25
+    assert len(rest) + len(held) == len(examples)
+
+
+def test_folds_cover_everything_once_and_never_leak():
+    examples = from_week(generate(FAST))
+    parts = folds(examples, 5, seed=5)
+    assert sorted(index for part in parts for index in part) == list(range(len(examples)))
+    questions = [{examples[index].question for index in part} for part in parts]
+    assert sum(map(len, questions)) == len(set.union(*questions))
+    assert parts == folds(examples, 5, seed=5) != folds(examples, 5, seed=6)
+
+
+def test_a_digest_names_the_data(examples):
+    assert digest(examples) == digest(list(examples)) != digest(examples[::-1])
+    assert pending(examples[0]).event.response is None

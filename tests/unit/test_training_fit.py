@@ -1,0 +1,112 @@
+"""A tiny encoder really learns, on one core in some ten seconds, and its artifact says what it is."""
+
+from pathlib import Path
+
+import msgspec
+import orjson
+import pytest
+
+from models.encoder import load
+from models.errors import ArtifactError, SettingsError
+from models.training import reference
+from models.training.data import from_week
+from models.training.examples import pending
+from models.training.fit import Recipe, quality, train
+from models.training.metrics import measure
+from models.training.synth import Config, generate
+
+TINY = Recipe(seed=2, hidden=32, layers=1, feed=32)
+SMALLEST = Recipe(seed=2, hidden=16, layers=1, feed=16, vocabulary=400)
+
+
+def answers(count, seed):
+    return from_week(generate(Config(responses=count, seed=seed, drift=None, pre_response=0.0)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit") / "artifact"
+    told = []
+    report = train(answers(3500, seed=11), folder, recipe=TINY, progress=lambda share, _: told.append(share))
+    return folder, report, told
+
+
+def test_it_learns_relations_between_question_and_answer(trained):
+    folder, _, _ = trained
+    fresh = quality(str(folder), answers(1500, seed=12))
+    assert fresh.post_response.auroc > 0.68  # knowing the category alone gives .63
+    assert fresh.post_response.auroc > fresh.pre_response.auroc + 0.05
+    assert fresh.pre_response.auroc > 0.55
+    assert fresh.post_response.ece < 0.08
+
+
+def test_the_artifact_carries_its_history(trained):
+    folder, report, _ = trained
+    card = orjson.loads((folder / "rpm.json").read_bytes())
+    assert card["seed"] == 2
+    assert card["twins"] is True
+    assert card["metrics"]["post_response"] == msgspec.to_builtins(report.post_response)
+    assert {"torch", "transformers", "python"} <= card["libraries"].keys()
+    assert not list(Path(folder).glob("*.bin"))
+
+
+def test_progress_grows_to_the_end(trained):
+    _, _, told = trained
+    assert told == sorted(told)
+    assert told[0] == 0.0
+    assert told[-1] >= 0.95
+
+
+def test_the_same_artifact_scores_before_and_after_the_answer(trained):
+    encoder = load(str(trained[0]))
+    example = answers(5, seed=13)[0]
+    after, before = encoder.score([example.event, pending(example).event])
+    assert after.logit != before.logit
+
+
+def test_training_again_gives_the_same_weights(tmp_path):
+    examples = answers(250, seed=14)
+    for name in ("one", "two"):
+        train(examples, tmp_path / name, recipe=SMALLEST)
+    one, two = (load(str(tmp_path / name)) for name in ("one", "two"))
+    assert one.model_hash == two.model_hash
+    assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
+        tmp_path / "two" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_any_checkpoint_can_be_trained_further(trained, tmp_path):
+    report = train(answers(250, seed=15), tmp_path / "tuned", encoder=str(trained[0]), recipe=SMALLEST)
+    assert report.post_response.count > 10
+    assert load(str(tmp_path / "tuned")).model_hash != load(str(trained[0])).model_hash
+
+
+def test_nothing_to_learn_from_is_said(tmp_path):
+    with pytest.raises(SettingsError, match="one verdict only"):
+        train([example for example in answers(60, seed=1) if not example.rejected], tmp_path / "x")
+
+
+def test_a_missing_checkpoint_is_said(tmp_path):
+    with pytest.raises(ArtifactError, match="no/such"):
+        train(answers(250, seed=1), tmp_path / "x", encoder="no/such", recipe=SMALLEST)
+
+
+def test_the_reference_is_trained_once_and_mended_if_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "FAST_WEEK", Config(responses=250, seed=1))
+    monkeypatch.setattr(reference, "RECIPE", SMALLEST)
+    folder = reference.ensure_reference(tmp_path, fast=True)
+    made = load(str(folder)).model_hash
+    told = []
+    assert reference.ensure_reference(tmp_path, fast=True, progress=lambda *news: told.append(news)) == folder
+    assert told == []
+    (folder / "config.json").write_text("{}")
+    assert load(str(reference.ensure_reference(tmp_path, fast=True))).model_hash == made
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_measures_agree_with_hand_counts():
+    found = measure([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
+    assert found.auroc == 0.75
+    assert found.accuracy == 0.5
+    assert found.brier == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
+    assert found.ece == pytest.approx((0.1 + 0.6 + 0.6 + 0.1) / 4)

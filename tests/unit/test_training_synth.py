@@ -1,0 +1,164 @@
+from collections import Counter, defaultdict
+from statistics import mean
+
+import pytest
+
+from models.events import Feedback, Response, decode, encode
+from models.salience import tokens
+from models.training.cases import compose
+from models.training.draw import Draw
+from models.training.grammar import GRAMMARS
+from models.training.hospital import CATEGORIES, Config, Drift, intercepts
+from models.training.synth import FAST, generate, write
+
+
+@pytest.fixture(scope="module")
+def week():
+    return generate(Config(responses=12_000, seed=3))
+
+
+def rates(week, *, drifted=False):
+    found = defaultdict(list)
+    for truth in week.truths.values():
+        if truth.drifted == drifted:
+            found[truth.category].append(truth.rejected)
+    return {name: mean(values) for name, values in found.items()}
+
+
+def test_a_seed_is_a_week():
+    assert generate(FAST) == generate(FAST)
+    assert generate(FAST) != generate(Config(responses=FAST.responses, seed=1))
+
+
+def test_every_response_has_a_truth_and_arrives_once(week):
+    assert sorted(week.truths) == sorted(response.response_id for response in week.responses)
+    assert len(week.truths) == 12_000
+
+
+def test_events_arrive_in_order_and_keep_the_contract(week):
+    times = [arrival.arrives_at for arrival in week.arrivals]
+    assert times == sorted(times)
+    for arrival in week.arrivals[:2000]:
+        assert decode(type(arrival.event), encode(arrival.event)) == arrival.event
+
+
+@pytest.mark.parametrize("category", CATEGORIES, ids=lambda category: category.name)
+def test_base_rates_are_as_stated(week, category):
+    # earlier rejections in a conversation add a point or two; the standard error here is at most 1.7 points
+    assert rates(week)[category.name] == pytest.approx(category.base, abs=0.06)
+
+
+def test_rejections_happen_as_often_as_their_probabilities_say(week):
+    truths = week.truths.values()
+    assert mean(truth.rejected for truth in truths) == pytest.approx(
+        mean(truth.probability for truth in truths), abs=0.01
+    )
+
+
+def test_the_drift_moves_one_category_from_its_time_on(week):
+    drift = week.config.drift
+    assert {truth.category for truth in week.truths.values() if truth.drifted} == {drift.category}
+    assert all(
+        truth.drifted == (truth.occurred_at >= week.config.drift_at)
+        for truth in week.truths.values()
+        if truth.category == drift.category
+    )
+    assert rates(week, drifted=True)[drift.category] > rates(week)[drift.category] + 0.2
+
+
+def test_an_earlier_rejection_raises_the_later_risk(week):
+    by_id = week.truths
+    pairs = [(by_id[f"{name[:-1]}0"], truth) for name, truth in by_id.items() if name.endswith("t1")]
+    after = {
+        refused: mean(late.probability for early, late in pairs if early.rejected == refused)
+        for refused in (False, True)
+    }
+    assert after[True] > after[False] + 0.05
+
+
+def test_sites_and_clinicians_differ_in_severity(week):
+    plain = [truth for truth in week.truths.values() if truth.category == "patient message" and truth.defect == "none"]
+    severities = {truth.clinician: truth.probability for truth in plain}
+    assert max(severities.values()) > 3 * min(severities.values())
+
+
+def test_feedback_is_as_untidy_as_configured(week):
+    answered = {feedback.response_id for feedback in week.feedback} & week.truths.keys()
+    assert len(answered) / 12_000 == pytest.approx(week.config.feedback, abs=0.02)
+    ids = Counter(feedback.feedback_id for feedback in week.feedback)
+    duplicated = sum(count > 1 for count in ids.values()) / len(ids)
+    assert duplicated == pytest.approx(week.config.duplicated, abs=0.01)
+    orphans = [feedback for feedback in week.feedback if feedback.response_id not in week.truths]
+    assert {feedback.feedback_id for feedback in orphans} == {f"unknown-{n}-f1" for n in range(60)}
+    assert set(Counter(feedback.action for feedback in week.feedback)) == {
+        "accepted", "edited", "disagreed", "flagged", "abandoned", "retracted",
+    }  # fmt: skip
+
+
+def test_feedback_comes_seconds_to_days_later_and_sometimes_first(week):
+    asked = {response.response_id: response.occurred_at for response in week.responses}
+    delays = [(f.occurred_at - asked[f.response_id]).total_seconds() for f in week.feedback if f.response_id in asked]
+    assert min(delays) < 0
+    assert max(delays) > 86_400
+    seen, first = set(), 0
+    for arrival in week.arrivals:
+        if isinstance(arrival.event, Response):
+            seen.add(arrival.event.response_id)
+        else:
+            first += arrival.event.response_id in asked and arrival.event.response_id not in seen
+    assert first > 20
+
+
+def test_vague_answers_please(week):
+    by_defect = defaultdict(list)
+    for truth in week.truths.values():
+        by_defect[truth.defect].append(truth.probability)
+    assert mean(by_defect["vague"]) < 0.35
+    assert mean(by_defect["wrong_dose"]) > 0.5
+
+
+def test_edits_are_real(week):
+    asked = {response.response_id: response for response in week.responses}
+    for feedback in week.feedback:
+        if feedback.action == "edited" and asked[feedback.response_id].response is not None:
+            assert feedback.edited_response != asked[feedback.response_id].response
+
+
+@pytest.mark.parametrize("category", sorted(GRAMMARS))
+def test_wording_edits_touch_nothing_salient_and_dose_edits_do(category):
+    draw = Draw(1)
+    for _ in range(100):
+        case = compose(draw, category, defective=draw.chance(0.5))
+        assert tokens(case.reworded) == tokens(case.response)
+        if case.defect in {"none", "wrong_dose", "wrong_drug", "contradiction"}:
+            assert tokens(case.corrected) != tokens(case.response)
+
+
+@pytest.mark.parametrize("category", sorted(GRAMMARS))
+def test_a_sound_answer_restates_only_what_was_asked(category):
+    draw = Draw(2)
+    for _ in range(50):
+        case = compose(draw, category, defective=False)
+        assert case.defect == "none"
+        assert case.corrected.startswith(case.response[:20])
+
+
+def test_several_deployments_share_nothing_but_the_rules():
+    week = generate(Config(responses=400, deployments=("a", "b"), drift=None))
+    assert {truth.deployment for truth in week.truths.values()} == {"a", "b"}
+    people = {name: {t.clinician for t in week.truths.values() if t.deployment == name} for name in "ab"}
+    assert not people["a"] & people["b"]
+    assert week.config.drift_at is None
+
+
+def test_intercepts_follow_the_base_rates():
+    found = intercepts()
+    assert found["scheduling"] < found["patient message"] < found["medication reconciliation"]
+
+
+def test_a_written_week_can_be_read_again(tmp_path):
+    week = generate(Config(responses=60, drift=Drift(category="triage")))
+    write(week, tmp_path)
+    lines = (tmp_path / "feedback.jsonl").read_bytes().splitlines()
+    assert [decode(Feedback, line) for line in lines] == week.feedback
+    assert len((tmp_path / "truth.jsonl").read_bytes().splitlines()) == 60
