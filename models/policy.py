@@ -47,6 +47,10 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Nor before the curve at the green cut is known to that many logits: a true .05 reads .036 to .070."""
     max_calibration_age_s: Annotated[float, Meta(gt=0.0)] = WEEK_S
     """Nor when the last label is older than this: nobody would have noticed a change since."""
+    rater_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.2
+    """Largest share of the recent evidence that any one clinician carries (1: no bound)."""
+    mature: bool = False
+    """Whether labels wait while one kind of verdict arrives much faster: buys coverage, costs time to see a shift."""
     calibrator: FilterSettings = FilterSettings()
 
     def __post_init__(self) -> None:

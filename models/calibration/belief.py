@@ -125,11 +125,11 @@ class Curve:
         if cov[9]:
             cov[9] += bias
 
-    def move(self, shift: float, spread: float) -> None:
+    def move(self, shift: float, spread: float, slope_spread: float) -> None:
         """Shift the intercept and widen it and the first slope: after a jump the shape is less certain too."""
         self.mean[0] = clip(self.mean[0] + shift, 2.0 * MAX_OFFSET)
         self.cov[0] += max(0.0, min(spread, MAX_VARIANCE - self.cov[0]))
-        self.cov[4] += max(0.0, min(0.1, SLOPE_VARIANCES[0] - self.cov[4]))
+        self.cov[4] += max(0.0, min(slope_spread, SLOPE_VARIANCES[0] - self.cov[4]))
 
     def gain(self, x1: float, x2: float, organic: float) -> Gain:
         """Covariance times the feature vector (1, x1, x2, organic)."""

@@ -2,19 +2,39 @@
 
 from collections.abc import Iterable, Sequence
 from math import exp, isfinite, log
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from models.calibration.basis import basis, clip
 from models.calibration.belief import Curve, Offset, settle, settle_noisy
-from models.calibration.jumps import ALL, DELTAS, Jump, Ratios, accumulate, ratios, ratios_noisy, restart, temper
+from models.calibration.jumps import (
+    ALL,
+    UPWARD,
+    Jump,
+    Ratios,
+    accumulate,
+    ratios,
+    ratios_noisy,
+    restart,
+    size,
+    strongest,
+    temper,
+)
 from models.calibration.serving import MAX_ETA, Key, Moments, Thresholds, evaluate
 from models.calibration.settings import DEFAULTS, FilterSettings
 from models.calibration.state import State, nest, pack, read, read_curve, unpack
 
 BIAS_VARIANCE: Final = 0.5
 """The first guess of the organic bias is right to about +-0.7 logits."""
+
+RATER_POWER: Final = 0.75
+"""Three quarters of the log evidence needed: one rater explains it alone. Of three honest ones each has a third."""
+
+MIN_RATERS: Final = 3
+"""With fewer, a change of the raters cannot be told from a change of the answers: it counts as the latter."""
+
+Candidate = tuple[Key | None, Offset]
 
 MAX_WEIGHT: Final = 100.0
 """More repetitions than any resampling wrapper asks for; keeps every product finite."""
@@ -41,18 +61,19 @@ class Filter:
     >>> for _ in range(100):
     ...     jump = calibrator.observe(Observation(-2.0, [("site", "north")], rejected=False))
     >>> [round(p, 3) for p in calibrator.risk(-2.0, [("site", "north")])]
-    [0.024, 0.025]
+    [0.024, 0.028]
     >>> Filter.restore(calibrator.state()).state() == calibrator.state()
     True
     """
 
-    __slots__ = ("_audits", "_curve", "_everyone", "_groups", "_rate", "clock", "ignored", "settings")
+    __slots__ = ("_audits", "_curve", "_discount", "_everyone", "_groups", "_rate", "clock", "ignored", "settings")
 
     def __init__(self, settings: FilterSettings = DEFAULTS) -> None:
         self.settings = settings
         self.clock = 0
         self.ignored = 0
         self._rate = log(2.0) / settings.half_life
+        self._discount = settings.threshold / settings.threshold_down
         self._curve = Curve.prior(settings.intercept_variance)
         self._curve.keep_monotone(settings.z)
         self._everyone = Offset(0.0, 0.0, 0)
@@ -192,48 +213,69 @@ class Filter:
 
     def _judge(self, keys: list[Key], blocks: list[Offset], values: Ratios, at: float, *, forced: bool) -> Jump | None:
         """Fold the ratios into every block's evidence and act on the strongest that passes its threshold."""
-        best = accumulate(self._everyone, values, at)
+        discount = self._discount
+        best = accumulate(self._everyone, values, at, discount)
         for block in blocks:
-            best = max(best, accumulate(block, values, at))
+            best = max(best, accumulate(block, values, at, discount))
         if best > self.settings.threshold:
             return self._fire(keys, blocks, at)
-        if forced and not self._curve.biased and accumulate(self._audits, values, at) > self.settings.audit_threshold:
+        if (
+            forced
+            and not self._curve.biased
+            and accumulate(self._audits, values, at, 1.0) > self.settings.audit_threshold
+        ):
             return self._suspect(at)
         return None
 
     def _fire(self, keys: list[Key], blocks: list[Offset], at: float) -> Jump:
-        candidates: list[tuple[Key | None, Offset]] = [(None, self._everyone), *zip(keys, blocks, strict=True)]
-        key, block = max(candidates, key=lambda pair: max(pair[1].evidence))
-        jump = self._describe("jump", key, block, self.settings.threshold, at)
+        key, block = self._culprit(keys, blocks)
+        jump = self._describe("jump", key, block, at)
         if key is not None and key[0] in self.settings.guarded and jump.delta < 0.0:
             block.mean, block.quarantined = 0.0, True
             restart(block)
             return msgspec.structs.replace(jump, kind="quarantine")
-        (self._curve if key is None else block).move(
-            self.settings.shift * jump.delta, self.settings.widening * jump.delta**2
-        )
+        shift, spread = self.settings.shift * jump.delta, self.settings.widening * jump.delta**2
+        if key is None:
+            self._curve.move(shift, spread, self.settings.slope_widening)
+        else:
+            block.move(shift, spread)
         block.born = jump.since
         for touched in (self._everyone, *(self._groups.values() if key is None else blocks)):
             restart(touched)
         return jump
 
+    def _culprit(self, keys: list[Key], blocks: list[Offset]) -> Candidate:
+        """Return the block that jumped: the strongest evidence, but a rater who alone explains most of it comes first.
+
+        Otherwise one clinician who changes their mind, or is not one, would move everybody's risk.
+        """
+        candidates: list[Candidate] = [(None, self._everyone), *zip(keys, blocks, strict=True)]
+        raters = [pair for pair in candidates if pair[0] is not None and pair[0][0] in self.settings.raters]
+        alone = [pair for pair in raters if self._strength(pair)[0] > self.settings.threshold**RATER_POWER]
+        known = sum(name in self.settings.raters for name, _ in self._groups) if alone else 0
+        return max(alone if known >= MIN_RATERS else candidates, key=self._strength)
+
+    def _strength(self, candidate: Candidate) -> tuple[float, int]:
+        return strongest(candidate[1], self._discount)
+
     def _suspect(self, at: float) -> Jump:
         """Audited verdicts contradict organic ones: from now on estimate the bias of the latter."""
-        jump = self._describe("bias", None, self._audits, self.settings.audit_threshold, at)
+        jump = self._describe("bias", None, self._audits, at)
         self._curve.suspect(-self.settings.shift * jump.delta, BIAS_VARIANCE)
         for touched in (self._audits, self._everyone, *self._groups.values()):
             restart(touched)
         return jump
 
-    def _describe(self, kind: str, key: Key | None, block: Offset, threshold: float, at: float) -> Jump:
-        statistic = max(block.evidence)
-        j = block.evidence.index(statistic)
+    def _describe(self, kind: Literal["jump", "bias"], key: Key | None, block: Offset, at: float) -> Jump:
+        settings = self.settings
+        _, j = strongest(block, self._discount if kind == "jump" else 1.0)
+        threshold = settings.threshold if j >= UPWARD else settings.threshold_down
         return Jump(
             kind=kind,
             scope=ALL if key is None else "=".join(key),
-            delta=DELTAS[j],
-            statistic=statistic,
-            threshold=threshold,
+            delta=size(block, j),
+            statistic=block.evidence[j],
+            threshold=threshold if kind == "jump" else settings.audit_threshold,
             since=block.since[j],
             at=at,
         )

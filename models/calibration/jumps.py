@@ -25,6 +25,9 @@ from models.calibration.belief import Offset
 DELTAS: Final = (-1.6, -0.8, 0.8, 1.6)
 """Alternatives in logits: odds times 0.2, 0.45, 2.2, 5."""
 
+UPWARD: Final = 2
+"""Index of the first alternative in which risk rises."""
+
 _GROWTH: Final = tuple(exp(delta) - 1.0 for delta in DELTAS)
 FLOOR: Final = 0.003
 
@@ -89,8 +92,8 @@ def temper(values: Ratios, weight: float) -> Ratios:
     return a**weight, b**weight, c**weight, d**weight
 
 
-def accumulate(block: Offset, values: Ratios, at: float) -> float:
-    """Fold one label's ratios into a block's evidence. Returns the largest."""
+def accumulate(block: Offset, values: Ratios, at: float, discount: float) -> float:
+    """Fold one label's ratios into a block's evidence. Returns the strongest, as `strongest` does."""
     evidence, since, best = block.evidence, block.since, 1.0
     for j, ratio in enumerate(values):
         old = evidence[j]
@@ -101,8 +104,26 @@ def accumulate(block: Offset, values: Ratios, at: float) -> float:
         if old == 1.0:
             since[j] = at
         evidence[j] = new
+        if j < UPWARD:
+            new *= discount
         best = max(best, new)
     return best
+
+
+def strongest(block: Offset, discount: float) -> tuple[float, int]:
+    """Return the strongest evidence and its alternative; downward ones are multiplied by `discount`."""
+    scores = [value * discount if j < UPWARD else value for j, value in enumerate(block.evidence)]
+    return max((score, j) for j, score in enumerate(scores))
+
+
+def size(block: Offset, j: int) -> float:
+    """Return the jump's size: the mean of its direction's alternatives, weighted by their evidence.
+
+    For small jumps the log evidence is a parabola in delta, so equal evidence for 0.8 and 1.6 means 1.2.
+    """
+    near, far = (UPWARD, UPWARD + 1) if j >= UPWARD else (UPWARD - 1, UPWARD - 2)
+    first, second = block.evidence[near], block.evidence[far]
+    return (first * DELTAS[near] + second * DELTAS[far]) / (first + second)
 
 
 def restart(block: Offset) -> None:

@@ -10,18 +10,27 @@ above 0, and a decision with a logit. Any other label is counted under its reaso
 A change that the filter sets aside (older than a jump, or of a quarantined group) still has its version, so that
 versions and labels stay one to one; it does not count towards the warm-up.
 
+Between a label and the filter stand two safeguards: `influence` caps the weight of any one clinician, and `maturity`
+holds labels back while rejections arrive faster than acceptances. A held label becomes a change when a later label's
+`occurred_at` shows that its response is old enough: event time is the only clock.
+
 The state is mutable, with `snapshot` and `restore`: a fold costs ten microseconds, copying the state would cost ten
 times that. Duplicates of a label id are the caller's to drop: it keeps the ids and offsets beside the snapshot.
 There is no clock: `as_of` is the latest `occurred_at` of a folded label.
 """
 
+import heapq
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from math import nan
 from typing import Any, Final, Literal
 
 import msgspec
 
 from models.calibration.filter import Filter, Observation
+from models.calibration.influence import Influence
 from models.calibration.jumps import Jump
+from models.calibration.maturity import Maturity
 from models.calibration.serving import Thresholds
 from models.errors import StateError
 from models.events import Alarm, Calibration, Label, digest
@@ -29,6 +38,8 @@ from models.policy import Policy
 from models.tiers import missing_labels
 
 SCHEMA: Final = 1
+MAX_HELD: Final = 20_000
+"""Labels held back at most; beyond, the most mature is folded early. Bounds the snapshot to some ten megabytes."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +52,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     as_of: float | None
     counts: dict[str, int]
     filter: dict[str, Any]
+    influence: dict[str, Any]
+    maturity: dict[str, Any]
+    held: list[tuple[float, int, Label]]
 
 
 class Ledger:
@@ -51,7 +65,18 @@ class Ledger:
     (0, 0, 300)
     """
 
-    __slots__ = ("as_of", "cause", "counts", "deployment", "filter", "policy", "version")
+    __slots__ = (
+        "_held",
+        "_influence",
+        "_maturity",
+        "as_of",
+        "cause",
+        "counts",
+        "deployment",
+        "filter",
+        "policy",
+        "version",
+    )
 
     def __init__(self, deployment: str, policy: Policy) -> None:
         self.deployment = deployment
@@ -61,24 +86,56 @@ class Ledger:
         self.cause = "prior"
         self.as_of: datetime | None = None
         self.counts: dict[str, int] = {}
+        self._influence = Influence(policy.rater_share)
+        self._maturity = Maturity()
+        self._held: list[tuple[float, int, Label]] = []
 
     @property
     def labels(self) -> int:
         """Labels that the estimate rests on."""
         return self.filter.clock
 
+    @property
+    def held(self) -> int:
+        """Labels that wait for their response to mature."""
+        return len(self._held)
+
     def apply(self, label: Label) -> tuple[Jump, ...]:
-        """Fold one label of this deployment. Returns what it revealed; `alarm` puts that on the wire."""
+        """Fold one label of this deployment, and those it matures. Returns what they revealed.
+
+        `alarm` puts that on the wire.
+        """
         reason = idle(label)
         if reason is not None:
             self.counts[reason] = self.counts.get(reason, 0) + 1
-            return ()
-        jump = self.filter.observe(observation(label, self.policy.target))
+            return tuple(self._release(label.occurred_at.timestamp()))
+        now, due = label.occurred_at.timestamp(), self._due(label)
+        if due <= now and not self._held:
+            return tuple(self._fold(label))
+        heapq.heappush(self._held, (due, self.version + len(self._held), label))
+        return tuple(self._release(now))
+
+    def _due(self, label: Label) -> float:
+        """Return when a label may be folded: at once (0), unless one kind of verdict arrives faster than the other."""
+        shown = label.decision.occurred_at.timestamp()
+        delay_s = label.occurred_at.timestamp() - shown
+        self._maturity.add(delay_s, rejected=rejects(label, self.policy.target))
+        hold_s = self._maturity.hold_s() if self.policy.mature else 0.0
+        return shown + hold_s if hold_s else 0.0
+
+    def _release(self, now: float) -> Iterator[Jump]:
+        while self._held and (self._held[0][0] <= now or len(self._held) > MAX_HELD):
+            yield from self._fold(heapq.heappop(self._held)[2])
+
+    def _fold(self, label: Label) -> Iterator[Jump]:
+        weight = self._influence.grant(label.clinician, label.weight)
+        jump = self.filter.observe(observation(label, self.policy.target, weight))
         self.version += 1
         self.cause = "labels" if jump is None else f"{jump.kind}: {jump.scope} {jump.delta:+.1f}"
         if self.as_of is None or label.occurred_at > self.as_of:
             self.as_of = label.occurred_at
-        return () if jump is None else (jump,)
+        if jump is not None:
+            yield jump
 
     def missing_labels(self) -> int:
         """Labels that the deployment lacks before it may show green."""
@@ -111,6 +168,9 @@ class Ledger:
             "as_of": None if self.as_of is None else self.as_of.timestamp(),
             "counts": dict(sorted(self.counts.items())),
             "filter": self.filter.state(),
+            "influence": self._influence.state(),
+            "maturity": self._maturity.state(),
+            "held": [[due, order, msgspec.to_builtins(label)] for due, order, label in sorted(self._held)],
         }
 
     @classmethod
@@ -127,6 +187,9 @@ class Ledger:
         self.version, self.cause, self.counts = saved.version, saved.cause, dict(saved.counts)
         self.as_of = None if saved.as_of is None else instant(saved.as_of)
         self.filter = Filter.restore(saved.filter)
+        self._influence = Influence.restore(saved.influence, policy.rater_share)
+        self._maturity = Maturity.restore(saved.maturity)
+        self._held = saved.held
         return self
 
 
@@ -144,16 +207,21 @@ def idle(label: Label) -> str | None:
     return "unscored" if label.decision.logit is None else None
 
 
-def observation(label: Label, target: str) -> Observation:
+def rejects(label: Label, target: str) -> bool:
+    """Whether the label is a rejection of the kind that steers the tiers."""
+    return label.rejected if target == "any" else label.depth == "deep"
+
+
+def observation(label: Label, target: str, weight: float) -> Observation:
     """Return what the filter sees of a label: its groups, its clinician, and the event time of the response.
 
     Event time is the *response's*: a label says how things stood when the answer was given.
     """
     scored = label.decision
     groups = [*scored.groups.items(), ("clinician", label.clinician)]
-    rejected = label.rejected if target == "any" else label.depth == "deep"
-    logit = float("nan") if scored.logit is None else scored.logit
-    return Observation(logit, groups, rejected, label.weight, scored.occurred_at.timestamp(), scored.audit)
+    logit = nan if scored.logit is None else scored.logit
+    at = scored.occurred_at.timestamp()
+    return Observation(logit, groups, rejects(label, target), weight, at, scored.audit)
 
 
 def instant(seconds: float) -> datetime:

@@ -1,7 +1,7 @@
 """From a raw logit to (risk, upper risk): what SCORE needs of a calibrator, and nothing that learns.
 
-    risk  = sigmoid(eta / sqrt(1 + v0 pi / 8)),    v0 = variance of intercept and offsets
-    upper = max(risk, sigmoid(eta + z sd(eta)))
+    risk  = sigmoid(eta / k),                k = sqrt(1 + v0 pi / 8), v0 = variance of intercept and offsets
+    upper = sigmoid((eta + z sd(eta)) / k)
 
 The first is the mean of the sigmoid under the belief (MacKay, *The evidence framework applied to classification
 networks*, 1992), with the variance at the centre of the scale instead of at this logit: so it cannot fall where the
@@ -40,7 +40,7 @@ def evaluate(curve: Coefficients, offset: float, spread: float, z: float, logit:
 
     >>> identity = (-2.8 + 0.25 / 1.5, 1.8, 1 / 1.5, 0.01, 0, 0, 0, 0, 0)
     >>> [round(p, 4) for p in evaluate(identity, 0.0, 0.03, z=1.0, logit=-3.0)]
-    [0.0485, 0.0573]
+    [0.0485, 0.0585]
     """
     x1, x2 = basis(logit)
     b0, b1, b2, a, b, c, d, e, f = curve
@@ -48,9 +48,8 @@ def evaluate(curve: Coefficients, offset: float, spread: float, z: float, logit:
     if not -MAX_ETA < eta < MAX_ETA:
         eta = MAX_ETA if eta > 0.0 else -MAX_ETA
     var = a + spread + d * x1 * x1 + f * x2 * x2 + 2.0 * (b * x1 + c * x2 + e * x1 * x2)
-    risk = 1.0 / (1.0 + exp(-eta / sqrt(1.0 + PROBIT * (a + spread))))
-    upper = 1.0 / (1.0 + exp(-eta - z * sqrt(max(var, 0.0))))
-    return risk, max(upper, risk)
+    k = sqrt(1.0 + PROBIT * (a + spread))
+    return 1.0 / (1.0 + exp(-eta / k)), 1.0 / (1.0 + exp(-(eta + z * sqrt(max(var, 0.0))) / k))
 
 
 class Thresholds:
@@ -118,7 +117,7 @@ class Thresholds:
         return b0 + b1 * x1 + b2 * x2, max(var, 0.0)
 
     def _crossing(self, curve: list[Moments], group: Moments, level: float) -> float | None:
-        wanted = _log_odds(level)
+        wanted = _log_odds(level) * sqrt(1.0 + PROBIT * (self._curve[3] + group[1]))
         upper = [mean + group[0] + self._z * sqrt(var + group[1]) for mean, var in curve]
         k = bisect_right(upper, wanted)
         if k == 0:

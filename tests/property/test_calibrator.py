@@ -76,7 +76,7 @@ def test_a_step_goes_towards_its_label_and_never_past_it(eta, variance, rejected
     z = eta + variance * step
     expected = eta + variance * weight * (rejected - 1.0 / (1.0 + math.exp(-z)))
     assert z == pytest.approx(expected, abs=1e-6 * (1.0 + variance * weight))
-    assert 0.0 <= step * (1 if rejected else -1) <= weight * (1.0 + 1e-9)
+    assert -1e-9 <= variance * step * (1 if rejected else -1) <= variance * weight + 1e-9
     assert 0.0 < shrink * variance < 1.0
 
 
