@@ -140,7 +140,7 @@ def _green(axes: Axes, found: list[Span], accounts: Accounts, promise: Promise) 
     for span in drawn:
         _green_point(axes, span, _length(found) / 2, accounts)
     if not drawn:
-        axes.text(0.5, 0.6, "no green response has a verdict", transform=axes.transAxes, ha="center", color=MUTED)
+        axes.text(0.015, 0.75, "no green response has a verdict", transform=axes.transAxes, color=MUTED)
     top = max((s.tiers["green"].rejected / s.tiers["green"].labelled for s in drawn), default=0.0)
     limit = min(1.0, max(3 * promise.green, 1.4 * top))
     axes.set_ylim(0, limit)

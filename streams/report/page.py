@@ -58,6 +58,7 @@ class GroupRow(NamedTuple):
     green: str
     interval: str
     standing: Standing
+    says: str
 
 
 class ChangeRow(NamedTuple):
@@ -68,6 +69,14 @@ class ChangeRow(NamedTuple):
     labels: str
     cause: str
     moves: list[str]
+
+
+class AlarmRow(NamedTuple):
+    """One alarm. Ids in its evidence are left out: they are for inquiries, not for reading."""
+
+    when: str
+    what: str
+    facts: str
 
 
 def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any
         "more_alarms": max(0, len(alarms) - MAX_ALARMS),
         "balance": accounts_of(accounts, run.dead_letters_planted),
         "dead": sorted(accounts.dead.items()),
-        "reasons": accounts.reasons.most_common(),
+        "reasons": [(code.replace("_", " "), n) for code, n in accounts.reasons.most_common()],
         "setup": [*run.settings.items(), *run.versions.items(), ("broker", run.broker)],
         "number": number,
         "percent": percent,
@@ -138,7 +147,7 @@ def _green_tile(accounts: Accounts, run: Run) -> Tile:
 def _drift_tile(accounts: Accounts, run: Run) -> Tile:
     if run.drift is None:
         return Tile("alarms", number(len(accounts.alarms)), "no drift was planted: this is what was found")
-    alarm, scope = first_alarm(accounts, run.drift), run.drift.scope.replace("=", " ")
+    alarm, scope = first_alarm(accounts, run.drift), _plain(run.drift.scope)
     if alarm is None:
         return Tile("planted drift", "not found", f"{scope}, {brief(run.drift.at)}", "above")
     after = elapsed((alarm.raised_at - run.drift.at).total_seconds())
@@ -172,6 +181,7 @@ def _group(accounts: Accounts, run: Run, scope: str) -> GroupRow:
     row = accounts.tallies.total(scope)
     whole_row, green = sum(row.values(), Cell()), row["green"]
     lower, upper = accounts.interval(green.rejected, green.labelled)
+    standing = run.promise.standing("green", lower, upper)
     return GroupRow(
         scope.partition("=")[2],
         number(whole_row.count),
@@ -180,7 +190,8 @@ def _group(accounts: Accounts, run: Run, scope: str) -> GroupRow:
         percent(rate(whole_row)),
         percent(rate(green)),
         between(lower, upper),
-        run.promise.standing("green", lower, upper),
+        standing,
+        standing if green.labelled else "no verdicts",
     )
 
 
@@ -194,32 +205,30 @@ def _change(change: Change) -> ChangeRow:
         brief(change.as_of),
         number(change.version),
         number(change.labels),
-        change.cause.replace("=", " "),
+        _plain(change.cause),
         [_move(m) for m in change.moves if m.size >= SMALL][:MAX_MOVES],
     )
 
 
 def _move(move: Move) -> str:
-    name = f"{_short(move.scope)}, {move.level} {'below' if move.level == 'green' else 'from'}"
+    name = f"{_plain(move.scope)}, {move.level} {'below' if move.level == 'green' else 'from'}"
     if move.before is None or move.after is None:
         return f"{name} {score(move.after)}, was {score(move.before)}"
     return f"{name} {score(move.after)} instead of {score(move.before)}"
 
 
-def _short(scope: str) -> str:
-    return scope.partition("=")[2] or scope
+def _plain(scope: str) -> str:
+    return scope.replace("=", " ")
 
 
-def _alarm(alarm: Alarm) -> dict[str, str]:
-    return {
-        "when": brief(alarm.raised_at),
-        "kind": alarm.kind,
-        "scope": alarm.scope.replace("=", " "),
-        "since": brief(alarm.since),
-        "statistic": _figure(alarm.statistic),
-        "threshold": _figure(alarm.threshold),
-        "evidence": ", ".join(f"{k} {_figure(v)}" for k, v in alarm.evidence.items() if not isinstance(v, str)),
-    }
+def _alarm(alarm: Alarm) -> AlarmRow:
+    evidence = {name: value for name, value in alarm.evidence.items() if not isinstance(value, str)}
+    facts = (
+        f"evidence {_figure(alarm.statistic)}, needed {_figure(alarm.threshold)}",
+        f"since {brief(alarm.since)}",
+        *(f"{name.replace('_', ' ')} {_figure(value)}" for name, value in evidence.items()),
+    )
+    return AlarmRow(brief(alarm.raised_at), f"{alarm.kind}, {_plain(alarm.scope)}", "; ".join(facts))
 
 
 def _figure(value: float) -> str:
