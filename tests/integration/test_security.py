@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,15 +12,16 @@ from typing import NamedTuple
 
 import aiokafka
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 from kafka.admin import ACLResourcePatternType as PatternType
 
 from models.errors import DemurError, SettingsError
-from streams.broker import HOST, free_port
+from streams.broker import HOST, Child, free_port
 from streams.connection import kafka_options
 from streams.reading import read_all
-from streams.settings import Settings, load
+from streams.settings import Settings, environment, load
+from streams.stages import changelogs
 from streams.topics import create, describe
 from tests.apache_kafka import apache_kafka
 
@@ -68,8 +71,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(kafka.bootstrap, f"{HOST}:{port}", cert)
 
 
-def grant(secured: Secured, user: str, *operations: ACLOperation) -> None:
-    everything = ResourcePattern(ResourceType.TOPIC, "*", PatternType.LITERAL)
+def grant(secured: Secured, user: str, *operations: ACLOperation, kind: ResourceType = ResourceType.TOPIC) -> None:
+    everything = ResourcePattern(kind, "*", PatternType.LITERAL)
     rules = [ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, everything) for operation in operations]
     with closing(KafkaAdminClient(bootstrap_servers=secured.plain)) as admin:
         admin.create_acls(rules)
@@ -83,6 +86,31 @@ def test_the_administrator_creates_and_a_worker_needs_no_such_permission(secured
     create(secured.settings("administrator", topic_prefix="least-"))
     assert {found.partitions for found in describe(worker)} == {4}
     assert read_all(worker, "decisions") == []
+
+
+def test_a_whole_worker_needs_no_more_than_that(secured: Secured, tmp_path: Path) -> None:
+    own = {"topic_prefix": "worker-", "stages": ("join",), "http_port": free_port(), "data_dir": tmp_path}
+    settings = secured.settings("worker", **own)
+    create(secured.settings("administrator", **own), changelogs(settings))
+    grant(secured, "worker", ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESCRIBE_CONFIGS)
+    grant(secured, "worker", ACLOperation.READ, kind=ResourceType.GROUP)
+    worker = Child([sys.executable, "-P", "-m", "streams", "worker"], tmp_path / "log", environment(settings))
+    try:
+        with closing(KafkaProducer(**kafka_options(settings))) as producer:
+            producer.send("worker-feedback", b"no event").get(10)
+        assert await_one(settings, "dead-letters", worker)
+    finally:
+        worker.end(grace_s=20)
+    assert "s3cret" not in worker.log.read_text()
+
+
+def await_one(settings: Settings, topic: str, worker: Child) -> bytes:
+    for _ in range(200):
+        if records := read_all(settings, topic):
+            return records[0].value
+        assert worker.running, worker.last_words()
+        time.sleep(0.3)
+    raise AssertionError(worker.last_words())
 
 
 async def test_the_stream_s_own_client_takes_the_same_options(secured: Secured) -> None:
