@@ -19,6 +19,7 @@ outcomes again, byte for byte: at-least-once delivery with idempotent outcomes. 
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -143,15 +144,20 @@ def on_time(row: Row, watermark: datetime, horizons: Horizons, sequence: int) ->
         row = _settle(row, sequence)
         return row, outcomes(row, horizons)
     row = msgspec.structs.replace(row, closed=True, sequence=sequence)
-    return row, () if row.settled else outcomes(row, horizons)
+    return row, _ending(row, horizons)
 
 
 def outcomes(row: Row, horizons: Horizons) -> tuple[Effect, ...]:
     """Return everything that a row has led to; equal rows give equal bytes, so sending it again changes nothing."""
-    found = [effect for h in (*row.orphans, *row.heard) for effect in _followed(row, h, horizons)]
-    if row.closed and row.known is not None and not row.settled:
-        found.append(_close(row, "unlabelled", None, row.known.scored.occurred_at + horizons.response))
-    return tuple(found)
+    followed = (_followed(row, h, horizons) for h in (*row.orphans, *row.heard))
+    return (*chain.from_iterable(followed), *_ending(row, horizons))
+
+
+def _ending(row: Row, horizons: Horizons) -> tuple[Effect, ...]:
+    """What followed from the end of a response's horizon."""
+    if not row.closed or row.known is None or row.settled:
+        return ()
+    return (_close(row, "unlabelled", None, row.known.scored.occurred_at + horizons.response),)
 
 
 def _followed(row: Row, h: Heard, horizons: Horizons) -> tuple[Effect, ...]:
@@ -243,15 +249,17 @@ def _outcome(label: Label) -> Outcome:
 
 
 def _close(row: Row, reason: Ending, h: Heard | None, closed_at: datetime) -> Closure:
+    """Only endings that follow from a decision tell of it: one that may come before must have the same bytes after."""
     origin = f"{h.feedback_id}@{h.origin}" if h else ""
+    known = row.known if reason in {"unlabelled", "superseded"} else None
     return Closure(
         closure_id=_id(row.response_id, reason, origin),
         reason=reason,
         response_id=row.response_id,
         feedback_id=h.feedback_id if h else None,
-        deployment=row.known.deployment if row.known else None,
-        tier=row.known.scored.tier if row.known else None,
-        groups=row.known.scored.groups if row.known else {},
+        deployment=known.deployment if known else None,
+        tier=known.scored.tier if known else None,
+        groups=known.scored.groups if known else {},
         closed_at=closed_at,
     )
 

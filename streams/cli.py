@@ -55,7 +55,7 @@ def demo(
     from streams.runs import broker_for, demonstrate  # noqa: PLC0415 (quick `--help`)
 
     console = Console()
-    model = _reference(console)
+    model = _reference(console, fast=fast)
     with broker_for(bootstrap, out) as (address, name), TemporaryDirectory(prefix="demur-") as data:
         settings = load(**_replay(address, model, Path(data), bootstrap))
         finished = demonstrate(settings, out, fast=fast, seed=seed, console=console, broker=name)
@@ -180,14 +180,14 @@ def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str
     }
 
 
-def _reference(console: Console) -> str:
+def _reference(console: Console, *, fast: bool = False) -> str:
     """Return the folder of the reference encoder, trained first if need be."""
     from models.training.reference import ensure_reference  # noqa: PLC0415 (torch)
 
     from streams.stages import CACHE  # noqa: PLC0415 (the same)
 
     with _progress(console) as tell:
-        return str(ensure_reference(CACHE, progress=tell))
+        return str(ensure_reference(CACHE, fast=fast, progress=tell))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """How figures are said to people, in the terminal and in the report alike."""
 
 from datetime import datetime
-from math import exp, floor, log10
+from math import exp
 from typing import Final
 
 from models.accounts.run import Promise, Standing
@@ -19,10 +19,10 @@ STANDING: Final[dict[Standing, str]] = {
 
 
 def percent(share: float | None) -> str:
-    """Say a share with two significant digits, and never fewer than whole percents.
+    """Say a share with about two significant digits.
 
-    >>> percent(0.0314), percent(0.31), percent(0.996), percent(0.0), percent(None)
-    ('3.1 %', '31 %', '99.6 %', '0 %', 'n/a')
+    >>> percent(0.0314), percent(0.31), percent(0.937), percent(0.996), percent(None)
+    ('3.1 %', '31 %', '94 %', '99.6 %', 'n/a')
     """
     if share is None:
         return NONE
@@ -87,6 +87,15 @@ def number(count: float) -> str:
     return f"{count:,}" if isinstance(count, int) else f"{count:,.1f}"
 
 
+def figure(value: float) -> str:
+    """Say a statistic with three significant digits.
+
+    >>> figure(12345.6), figure(0.05678)
+    ('12,346', '0.0568')
+    """
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def elapsed(seconds: float) -> str:
     """Say how long something took, in the largest units that matter.
 
@@ -121,9 +130,9 @@ def brief(at: datetime | None) -> str:
 
 
 def _digits(share: float) -> str:
-    """Two significant digits of a percentage; near 100 % as many as tell it from 100."""
+    """Two significant digits of a percentage; beyond 99 % as many as tell it from 100."""
     value = 100 * share
-    near = min(value, 100 - value)
-    places = 0 if near <= 0 else max(0, min(2, -floor(log10(near))))
-    places = 1 if places == 0 and near < 10 and near != 0 else places
-    return f"{value:.{places}f}"
+    near = 100 - value if value > 99 else value
+    if near <= 0 or near >= 10:
+        return f"{value:.0f}"
+    return f"{value:.{1 if near >= 0.1 else 2}f}"

@@ -17,7 +17,7 @@ from models.accounts.spans import spans
 from models.accounts.tallies import TIERS, Cell, Tiers
 from models.events import Alarm, Tier
 from streams.live.strip import bar, strip
-from streams.words import between, brief, lag, percent, promised, rate, score
+from streams.words import between, brief, figure, lag, percent, promised, rate, score
 
 COLOUR: Final[dict[Tier, str]] = {"green": "green", "yellow": "yellow", "red": "red"}
 STANDING: Final[dict[Standing, tuple[str, str]]] = {
@@ -93,9 +93,11 @@ def groups(accounts: Accounts, dimension: str, width: int, rows: int) -> Rendera
     for name in ("now", "rejected", "green below", "red from"):
         table.add_column(name, justify="right", no_wrap=True)
     cuts = accounts.changes.cuts(accounts.busiest_deployment)
+    known = len(accounts.tallies.scopes(dimension))
+    shown = "" if rows >= known else f" ({rows} of {known})"
     for scope in _busiest(accounts, dimension, rows):
         table.add_row(*_group_row(accounts, scope, cuts, max(8, width - 59)))
-    return _framed(f"by {dimension}, with the cuts on the raw score", table)
+    return _framed(f"by {dimension}{shown}, with the cuts on the raw score", table)
 
 
 def _group_row(accounts: Accounts, scope: str, cuts: Cuts, width: int) -> list[str]:
@@ -128,14 +130,14 @@ def alarms(accounts: Accounts, run: Run, rows: int) -> RenderableType:
     """Show the latest alarms, and the planted drift once its time has come."""
     lines = [_alarm(a) for a in sorted(accounts.alarms.values(), key=lambda a: a.raised_at)]
     if run.drift and accounts.clock and accounts.clock >= run.drift.at:
-        planted = f"{brief(run.drift.at)}  planted by this demonstration: a drift in {run.drift.scope}"
+        planted = f"{brief(run.drift.at)}  planted: drift in {run.drift.scope}"
         lines.insert(sum(a.raised_at < run.drift.at for a in accounts.alarms.values()), Text(planted, "dim"))
     shown = lines[-rows:] or [Text("none", "dim")]
-    return _framed(f"alarms ({len(accounts.alarms):,})", Text("\n").join(shown))
+    return _framed(f"alarms ({len(accounts.alarms):,})", Text("\n", no_wrap=True, overflow="ellipsis").join(shown))
 
 
 def _alarm(alarm: Alarm) -> Text:
-    said = f"  evidence {alarm.statistic:,.0f} of {alarm.threshold:,.0f}"
+    said = f"  evidence {figure(alarm.statistic)}, needed {figure(alarm.threshold)}"
     return Text.assemble(
         brief(alarm.raised_at), "  ", (f"▲ {alarm.kind}", "bold red"), f" {alarm.scope}", (said, "dim")
     )

@@ -11,7 +11,7 @@ from models.accounts.tallies import TIERS, Cell, Tiers
 from models.events import Alarm, Tier
 from streams.report.charts import over_time, promises, reliability
 from streams.report.cuts import cuts_over_time
-from streams.words import STANDING, between, brief, elapsed, lag, moment, number, percent, promised, rate, score
+from streams.words import STANDING, between, brief, elapsed, figure, lag, moment, number, percent, promised, rate, score
 
 MAX_CHANGES: Final = 24
 MAX_MOVES: Final = 3
@@ -224,12 +224,8 @@ def _plain(scope: str) -> str:
 def _alarm(alarm: Alarm) -> AlarmRow:
     evidence = {name: value for name, value in alarm.evidence.items() if not isinstance(value, str)}
     facts = (
-        f"evidence {_figure(alarm.statistic)}, needed {_figure(alarm.threshold)}",
+        f"evidence {figure(alarm.statistic)}, needed {figure(alarm.threshold)}",
         f"since {brief(alarm.since)}",
-        *(f"{name.replace('_', ' ')} {_figure(value)}" for name, value in evidence.items()),
+        *(f"{name.replace('_', ' ')} {figure(value)}" for name, value in evidence.items()),
     )
     return AlarmRow(brief(alarm.raised_at), f"{alarm.kind}, {_plain(alarm.scope)}", "; ".join(facts))
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

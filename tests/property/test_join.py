@@ -1,0 +1,113 @@
+"""JOIN under every schedule: duplicates, reordering, redelivery, and crashes before and after each write."""
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.events import Closure, Label, Watermark, decode
+from models.joining import Horizons
+from streams.agents.join import Join
+from streams.clock import EventClock
+from tests.stagecraft import Theatre, at, context, decision, feedback, record
+
+HORIZONS = Horizons(settle=timedelta(minutes=2), response=timedelta(days=1), orphan=timedelta(hours=2))
+END = Watermark(occurred_at=at(10 * 86_400))
+ACTIONS = ("accepted", "edited", "disagreed", "flagged", "abandoned", "retracted")
+CRASHES = ("no", "no", "no", "early", "written", "sent")
+
+said = st.builds(
+    lambda n, response, who, action, seconds: feedback(
+        f"f{n}", f"r{response}", clinician=who, action=action, seconds=seconds
+    ),
+    st.integers(0, 9), st.integers(0, 3), st.sampled_from(["ann", "ben"]), st.sampled_from(ACTIONS), st.integers(0, 90),
+)  # fmt: skip
+asked = st.builds(lambda n: decision(f"r{n}", seconds=n), st.integers(0, 3))
+inputs = st.lists(said | asked, max_size=25)
+
+
+def theatre() -> Theatre:
+    return Theatre(lambda state: Join(context(), state, HORIZONS, EventClock(), b""))
+
+
+def play(events: list[Any], sizes: random.Random | None = None, crashes: random.Random | None = None) -> Theatre:
+    stage, records = theatre(), [record(event, n) for n, event in enumerate([*events, END])]
+    while records:
+        size = sizes.randint(1, 6) if sizes else 1
+        batch, records = records[:size], records[size:]
+        stage.run(batch, crash=crashes.choice(CRASHES) if crashes else "no")
+    stage.tick()
+    return stage
+
+
+def labels(stage: Theatre) -> list[Label]:
+    return [decode(Label, value) for value in stage.outcomes("labels")["labels"]]
+
+
+def endings(stage: Theatre) -> list[Closure]:
+    return [decode(Closure, value) for value in stage.outcomes("closures")["closures"]]
+
+
+def verdicts(stage: Theatre) -> set[tuple[str, str, str, float]]:
+    """What counts: who said what of which response, however it came."""
+    return {(x.response_id, x.clinician, x.feedback_id, x.weight) for x in labels(stage)}
+
+
+@given(inputs, st.randoms(use_true_random=False))
+def test_crashes_and_batches_change_nothing(events: list[Any], rng: random.Random) -> None:
+    plain = play(events).outcomes("labels", "closures", "outcomes")
+    assert play(events, rng, rng).outcomes("labels", "closures", "outcomes") == plain
+
+
+@given(inputs)
+def test_every_feedback_has_exactly_one_end(events: list[Any]) -> None:
+    stage = play(events)
+    told = sorted(e.feedback_id for e in events if hasattr(e, "feedback_id"))
+    ends = [x.feedback_id for x in labels(stage)] + [x.feedback_id for x in endings(stage) if x.feedback_id]
+    assert sorted(ends) == told
+
+
+@given(inputs)
+def test_every_response_is_labelled_or_closed(events: list[Any]) -> None:
+    stage = play(events)
+    asked = {e.response_id for e in events if not hasattr(e, "feedback_id")}
+    labelled = {x.response_id for x in labels(stage)}
+    unlabelled = {x.response_id for x in endings(stage) if x.reason == "unlabelled"}
+    assert labelled | unlabelled == asked
+    assert not labelled & unlabelled
+
+
+@given(inputs)
+def test_a_clinician_counts_once_per_response(events: list[Any]) -> None:
+    first = [(x.response_id, x.clinician) for x in labels(play(events)) if x.kind == "verdict"]
+    assert len(first) == len(set(first))
+
+
+@given(inputs, st.randoms(use_true_random=False))
+def test_the_order_of_arrival_within_the_horizon_does_not_matter(events: list[Any], rng: random.Random) -> None:
+    """All happens within the settle window; feedback ids are told apart by what they say, so the first of two with one
+    id must stay the first."""
+    once = list({getattr(e, "feedback_id", e.response_id): e for e in events}.values())
+    shuffled = rng.sample(once, len(once))
+    assert verdicts(play(once)) == verdicts(play(shuffled))
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_schedules() -> None:
+    """The long run of the same: seeds instead of shrinking."""
+    for seed in range(100_000):
+        rng = random.Random(seed)
+        events = [_any(rng) for _ in range(rng.randint(0, 12))]
+        plain = play(events).outcomes("labels", "closures", "outcomes")
+        assert play(events, rng, rng).outcomes("labels", "closures", "outcomes") == plain, seed
+
+
+def _any(rng: random.Random) -> Any:
+    response = rng.randint(0, 3)
+    if rng.random() < 0.3:
+        return decision(f"r{response}", seconds=response)
+    who, action = rng.choice(["ann", "ben"]), rng.choice(ACTIONS)
+    return feedback(f"f{rng.randint(0, 9)}", f"r{response}", clinician=who, action=action, seconds=rng.randint(0, 90))

@@ -1,0 +1,152 @@
+"""JOIN as a table: what arrives, beside what it must lead to."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from models.events import Closure, Label, Outcome, Watermark, decode
+from models.joining import Horizons
+from models.salience import digest
+from streams.agents.join import Join
+from streams.clock import EventClock
+from tests.stagecraft import Theatre, at, context, decision, feedback, record
+
+HORIZONS = Horizons(settle=timedelta(minutes=2), response=timedelta(days=1), orphan=timedelta(hours=2))
+LATER = Watermark(occurred_at=at(5 * 60))
+END = Watermark(occurred_at=at(10 * 86_400))
+
+
+def theatre() -> Theatre:
+    return Theatre(lambda state: Join(context(), state, HORIZONS, EventClock(), b"key"))
+
+
+def told(*events: Any, batch: int = 100) -> list[str]:
+    """Deliver events in this order; return what followed, in words."""
+    stage = theatre()
+    records = [record(event, offset) for offset, event in enumerate(events)]
+    for start in range(0, len(records), batch):
+        stage.run(records[start : start + batch])
+    return [word for send in stage.sent if (word := say(send.topic, send.value))]
+
+
+def say(topic: str, value: bytes) -> str:
+    if topic == "labels":
+        label = decode(Label, value)
+        verdict = "rejects" if label.rejected else "accepts"
+        return f"{label.kind} {label.feedback_id}: {label.clinician} {verdict} {label.depth} x{label.weight:g}"
+    if topic == "closures":
+        closure = decode(Closure, value)
+        return f"{closure.reason} {closure.feedback_id or closure.response_id}"
+    return "" if topic == "outcomes" else topic
+
+
+EDIT = "Give 5 mg of amlodipine."
+CASES: dict[str, tuple[list[Any], list[str]]] = {
+    "accepted": ([decision(), feedback("f1"), LATER], ["verdict f1: ann accepts none x1"]),
+    "feedback first": ([feedback("f1"), decision(), LATER], ["verdict f1: ann accepts none x1"]),
+    "not settled yet": ([decision(), feedback("f1")], []),
+    "never": ([decision(), END], ["unlabelled r1"]),
+    "no response": ([feedback("f1"), END], ["orphan f1"]),
+    "twice": ([decision(), feedback("f1"), feedback("f1"), LATER], ["duplicate f1", "verdict f1: ann accepts none x1"]),
+    "changed mind in time": (
+        [decision(), feedback("f1", action="disagreed"), feedback("f2", seconds=60), LATER],
+        ["superseded f1", "verdict f2: ann accepts none x1"],
+    ),
+    "changed mind in time, delivered backwards": (
+        [decision(), feedback("f2", seconds=60), feedback("f1", action="disagreed"), LATER],
+        ["superseded f1", "verdict f2: ann accepts none x1"],
+    ),
+    "changed mind late": (
+        [decision(), feedback("f1"), LATER, feedback("f2", seconds=600, action="flagged")],
+        ["verdict f1: ann accepts none x1", "correction f2: ann rejects deep x1"],
+    ),
+    "older verdict late": (
+        [decision(), feedback("f2", seconds=60), LATER, feedback("f1", action="flagged")],
+        ["verdict f2: ann accepts none x1", "superseded f1"],
+    ),
+    "retracted in time": (
+        [decision(), feedback("f1", action="flagged"), feedback("f2", seconds=60, action="retracted"), LATER],
+        ["superseded f1", "verdict f2: ann accepts none x0"],
+    ),
+    "retracted late": (
+        [decision(), feedback("f1", action="flagged"), LATER, feedback("f2", seconds=900, action="retracted")],
+        ["verdict f1: ann rejects deep x1", "revocation f2: ann accepts none x0"],
+    ),
+    "two clinicians share": (
+        [decision(), feedback("f1"), feedback("f2", clinician="ben", action="disagreed"), LATER],
+        ["verdict f1: ann accepts none x0.5", "verdict f2: ben rejects deep x0.5"],
+    ),
+    "a silent clinician takes no share": (
+        [decision(), feedback("f1"), feedback("f2", clinician="ben", action="abandoned"), LATER],
+        ["verdict f1: ann accepts none x1", "verdict f2: ben accepts none x0"],
+    ),
+    "a second clinician later": (
+        [decision(), feedback("f1"), LATER, feedback("f2", clinician="ben", seconds=900)],
+        ["verdict f1: ann accepts none x1", "verdict f2: ben accepts none x0.5"],
+    ),
+    "after the end": (
+        [decision(), Watermark(occurred_at=at(2 * 86_400)), feedback("f1"), END],
+        ["unlabelled r1", "orphan f1"],
+    ),
+    "response after its feedback was given up": (
+        [feedback("f1"), Watermark(occurred_at=at(3 * 3600)), decision(), END],
+        ["orphan f1", "unlabelled r1"],
+    ),
+    "edit of wording": (
+        [
+            decision(salience_digest=digest(EDIT, b"key")),
+            feedback("f1", action="edited", edited_response=f"Please: {EDIT}"),
+            LATER,
+        ],
+        ["verdict f1: ann rejects surface x1"],
+    ),
+    "edit of a dose": (
+        [
+            decision(salience_digest=digest(EDIT, b"key")),
+            feedback("f1", action="edited", edited_response="Give 10 mg of amlodipine."),
+            LATER,
+        ],
+        ["verdict f1: ann rejects deep x1"],
+    ),
+    "reason before edit": (
+        [
+            decision(salience_digest=digest(EDIT, b"key")),
+            feedback("f1", action="edited", edited_response=EDIT, reason_code="recipient-concerns-outcomes"),
+            LATER,
+        ],
+        ["verdict f1: ann rejects deep x1"],
+    ),
+    "broken": ([decision(), b"\xff", feedback("f1"), LATER], ["dead-letters", "verdict f1: ann accepts none x1"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("batch", [1, 100])
+def test_join(name: str, batch: int) -> None:
+    events, expected = CASES[name]
+    assert sorted(told(*events, batch=batch)) == sorted(expected)
+
+
+def test_a_rejection_reaches_the_conversation() -> None:
+    stage = theatre()
+    stage.run([record(event, n) for n, event in enumerate([decision(turn=2), feedback("f1", action="flagged"), LATER])])
+    [outcome] = [decode(Outcome, s.value) for s in stage.sent if s.topic == "outcomes"]
+    assert (outcome.conversation_id, outcome.turn, outcome.rejected, outcome.depth) == ("c-r1", 2, True, "deep")
+
+
+def test_rows_are_gone_when_all_is_over() -> None:
+    stage = theatre()
+    events = [decision(), feedback("f1"), LATER, END, END]
+    for offset, event in enumerate(events):
+        stage.run([record(event, offset)])
+    assert [key for _, key in stage.state.rows] == [b"\x00progress/0"]
+
+
+def test_patient_text_stays_out_of_the_state_and_of_what_is_sent() -> None:
+    stage = theatre()
+    canary = "CANARY-4711"
+    said = feedback("f1", action="edited", edited_response=f"{canary} 5 mg", comment=canary)
+    stage.run([record(event, n) for n, event in enumerate([decision(), said, f"{{{canary}".encode(), LATER])])
+    written = b"".join(stage.state.rows.values()) + b"".join(s.value + str(s.headers).encode() for s in stage.sent)
+    assert canary.encode() not in written
