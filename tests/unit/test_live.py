@@ -1,9 +1,11 @@
 from io import StringIO
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from models.accounts import Accounts
+from models.events import Alarm, Decision
 from streams.live import LiveView
 from streams.live.screen import Screen
 from tests.synthetic_week import CANARY, Week
@@ -36,6 +38,23 @@ def test_the_screen_fits_the_terminal_at_every_moment(week, width, height, share
     lines = out.file.getvalue().splitlines()
     assert len(lines) < height
     assert max(map(len, lines)) <= width
+
+
+def test_long_names_and_many_groups_and_alarms_do_not_push_anything_out(week):
+    accounts = fed(week)
+    for n, (topic, event, at_ms) in enumerate(week.records):
+        if isinstance(event, Decision):
+            groups = {"category": f"a category whose name is long {n % 20}", "site": "s" * 60}
+            accounts.observe(topic, replace(event, response_id=f"x{n}", groups=groups), at_ms)
+        if isinstance(event, Alarm):
+            for copy in range(30):
+                accounts.observe(topic, replace(event, alarm_id=f"a{copy}", scope="category=" + "x" * 90), at_ms)
+    out = console(80, 24)
+    out.print(Screen(accounts, week.run(), 10.0))
+    lines = out.file.getvalue().splitlines()
+    assert len(lines) < 24
+    assert "label to threshold" in lines[-1]
+    assert "(7 of 26)" in out.file.getvalue()
 
 
 def test_the_screen_shows_tiers_cuts_alarm_lag_and_no_patient_text(week):
