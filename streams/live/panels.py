@@ -137,7 +137,7 @@ def alarms(accounts: Accounts, run: Run, rows: int) -> RenderableType:
 
 
 def _alarm(alarm: Alarm) -> Text:
-    said = f"  evidence {figure(alarm.statistic)}, needed {figure(alarm.threshold)}"
+    said = f"  evidence {figure(alarm.statistic)}"
     return Text.assemble(
         brief(alarm.raised_at), "  ", (f"▲ {alarm.kind}", "bold red"), f" {alarm.scope}", (said, "dim")
     )
