@@ -141,7 +141,10 @@ def _green_tile(accounts: Accounts, run: Run) -> Tile:
     row = _tier(accounts, run, "green")
     if not accounts.tallies.total()["green"].labelled:
         return Tile(f"green ({row.share})", "untested", f"no green response has a verdict; promise {row.promise}")
-    return Tile(f"green ({row.share})", row.realised, f"rejected; {row.interval}, promise {row.promise}", row.standing)
+    says = f"rejected; {row.interval}, promise {row.promise}"
+    if row.standing == "open":
+        says = f"rejected, {row.rejected} of {row.labelled} verdicts: too few to tell; promise {row.promise}"
+    return Tile(f"green ({row.share})", row.realised, says, row.standing)
 
 
 def _drift_tile(accounts: Accounts, run: Run) -> Tile:
