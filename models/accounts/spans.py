@@ -17,9 +17,10 @@ class Span(NamedTuple):
         return sum(cell.count for cell in self.tiers.values())
 
     @property
-    def escalated(self) -> float | None:
-        """Share of decisions that are not green; None where there was none."""
-        return 1 - self.tiers["green"].count / self.decided if self.decided else None
+    def severity(self) -> float | None:
+        """Mean tier: green counts 0, yellow a half, red 1; None where nothing was decided."""
+        weight = self.tiers["yellow"].count / 2 + self.tiers["red"].count
+        return weight / self.decided if self.decided else None
 
 
 def spans(hours: dict[int, Tiers], first: int, last: int, at_most: int) -> list[Span]:

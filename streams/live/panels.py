@@ -86,11 +86,11 @@ def _tier_row(accounts: Accounts, run: Run, tier: Tier, width: int) -> list[Text
 
 
 def groups(accounts: Accounts, dimension: str, width: int, rows: int) -> RenderableType:
-    """Show each category or site: how much of it was not green over time, and where its cuts on the raw score lie."""
+    """Show each category or site: its mean tier over time (empty: green, full: red), and its cuts on the raw score."""
     table = _table()
     table.add_column(dimension, no_wrap=True, min_width=12, max_width=18)
-    table.add_column("not green, over time", ratio=1, no_wrap=True)
-    for name in ("now", "rejected", "green below", "red from"):
+    table.add_column("green to red, over time", ratio=1, no_wrap=True)
+    for name in ("green", "rejected", "green below", "red from"):
         table.add_column(name, justify="right", no_wrap=True)
     cuts = accounts.changes.cuts(accounts.busiest_deployment)
     known = len(accounts.tallies.scopes(dimension))
@@ -103,14 +103,15 @@ def groups(accounts: Accounts, dimension: str, width: int, rows: int) -> Rendera
 def _group_row(accounts: Accounts, scope: str, cuts: Cuts, width: int) -> list[str]:
     hours = accounts.tallies.hours(scope)
     every = accounts.tallies.hours()
-    series = [s.escalated for s in spans(hours, min(every), max(every), width)]
+    series = [s.severity for s in spans(hours, min(every), max(every), width)]
     own = cuts.get(scope) or cuts.get("all", {})
-    recent = next((v for v in reversed(series) if v is not None), None)
+    total = accounts.tallies.total(scope)
+    whole = _sum(total)
     return [
         scope.partition("=")[2],
         strip(series, top=1.0),
-        percent(recent),
-        percent(rate(_sum(accounts.tallies.total(scope)))),
+        percent(total["green"].count / whole.count if whole.count else None),
+        percent(rate(whole)),
         score(own.get("green")),
         score(own.get("red")),
     ]
