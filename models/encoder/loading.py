@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from models.encoder.artifact import verify
 from models.encoder.base import Encoder
 from models.encoder.batches import BATCH_TOKENS
 from models.encoder.cross import CrossEncoder
+from models.encoder.embedder import Embedder
+from models.encoder.late import LateEncoder, load_weights
 from models.encoder.quiet import quiet
 from models.encoder.template import VERSION
 from models.encoder.tokens import Framer
@@ -18,6 +20,9 @@ from models.errors import ArtifactError
 
 MAX_LENGTH: Final = 512
 """Positions of BERT; longer texts keep their beginning and end."""
+
+_FAILURES: Final = (OSError, ValueError, ImportError, RuntimeError, KeyError)
+"""What transformers raises when a model is missing, damaged, unsafe or of an unknown kind."""
 
 
 def load(
@@ -35,12 +40,31 @@ def load(
     facts = verify(Path(path_or_hub_id))
     if threads is not None:
         torch.set_num_threads(threads)
+    if facts.get("kind") == "late":
+        return _late(path_or_hub_id, device, batch_tokens, facts["content_hash"])
     model, tokenizer = open_model(path_or_hub_id)
     framer = Framer(tokenizer, limit(model, tokenizer), twins=bool(facts.get("twins")))
     identity = facts.get("content_hash") or _identity(model, tokenizer)
     model = model.to(device).eval().requires_grad_(requires_grad=False)
     pad = tokenizer.pad_token_id or 0
     return CrossEncoder(model, framer, _named(identity, device), pad=pad, batch_tokens=batch_tokens)
+
+
+def _late(folder: str, device: str, batch_tokens: int, identity: str) -> Encoder:
+    model, tokenizer = open_sentences(folder)
+    embedder = Embedder(model.to(device), tokenizer, batch_tokens)
+    return LateEncoder(embedder, load_weights(Path(folder)), _named(identity, device))
+
+
+def open_sentences(name: str) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a sentence encoder: any BERT-like model without a head."""
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
+    except _FAILURES as error:
+        raise ArtifactError(_unopened(name, error)) from error
+    return model.eval().requires_grad_(requires_grad=False), tokenizer
 
 
 def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
@@ -51,7 +75,7 @@ def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **_dressed(labels)
             )
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except _FAILURES as error:
         raise ArtifactError(_unopened(name, error)) from error
     if labels is None:
         _check_head(name, model, report)

@@ -22,33 +22,33 @@ class Category(NamedTuple):
 
 
 CATEGORIES: Final = (
-    Category("patient message", 0.20, 0.08, 0.07, ("family medicine", "internal medicine", "dermatology")),
-    Category("medication reconciliation", 0.16, 0.25, 0.26, ("internal medicine", "pharmacy", "geriatrics")),
-    Category("discharge summary", 0.15, 0.12, 0.12, ("surgery", "orthopaedics", "internal medicine")),
-    Category("lab interpretation", 0.14, 0.10, 0.09, ("internal medicine", "endocrinology", "nephrology")),
-    Category("triage", 0.11, 0.15, 0.15, ("emergency medicine", "family medicine")),
+    Category("patient message", 0.20, 0.04, 0.03, ("family medicine", "internal medicine", "dermatology")),
+    Category("medication reconciliation", 0.19, 0.25, 0.26, ("internal medicine", "pharmacy", "geriatrics")),
+    Category("discharge summary", 0.15, 0.06, 0.05, ("surgery", "orthopaedics", "internal medicine")),
+    Category("lab interpretation", 0.12, 0.05, 0.04, ("internal medicine", "endocrinology", "nephrology")),
+    Category("triage", 0.08, 0.14, 0.13, ("emergency medicine", "family medicine")),
     Category("scheduling", 0.10, 0.05, 0.04, ("front office", "family medicine")),
-    Category("imaging follow-up", 0.08, 0.10, 0.09, ("radiology", "pulmonology", "oncology")),
-    Category("paediatric dosing", 0.06, 0.30, 0.32, ("paediatrics", "pharmacy")),
+    Category("imaging follow-up", 0.08, 0.05, 0.04, ("radiology", "pulmonology", "oncology")),
+    Category("paediatric dosing", 0.08, 0.30, 0.32, ("paediatrics", "pharmacy")),
 )
 """Base rates of medication reconciliation, scheduling and paediatric dosing are the ones that the issue names."""
 
 EFFECT: Final = {
     "none": 0.0,
     "vague": 0.7,
-    "wrong_fact": 3.3,
-    "contradiction": 3.5,
-    "wrong_dose": 4.0,
-    "wrong_drug": 4.0,
-    "missed_allergy": 3.5,
-    "other_question": 4.5,
+    "wrong_fact": 4.3,
+    "contradiction": 4.5,
+    "wrong_dose": 5.0,
+    "wrong_drug": 5.0,
+    "missed_allergy": 4.5,
+    "other_question": 5.5,
 }
 """What a defect adds to the log odds of rejection. A vague answer pleases: it is accepted although it says nothing."""
 
 MIXTURE: Final = {"vague": 0.09, "other_question": 0.18, "wrong_fact": 0.73}
 """Rough mix of defects, `wrong_fact` standing for all that weigh about the same: enough to place the intercepts."""
 
-SEVERITY: Final = 0.5
+SEVERITY: Final = 0.4
 """Standard deviation between clinicians of one site, in log odds."""
 
 EARLIER: Final = 0.8

@@ -1,0 +1,125 @@
+"""Late interaction: query and answer are embedded apart by a frozen sentence encoder, and a small head compares them.
+
+With a couple of thousand verdicts this carries over to new questions where a fine-tuned cross-encoder does not. Before
+the answer is written, a linear model on the query's embedding speaks.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.encoder.base import Encoder, Score
+from models.encoder.embedder import Embedded, Embedder, Vectors
+from models.encoder.head import Head
+from models.encoder.passages import asks, passages, sentences
+from models.encoder.relations import Query, relate
+from models.encoder.template import clean
+from models.events import Response
+
+HEAD_FILE = "head.safetensors"
+
+
+class Weights(NamedTuple):
+    """What was trained: both heads and the rarity of each token (V,)."""
+
+    after: Head
+    before: nn.Linear
+    rarity: Vectors
+
+
+class Reading(NamedTuple):
+    """One event, embedded. `answer` is None before it is written."""
+
+    query: Query
+    answer: list[Embedded] | None
+    cut: bool
+
+
+class LateEncoder(Encoder):
+    """Scores by the relation of query and answer; fields of the context are left to the calibrator's groups."""
+
+    def __init__(self, embedder: Embedder, weights: Weights, model_hash: str) -> None:
+        self.model_hash = model_hash
+        self._embedder = embedder
+        self._weights = weights
+
+    @torch.inference_mode()
+    def score(self, responses: Sequence[Response]) -> list[Score]:
+        """Score each response, in the order given."""
+        readings = read(self._embedder, responses)
+        return [Score(self._logit(reading), reading.cut, self._unknown(reading)) for reading in readings]
+
+    def count_tokens(self, responses: Sequence[Response]) -> list[int]:
+        """Return how many tokens are embedded for each."""
+        return [sum(len(part.ids) for part in _parts(reading)) for reading in read(self._embedder, responses)]
+
+    def _logit(self, reading: Reading) -> float:
+        weights = self._weights
+        if reading.answer is None:
+            return float(weights.before(torch.from_numpy(reading.query.whole.pooled)))
+        features = relate(reading.query, reading.answer, weights.rarity)
+        return float(weights.after(torch.from_numpy(features).float()[None])[0])
+
+    def _unknown(self, reading: Reading) -> float:
+        ids = [token for part in _parts(reading) for token in part.ids]
+        return ids.count(self._embedder.unknown) / max(1, len(ids))
+
+
+def read(embedder: Embedder, responses: Sequence[Response]) -> list[Reading]:
+    """Embed all texts of a batch in one call."""
+    queries = [clean(response.query) for response in responses]
+    answers = [None if response.response is None else passages(clean(response.response)) for response in responses]
+    asked = [sentences(query) for query in queries]
+    texts = [text for answer in answers if answer for text in answer[0]]
+    found = embedder([*queries, *(text for part in asked for text in part), *texts])
+    return [_reading(found, *parts) for parts in zip(queries, asked, answers, strict=True)]
+
+
+def _reading(
+    found: dict[str, Embedded], query: str, asked: list[str], answer: tuple[list[str], bool] | None
+) -> Reading:
+    whole = found[query]
+    asking = [index for index, sentence in enumerate(asked) if asks(sentence)] or [len(asked) - 1]
+    embedded = Query(whole, np.stack([found[sentence].pooled for sentence in asked]), asking)
+    if answer is None:
+        return Reading(embedded, None, whole.cut)
+    texts, left_out = answer
+    parts = [found[text] for text in texts]
+    return Reading(embedded, parts, left_out or whole.cut or any(part.cut for part in parts))
+
+
+def _parts(reading: Reading) -> list[Embedded]:
+    return [reading.query.whole, *(reading.answer or [])]
+
+
+def save_weights(weights: Weights, folder: Path) -> None:
+    """Write the heads beside the encoder, as safetensors."""
+    tensors = {f"after.{name}": tensor for name, tensor in weights.after.state_dict().items()}
+    tensors |= {f"before.{name}": tensor for name, tensor in weights.before.state_dict().items()}
+    save_file({**tensors, "rarity": torch.from_numpy(weights.rarity)}, folder / HEAD_FILE)
+
+
+def load_weights(folder: Path) -> Weights:
+    """Read what `save_weights` wrote."""
+    tensors = load_file(folder / HEAD_FILE)
+    after = Head(tensors["after.mean"].shape[0])
+    before = nn.Linear(tensors["before.weight"].shape[1], 1)
+    for name, module in (("after", after), ("before", before)):
+        module.load_state_dict(_under(tensors, f"{name}."))
+        module.eval().requires_grad_(requires_grad=False)
+    return Weights(after, before, tensors["rarity"].numpy())
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def features(readings: Sequence[Reading], rarity: Vectors) -> NDArray[np.float64]:
+    """Relation features (N, F) of readings with an answer."""
+    return np.stack([relate(reading.query, reading.answer, rarity) for reading in readings if reading.answer])

@@ -1,0 +1,70 @@
+"""Pilot readiness: how many more labels until each tier's rejection rate is known closely enough.
+
+The width of a rate's 95 % interval shrinks with the square root of its labels. The rate so far is itself uncertain, so
+it is taken with Agresti and Coull's two added rejections and acceptances (Am. Stat. 1998, 52:119), which keeps a tier
+without any rejection from looking certain.
+
+>>> needed(rejected=0, count=0, within=0.05)
+385
+>>> [row.missing for row in readiness({"green": (100, 2), "red": (40, 16)}, within=0.05)]
+[0, 332]
+"""
+
+from collections.abc import Mapping
+from math import ceil, inf
+from typing import Final
+
+import msgspec
+
+Z: Final = 1.959964
+"""Two-sided 95 % quantile of the standard normal."""
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """One tier: its labels, how closely its rate is known, how many more labels it needs, and days until then."""
+
+    tier: str
+    labels: int
+    rate: float
+    within: float
+    missing: int
+    days: float | None
+
+
+def readiness(
+    tiers: Mapping[str, tuple[int, int]], within: float = 0.02, labels_per_day: float | None = None
+) -> list[Readiness]:
+    """What is missing per tier; `tiers` gives (labels, of which rejected). Days assume that labels keep their mix."""
+    total = sum(count for count, _ in tiers.values())
+    return [
+        _row(name, count, rejected, within, _pace(count, total, labels_per_day))
+        for name, (count, rejected) in tiers.items()
+    ]
+
+
+def needed(rejected: int, count: int, within: float) -> int:
+    """Labels of one tier until its rate's 95 % interval reaches at most `within` to either side."""
+    rate = _rate(rejected, count)
+    return ceil(Z**2 * rate * (1 - rate) / within**2)
+
+
+def _row(tier: str, count: int, rejected: int, within: float, pace: float | None) -> Readiness:
+    rate = _rate(rejected, count)
+    missing = max(0, needed(rejected, count, within) - count)
+    return Readiness(
+        tier=tier,
+        labels=count,
+        rate=rejected / count if count else 0.0,
+        within=Z * (rate * (1 - rate) / max(1, count)) ** 0.5,
+        missing=missing,
+        days=None if pace is None else missing / pace if pace else (0.0 if not missing else inf),
+    )
+
+
+def _rate(rejected: int, count: int) -> float:
+    return (rejected + 2) / (count + 4)
+
+
+def _pace(count: int, total: int, labels_per_day: float | None) -> float | None:
+    """Labels a day that this tier can expect."""
+    return None if labels_per_day is None else labels_per_day * count / max(1, total)
