@@ -47,6 +47,8 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Nor before the curve at the green cut is known to that many logits: a true .05 reads .036 to .070."""
     max_calibration_age_s: Annotated[float, Meta(gt=0.0)] = WEEK_S
     """Nor when the last label is older than this: nobody would have noticed a change since."""
+    max_loosening: Annotated[float, Meta(ge=0.0, le=20.0)] = 0.5
+    """Logits by which a green threshold may rise within a day; 0: never without a person. Tightening is immediate."""
     rater_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.2
     """Largest share of the recent evidence that any one clinician carries (1: no bound)."""
     mature: bool = False

@@ -46,7 +46,8 @@ Gain = tuple[float, float, float, float]
 class Offset:
     """What one group value adds to the log-odds, and the evidence that it has jumped (see `jumps`).
 
-    Between its labels it reverts to mean 0 and its prior variance (an Ornstein-Uhlenbeck process in label counts).
+    Between its labels the mean reverts to 0 at `rate` per label and the variance to its prior at 2 `doubt`: with both
+    equal an Ornstein-Uhlenbeck process in label counts, with more doubt one that keeps its mean but may soon move.
     Times are seconds since the epoch; `born` is the estimated time of its last jump: older events say nothing of it.
     """
 
@@ -54,26 +55,29 @@ class Offset:
     var: float
     clock: int
     prior: float = 0.1
+    rate: float = 0.0
+    doubt: float = 0.0
     evidence: list[float] = field(default_factory=lambda: [1.0] * 4)
     since: list[float] = field(default_factory=lambda: [0.0] * 4)
     born: float = -inf
     quarantined: bool = False
 
-    def at(self, clock: int, rate: float) -> tuple[float, float]:
-        """Mean and variance after reverting from its own clock to `clock` with `rate` per label.
+    def at(self, clock: int) -> tuple[float, float]:
+        """Mean and variance after reverting from its own clock to `clock`.
 
-        >>> mean, var = Offset(mean=0.8, var=0.02, clock=0, prior=0.1).at(20_000, rate=0.6931 / 20_000)
+        >>> mean, var = Offset(mean=0.8, var=0.02, clock=0, prior=0.1, rate=3.5e-5, doubt=3.5e-5).at(20_000)
         >>> round(mean, 3), round(var, 3)
-        (0.4, 0.08)
+        (0.397, 0.08)
         """
         if clock == self.clock:
             return self.mean, self.var
-        kept = exp(rate * (self.clock - clock))
-        return self.mean * kept, self.prior + (self.var - self.prior) * kept * kept
+        past = self.clock - clock
+        kept = exp(2.0 * self.doubt * past)
+        return self.mean * exp(self.rate * past), self.prior + (self.var - self.prior) * kept
 
-    def revert(self, clock: int, rate: float) -> None:
+    def revert(self, clock: int) -> None:
         """Bring the offset itself up to `clock`."""
-        self.mean, self.var = self.at(clock, rate)
+        self.mean, self.var = self.at(clock)
         self.clock = clock
 
     def absorb(self, step: float, shrink: float) -> None:

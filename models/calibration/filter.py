@@ -28,11 +28,12 @@ from models.calibration.state import State, nest, pack, read, read_curve, unpack
 BIAS_VARIANCE: Final = 0.5
 """The first guess of the organic bias is right to about +-0.7 logits."""
 
-RATER_POWER: Final = 0.75
-"""Three quarters of the log evidence needed: one rater explains it alone. Of three honest ones each has a third."""
+ALONE: Final = 0.75
+"""A rater with three quarters of the log evidence needed explains a jump alone; without the strongest rater, half of it
+must be left. In a true jump each of three raters has a third."""
 
 MIN_RATERS: Final = 3
-"""With fewer, a change of the raters cannot be told from a change of the answers: it counts as the latter."""
+"""With fewer, the raters' severity cannot be told from the answers' risk: it counts as the latter."""
 
 Candidate = tuple[Key | None, Offset]
 
@@ -66,19 +67,19 @@ class Filter:
     True
     """
 
-    __slots__ = ("_audits", "_curve", "_discount", "_everyone", "_groups", "_rate", "clock", "ignored", "settings")
+    __slots__ = ("_audits", "_curve", "_discount", "_everyone", "_groups", "_raters", "clock", "ignored", "settings")
 
     def __init__(self, settings: FilterSettings = DEFAULTS) -> None:
         self.settings = settings
         self.clock = 0
         self.ignored = 0
-        self._rate = log(2.0) / settings.half_life
         self._discount = settings.threshold / settings.threshold_down
         self._curve = Curve.prior(settings.intercept_variance)
         self._curve.keep_monotone(settings.z)
         self._everyone = Offset(0.0, 0.0, 0)
         self._audits = Offset(0.0, 0.0, 0)
         self._groups: dict[Key, Offset] = {}
+        self._raters = 0
 
     def observe(self, seen: Observation) -> Jump | None:
         """Fold one label. Returns the jump that it revealed, if any.
@@ -86,8 +87,8 @@ class Filter:
         A label of an event older than a jump of one of its blocks, of a quarantined group, or without weight changes
         nothing but `ignored`.
         """
-        keys = sorted(seen.groups)
-        blocks = [self._block(key) for key in keys]
+        keys = self._active(seen.groups)
+        blocks = [self._groups[key] for key in keys]
         at = float(self.clock) if seen.at is None or not isfinite(seen.at) else seen.at
         if not seen.weight > 0.0 or self._stale(blocks, at):
             self.ignored += 1
@@ -134,10 +135,14 @@ class Filter:
         self = cls(checked.settings)
         self.clock, self.ignored = checked.clock, checked.ignored
         self._curve = read_curve(checked)
-        self._everyone, self._audits = unpack(checked.everyone, 0.0), unpack(checked.audits, 0.0)
+        self._everyone, self._audits = (
+            unpack(checked.everyone, Offset(0.0, 0.0, 0)),
+            unpack(checked.audits, Offset(0.0, 0.0, 0)),
+        )
         for name, values in checked.groups.items():
             for value, group in values.items():
-                self._groups[name, value] = unpack(group, self._prior(name))
+                self._groups[name, value] = unpack(group, self._new(name))
+        self._raters = sum(name in self.settings.raters for name, _ in self._groups)
         return self
 
     def release(self, name: str, value: str) -> bool:
@@ -152,14 +157,26 @@ class Filter:
     def _prior(self, name: str) -> float:
         return self.settings.rater_variance if name in self.settings.raters else self.settings.group_variance
 
-    def _block(self, key: Key) -> Offset:
-        block = self._groups.get(key)
-        if block is None:
-            if len(self._groups) >= self.settings.max_groups:
-                del self._groups[min(self._groups, key=self._rank)]
-            prior = self._prior(key[0])
-            block = self._groups[key] = Offset(0.0, prior, self.clock, prior)
-        return block
+    def _new(self, name: str) -> Offset:
+        settings, prior = self.settings, self._prior(name)
+        doubted = settings.rater_half_life if name in settings.raters else settings.half_life
+        return Offset(0.0, prior, self.clock, prior, log(2.0) / settings.half_life, log(2.0) / doubted)
+
+    def _active(self, groups: Sequence[Key]) -> list[Key]:
+        """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
+        keys, raters = sorted(groups), self.settings.raters
+        for key in keys:
+            if key not in self._groups:
+                self._add(key)
+        if self._raters >= MIN_RATERS:
+            return [key for key in keys if key in self._groups]
+        return [key for key in keys if key[0] not in raters and key in self._groups]
+
+    def _add(self, key: Key) -> None:
+        if len(self._groups) >= self.settings.max_groups:
+            del self._groups[min(self._groups, key=self._rank)]
+        self._groups[key] = self._new(key[0])
+        self._raters = sum(name in self.settings.raters for name, _ in self._groups)
 
     def _rank(self, key: Key) -> tuple[bool, int, Key]:
         """Order of eviction: the quarantined last, else the longest without a label first."""
@@ -170,7 +187,7 @@ class Filter:
         block = self._groups.get(key)
         if block is None:
             return 0.0, self._prior(key[0])
-        mean, var = block.at(self.clock, self._rate)
+        mean, var = block.at(self.clock)
         return (max(mean, self.settings.floor) if key[0] in self.settings.guarded else mean), var
 
     def _stale(self, blocks: list[Offset], at: float) -> bool:
@@ -180,7 +197,7 @@ class Filter:
 
     def _absorb(self, seen: Observation, blocks: list[Offset]) -> float:
         """Update curve and offsets with one label. Returns the log-odds that were expected of it."""
-        settings, curve, clock, rate = self.settings, self._curve, self.clock, self._rate
+        settings, curve, clock = self.settings, self._curve, self.clock
         curve.walk(settings.intercept_walk, settings.slope_walk, settings.bias_walk)
         x1, x2 = basis(seen.logit)
         organic = 0.0 if seen.forced else 1.0
@@ -189,7 +206,7 @@ class Filter:
         eta = b0 + b1 * x1 + b2 * x2 + b3 * organic
         variance = gain[0] + gain[1] * x1 + gain[2] * x2 + gain[3] * organic
         for block in blocks:
-            block.revert(clock, rate)
+            block.revert(clock)
             eta += block.mean
             variance += block.var
         eta = clip(eta, MAX_ETA)
@@ -227,8 +244,11 @@ class Filter:
             return self._suspect(at)
         return None
 
-    def _fire(self, keys: list[Key], blocks: list[Offset], at: float) -> Jump:
-        key, block = self._culprit(keys, blocks)
+    def _fire(self, keys: list[Key], blocks: list[Offset], at: float) -> Jump | None:
+        culprit = self._culprit(keys, blocks)
+        if culprit is None:
+            return None
+        key, block = culprit
         jump = self._describe("jump", key, block, at)
         if key is not None and key[0] in self.settings.guarded and jump.delta < 0.0:
             block.mean, block.quarantined = 0.0, True
@@ -240,20 +260,27 @@ class Filter:
         else:
             block.move(shift, spread)
         block.born = jump.since
-        for touched in (self._everyone, *(self._groups.values() if key is None else blocks)):
+        for touched in (self._everyone, block, *(self._groups.values() if key is None else blocks)):
             restart(touched)
         return jump
 
-    def _culprit(self, keys: list[Key], blocks: list[Offset]) -> Candidate:
-        """Return the block that jumped: the strongest evidence, but a rater who alone explains most of it comes first.
+    def _culprit(self, keys: list[Key], blocks: list[Offset]) -> Candidate | None:
+        """Return the block that jumped: the strongest evidence, unless one rater accounts for most of it.
 
-        Otherwise one clinician who changes their mind, or is not one, would move everybody's risk.
+        Otherwise one clinician who changes their mind, or is not one, would move everybody's risk. None: too much of
+        the evidence is one rater's, too little of it is left; wait for more.
         """
         candidates: list[Candidate] = [(None, self._everyone), *zip(keys, blocks, strict=True)]
-        raters = [pair for pair in candidates if pair[0] is not None and pair[0][0] in self.settings.raters]
-        alone = [pair for pair in raters if self._strength(pair)[0] > self.settings.threshold**RATER_POWER]
-        known = sum(name in self.settings.raters for name, _ in self._groups) if alone else 0
-        return max(alone if known >= MIN_RATERS else candidates, key=self._strength)
+        best = max(candidates, key=self._strength)
+        raters = [pair for pair in self._groups.items() if pair[0][0] in self.settings.raters]
+        if self._raters < MIN_RATERS or best in raters:
+            return best
+        score, j = self._strength(best)
+        top = max(raters, key=lambda pair: pair[1].evidence[j])
+        alone, needed = log(top[1].evidence[j]), log(self.settings.threshold)
+        if alone >= ALONE * needed:
+            return top
+        return best if log(score) - alone >= (1.0 - ALONE) * 2.0 * needed else None
 
     def _strength(self, candidate: Candidate) -> tuple[float, int]:
         return strongest(candidate[1], self._discount)

@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from models.calibration.brake import DAY_S, Brake, effective
 from models.calibration.filter import Filter, Observation
 from models.calibration.influence import Influence
 from models.calibration.jumps import Jump
@@ -52,9 +53,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     as_of: float | None
     counts: dict[str, int]
     filter: dict[str, Any]
+    brake: dict[str, Any]
     influence: dict[str, Any]
     maturity: dict[str, Any]
     held: list[tuple[float, int, Label]]
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`Calibration.parameters`: the filter's state, and by scope the logits that its brake adds."""
+
+    filter: dict[str, Any]
+    brakes: dict[str, float]
 
 
 class Ledger:
@@ -66,6 +75,7 @@ class Ledger:
     """
 
     __slots__ = (
+        "_brake",
         "_held",
         "_influence",
         "_maturity",
@@ -86,6 +96,7 @@ class Ledger:
         self.cause = "prior"
         self.as_of: datetime | None = None
         self.counts: dict[str, int] = {}
+        self._brake = Brake(policy.max_loosening)
         self._influence = Influence(policy.rater_share)
         self._maturity = Maturity()
         self._held: list[tuple[float, int, Label]] = []
@@ -128,6 +139,7 @@ class Ledger:
             yield from self._fold(heapq.heappop(self._held)[2])
 
     def _fold(self, label: Label) -> Iterator[Jump]:
+        self._begin_day(int(label.occurred_at.timestamp() // DAY_S))
         weight = self._influence.grant(label.clinician, label.weight)
         jump = self.filter.observe(observation(label, self.policy.target, weight))
         self.version += 1
@@ -137,6 +149,25 @@ class Ledger:
         if jump is not None:
             yield jump
 
+    def _begin_day(self, day: int) -> None:
+        if self._brake.is_new(day) and self.missing_labels() == 0:
+            self._brake.start(day, self._cuts(self.filter.thresholds()))
+
+    def _cuts(self, reading: Thresholds) -> dict[str, dict[str, float | None]]:
+        return reading.cuts({"green": self.policy.green, "red": self.policy.red})
+
+    def rollback(self, earlier: Calibration, at: datetime) -> None:
+        """Take the parameters of an earlier version, as a new version: a person's change, at event time `at`.
+
+        Raises `StateError` if that version is not of this deployment, or its parameters are damaged.
+        """
+        if earlier.deployment != self.deployment:
+            raise StateError(f"version {earlier.version} belongs to deployment {earlier.deployment}")
+        self.filter = Filter.restore(earlier.parameters["filter"])
+        self.version += 1
+        self.cause = f"rollback: to version {earlier.version}"
+        self.as_of = at if self.as_of is None else max(at, self.as_of)
+
     def missing_labels(self) -> int:
         """Labels that the deployment lacks before it may show green."""
         return missing_labels(self.labels, self.filter.thresholds().deviation(self.policy.green), self.policy)
@@ -145,13 +176,14 @@ class Ledger:
         """Return the current version for the scorers; None before the first change: there is no event time yet."""
         if self.as_of is None:
             return None
-        thresholds = self.filter.thresholds()
-        deviation = thresholds.deviation(self.policy.green)
+        reading = self.filter.thresholds()
+        cuts, deviation = self._cuts(reading), reading.deviation(self.policy.green)
+        excess = self._brake.excess(cuts)
         return Calibration(
             deployment=self.deployment,
             version=self.version,
-            parameters=self.filter.state(),
-            cuts=thresholds.cuts({"green": self.policy.green, "red": self.policy.red}),
+            parameters={"filter": self.filter.state(), "brakes": excess},
+            cuts=effective(cuts, excess),
             labels=self.labels,
             missing_labels=missing_labels(self.labels, deviation, self.policy),
             cause=self.cause,
@@ -168,6 +200,7 @@ class Ledger:
             "as_of": None if self.as_of is None else self.as_of.timestamp(),
             "counts": dict(sorted(self.counts.items())),
             "filter": self.filter.state(),
+            "brake": self._brake.state(),
             "influence": self._influence.state(),
             "maturity": self._maturity.state(),
             "held": [[due, order, msgspec.to_builtins(label)] for due, order, label in sorted(self._held)],
@@ -187,6 +220,7 @@ class Ledger:
         self.version, self.cause, self.counts = saved.version, saved.cause, dict(saved.counts)
         self.as_of = None if saved.as_of is None else instant(saved.as_of)
         self.filter = Filter.restore(saved.filter)
+        self._brake = Brake.restore(saved.brake, policy.max_loosening)
         self._influence = Influence.restore(saved.influence, policy.rater_share)
         self._maturity = Maturity.restore(saved.maturity)
         self._held = saved.held
@@ -195,7 +229,11 @@ class Ledger:
 
 def thresholds(calibration: Calibration) -> Thresholds:
     """Return the scorer's reading of a published version. Raises `StateError` if its parameters are damaged."""
-    return Filter.restore(calibration.parameters).thresholds()
+    try:
+        saved = msgspec.convert(calibration.parameters, Parameters)
+    except msgspec.ValidationError as error:
+        raise StateError(f"parameters of version {calibration.version} are damaged: {error}") from None
+    return Filter.restore(saved.filter).thresholds().braked(saved.brakes)
 
 
 def idle(label: Label) -> str | None:

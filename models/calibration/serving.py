@@ -58,17 +58,28 @@ class Thresholds:
     Made by `RejectionCalibrator.thresholds()`; a thousand of them may serve while one writer learns.
     """
 
-    __slots__ = ("_cache", "_curve", "_groups", "_prior", "_unserved", "_z")
+    __slots__ = ("_brakes", "_cache", "_curve", "_groups", "_prior", "_unserved", "_z")
 
-    def __init__(
-        self, curve: Coefficients, groups: Mapping[Key, Moments], prior: float, unserved: Iterable[str], z: float
+    def __init__(  # noqa: PLR0913, PLR0917  # what one version consists of
+        self,
+        curve: Coefficients,
+        groups: Mapping[Key, Moments],
+        prior: float,
+        unserved: Iterable[str],
+        z: float,
+        brakes: Mapping[str, float] | None = None,
     ) -> None:
         self._curve = curve
         self._groups = dict(groups)
         self._prior = (0.0, prior)
         self._unserved = frozenset(unserved)
         self._z = z
-        self._cache: dict[tuple[Key, ...], Moments] = {}
+        self._brakes = dict(brakes or {})
+        self._cache: dict[tuple[Key, ...], tuple[float, float, float]] = {}
+
+    def braked(self, brakes: Mapping[str, float]) -> "Thresholds":
+        """Return the same version with its upper risk read `brakes` logits higher, by scope (see `brake`)."""
+        return Thresholds(self._curve, self._groups, self._prior[1], self._unserved, self._z, brakes)
 
     def risk(self, logit: float, groups: Mapping[str, str]) -> tuple[float, float]:
         """Return (risk, upper risk) in [0, 1]; an unseen group value is served from the prior, with its variance.
@@ -76,10 +87,12 @@ class Thresholds:
         Both rise with the logit. NaN is read as the centre of the scale: whether a score exists is for `tiers` to say.
         """
         keys = tuple(groups.items())
-        moments = self._cache.get(keys)
-        if moments is None:
-            moments = self._remember(keys)
-        return evaluate(self._curve, moments[0], moments[1], self._z, logit)
+        known = self._cache.get(keys)
+        if known is None:
+            known = self._remember(keys)
+        offset, spread, brake = known
+        risk, upper = evaluate(self._curve, offset, spread, self._z, logit)
+        return (risk, evaluate(self._curve, offset, spread, self._z, logit + brake)[1]) if brake else (risk, upper)
 
     def cuts(self, levels: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
         """Return, for all responses and each known group alone, the raw logit below which each level is kept.
@@ -99,7 +112,7 @@ class Thresholds:
         wanted = _log_odds(level)
         return sqrt(min(moments, key=lambda pair: abs(pair[0] - wanted))[1])
 
-    def _remember(self, keys: tuple[Key, ...]) -> Moments:
+    def _remember(self, keys: tuple[Key, ...]) -> tuple[float, float, float]:
         if len(self._cache) >= MAX_CACHE:
             self._cache.clear()
         offset = spread = 0.0
@@ -107,8 +120,9 @@ class Thresholds:
             if key[0] not in self._unserved:
                 mean, var = self._groups.get(key, self._prior)
                 offset, spread = offset + mean, spread + var
-        self._cache[keys] = offset, spread
-        return offset, spread
+        brake = max(self._brakes.get(scope, 0.0) for scope in ("all", *(f"{name}={value}" for name, value in keys)))
+        self._cache[keys] = offset, spread, brake
+        return offset, spread, brake
 
     def _curve_moments(self, logit: float) -> Moments:
         x1, x2 = basis(logit)

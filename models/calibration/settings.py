@@ -34,10 +34,13 @@ class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Prior of the intercept around the identity map: the encoder's base rate may be off by a factor of e."""
     group_variance: Positive = 0.1
     """Prior of a group's offset: standard deviation 0.32 logits."""
-    rater_variance: Positive = 0.3
-    """Prior of a rater's severity: reject rates of .04 to .43 are on record for one task."""
+    rater_variance: Positive = 1.0
+    """Prior of a rater's severity: reject rates of .04 to .43, 2.9 logits apart, are on record for six at one task."""
     half_life: Annotated[float, Meta(ge=1.0, le=1e9)] = 20_000.0
     """Labels after which a group that is not heard of has lost half of its offset."""
+    rater_half_life: Annotated[float, Meta(ge=1.0, le=1e9)] = 500.0
+    """Labels after which a rater's severity is half forgotten in variance, not in mean: it is kept mobile, so that one
+    who changes moves their own offset, not everybody's curve."""
     threshold: Evidence = 1e4
     """Evidence at which a block is held to have jumped: at least that many labels between false jumps, per block."""
     threshold_down: Evidence = 5e4

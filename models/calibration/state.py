@@ -40,13 +40,13 @@ def pack(block: Offset) -> GroupState:
     return block.mean, block.var, block.clock, rising, None if block.born == -inf else block.born, block.quarantined
 
 
-def unpack(state: GroupState, prior: float) -> Offset:
-    """Return the offset of `pack`. Raises `StateError` for impossible numbers."""
+def unpack(state: GroupState, block: Offset) -> Offset:
+    """Set a new offset to what `pack` returned. Raises `StateError` for impossible numbers."""
     mean, var, clock, rising, born, quarantined = state
     if var < 0.0 or clock < 0 or any(not 0 <= j < 4 for j, _, _ in rising):
         raise StateError("calibrator state is damaged: a group's variance, clock or evidence is impossible")
     _finite([mean, var, born or 0.0, *(number for _, *pair in rising for number in pair)])
-    block = Offset(mean, var, clock, prior)
+    block.mean, block.var, block.clock = mean, var, clock
     for j, value, since in rising:
         block.evidence[j], block.since[j] = value, since
     block.born, block.quarantined = -inf if born is None else born, quarantined

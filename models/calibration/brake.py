@@ -1,0 +1,102 @@
+"""Loosening is bounded per day; tightening is immediate (invariant I9).
+
+What is bounded is what people see: the raw logit below which a scope (all responses, or one group value) is green. Its
+`ceiling` for a day of event time is where it stood when the day's first label came, plus the policy's allowance. Where
+the calibrator would go beyond, the scorers read logits as that much higher, for that scope: at the old threshold plus
+the allowance a response is green, above it is not. The estimate itself moves on; only its effect is spread over days.
+
+The brake starts with the first day that begins warm: before, nothing is green. A scope that the morning did not know is
+held to the ceiling of all.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from models.calibration.basis import LIMIT
+from models.errors import StateError
+
+DAY_S: Final = 86_400.0
+
+Cuts = Mapping[str, Mapping[str, float | None]]
+
+
+class Brake:
+    """Ceilings of one deployment.
+
+    >>> brake = Brake(allowance=0.5)
+    >>> brake.start(20_000, {"all": {"green": -3.0}})
+    >>> brake.excess({"all": {"green": -2.2}, "site=new": {"green": -2.6}})
+    {'all': 0.3}
+    >>> brake.start(20_001, {"all": {"green": -2.2}})
+    >>> brake.excess({"all": {"green": -2.2}})
+    {}
+    """
+
+    __slots__ = ("_ceilings", "_day", "allowance")
+
+    def __init__(self, allowance: float) -> None:
+        self.allowance = allowance
+        self._day = -1
+        self._ceilings: dict[str, float] = {}
+
+    def is_new(self, day: int) -> bool:
+        """Whether `day` (days since the epoch) begins; a clock running backwards begins none."""
+        return day > self._day
+
+    def start(self, day: int, cuts: Cuts) -> None:
+        """Begin a day at the thresholds in force: those of the calibrator, under the ceilings of the day before."""
+        self._day = day
+        self._ceilings = {scope: min(green(cut), self._ceiling(scope)) + self.allowance for scope, cut in cuts.items()}
+
+    def excess(self, cuts: Cuts) -> dict[str, float]:
+        """Return by how many logits each scope's threshold lies above its ceiling, for those that do."""
+        over = {scope: round(green(cut) - self._ceiling(scope), 6) for scope, cut in cuts.items()}
+        return {scope: value for scope, value in over.items() if value > 0.0}
+
+    def state(self) -> dict[str, Any]:
+        """Return the state as JSON types."""
+        return {"day": self._day, "ceilings": dict(self._ceilings)}
+
+    @classmethod
+    def restore(cls, state: object, allowance: float) -> "Brake":
+        """Continue from `state`. Raises `StateError` if it is damaged."""
+        try:
+            saved = msgspec.convert(state, _Saved)
+        except msgspec.ValidationError as error:
+            raise StateError(f"the brake's state is damaged: {error}") from None
+        self = cls(allowance)
+        self._day, self._ceilings = saved.day, saved.ceilings
+        return self
+
+    def _ceiling(self, scope: str) -> float:
+        if not self._ceilings:
+            return LIMIT
+        return self._ceilings.get(scope, self._ceilings.get("all", LIMIT))
+
+
+def effective(cuts: Cuts, excess: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+    """Return the thresholds in force: lowered by the excess of their scope, or of all if that is larger.
+
+    >>> effective({"all": {"green": -2.0}, "site=a": {"green": None}}, {"all": 0.5})
+    {'all': {'green': -2.5}, 'site=a': {'green': None}}
+    """
+    return {
+        scope: {
+            name: None if value is None else round(value - max(excess.get(scope, 0.0), excess.get("all", 0.0)), 4)
+            for name, value in cut.items()
+        }
+        for scope, cut in cuts.items()
+    }
+
+
+class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    day: int
+    ceilings: dict[str, float]
+
+
+def green(cut: Mapping[str, float | None]) -> float:
+    """Return a scope's green threshold; none at all is the lowest logit there is."""
+    value = cut["green"]
+    return -LIMIT if value is None else value

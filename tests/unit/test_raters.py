@@ -1,0 +1,168 @@
+"""Clinicians: severity, capped influence, poisoned labels; and labels that mature."""
+
+import random
+from datetime import timedelta
+from statistics import median
+
+import msgspec
+import orjson
+import pytest
+
+from models.calibration.influence import Influence
+from models.calibration.ledger import Ledger
+from models.calibration.maturity import Maturity
+from models.errors import StateError
+from models.policy import Policy
+from tests.unit.test_ledger import START, label, log
+
+
+def poisoned(share, seed=5, honest=6000, day=1440):
+    """Twenty clinicians, then a day on which one of them answers a share of everything and flips each verdict."""
+    rng = random.Random(seed)
+    for i, one in enumerate(log(honest + day, seed)):
+        bad = i >= honest and rng.random() < share
+        others = 20 if i < honest else 19
+        true = msgspec.structs.replace(one, clinician="c19" if bad else f"c{rng.randrange(others)}")
+        yield true, msgspec.structs.replace(true, rejected=one.rejected != bad)
+
+
+def movement(share, policy, seed=5):
+    """By how much the poison moves the upper risk at the green threshold, and what was found."""
+    honest, attacked, found = Ledger("icu", policy), Ledger("icu", policy), []
+    for true, told in poisoned(share, seed):
+        known = honest.apply(true)
+        found += [jump for jump in attacked.apply(told) if jump not in known]
+    cut = honest.calibration().cuts["all"]["green"]
+    return abs(attacked.filter.risk(cut, [])[1] - honest.filter.risk(cut, [])[1]), found
+
+
+def test_one_poisoned_clinician_of_twenty_moves_the_threshold_by_less_than_a_point_in_a_day():
+    assert median(movement(0.05, Policy(), seed)[0] for seed in (6, 7, 8)) <= 0.01
+
+
+def test_a_poisoned_flood_is_put_down_to_its_clinician_not_to_everybody():
+    moved, found = movement(0.2, Policy())
+    assert {jump.scope for jump in found} == {"clinician=c19"}
+    assert moved <= 0.04
+
+
+def test_with_two_clinicians_a_change_counts_as_one_of_the_answers():
+    ledger = Ledger("icu", Policy())
+    labels = [msgspec.structs.replace(one, clinician="ab"[i % 2]) for i, one in enumerate(log(5000, shift_at=3000))]
+    found = [jump for one in labels for jump in ledger.apply(one)]
+    assert found[0].scope == "all"
+
+
+@pytest.mark.parametrize(("clinicians", "cap"), [(1, 1.0), (2, 1.0), (5, 0.4), (20, 0.2)])
+def test_no_clinician_exceeds_their_share(clinicians, cap):
+    influence, rng = Influence(0.2), random.Random(1)
+    granted = dict.fromkeys(range(clinicians), 0.0)
+    for _ in range(3000):
+        who = 0 if rng.random() < 0.7 else rng.randrange(clinicians)
+        granted[who] += influence.grant(f"c{who}", 1.0)
+    assert granted[0] <= cap * (sum(granted.values()) + 100.0) * 1.25  # granted weight does not decay, shares do
+    assert all(weight > 0.0 for weight in granted.values())
+
+
+def test_equal_clinicians_are_never_cut():
+    influence = Influence(0.2)
+    assert all(influence.grant(f"c{i % 12}", 0.5) == 0.5 for i in range(5000))
+
+
+def test_the_forgotten_take_no_room():
+    influence = Influence(0.2)
+    for i in range(12_000):
+        influence.grant("new" if i > 100 else f"old{i}", 1.0)
+    assert list(influence.state()["weights"]) == ["new"]
+
+
+def test_influence_restores_exactly():
+    whole, part = Influence(0.2), Influence(0.2)
+    for i in range(300):
+        assert whole.grant(f"c{i % 3}", 1.0) == part.grant(f"c{i % 3}", 1.0)
+        part = Influence.restore(orjson.loads(orjson.dumps(part.state())), 0.2)
+    with pytest.raises(StateError):
+        Influence.restore({"clock": 1}, 0.2)
+
+
+def delayed(count, rejected_min, accepted_min, seed=3):
+    """Labels in order of arrival, with exponential delays by verdict."""
+    rng, labels = random.Random(seed), []
+    for i, one in enumerate(log(count, seed)):
+        delay = timedelta(minutes=rng.expovariate(1.0) * (rejected_min if one.rejected else accepted_min))
+        shown = START + timedelta(minutes=i)
+        scored = msgspec.structs.replace(one.decision, occurred_at=shown)
+        labels.append(msgspec.structs.replace(one, occurred_at=shown + delay, decision=scored))
+    return sorted(labels, key=lambda one: one.occurred_at)
+
+
+def fresh_rate(ledger, labels, minutes):
+    """Share of rejections among the folded labels of the last `minutes` before each fold."""
+    seen = []
+    observe = ledger.filter.observe
+    now = [START]
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(observe.__self__, name)
+
+        def observe(self, one):
+            if now[0].timestamp() - one.at < 60.0 * minutes:
+                seen.append(one.rejected)
+            return observe(one)
+
+    ledger.filter = Spy()
+    for one in labels:
+        now[0] = one.occurred_at
+        ledger.apply(one)
+    return sum(seen) / max(len(seen), 1), len(seen)
+
+
+def test_early_rejections_wait_for_the_acceptances_of_their_age():
+    labels = delayed(3000, 20.0, 300.0)
+    truth = sum(one.rejected for one in labels) / len(labels)
+    hasty, count = fresh_rate(Ledger("icu", Policy()), labels, 60)
+    assert count > 200
+    assert hasty > 2.0 * truth
+    patient = Ledger("icu", Policy(mature=True))
+    early, late = labels[:1000], labels[1000:]
+    for one in early:
+        patient.apply(one)
+    assert patient.held > 0
+    assert fresh_rate(patient, late, 60)[1] < 0.1 * count
+
+
+def test_equal_delays_hold_nothing():
+    ledger = Ledger("icu", Policy(mature=True))
+    for one in delayed(2000, 60.0, 60.0):
+        ledger.apply(one)
+        assert ledger.held == 0
+
+
+def test_held_labels_survive_a_crash():
+    labels = delayed(1200, 20.0, 300.0)
+    policy = Policy(mature=True)
+    whole, part = Ledger("icu", policy), Ledger("icu", policy)
+    for i, one in enumerate(labels[:1000]):
+        whole.apply(one)
+        part.apply(one)
+        if i % 97 == 0:
+            part = Ledger.restore(orjson.loads(orjson.dumps(part.snapshot())), policy)
+    assert whole.held > 0
+    assert orjson.dumps(part.snapshot()) == orjson.dumps(whole.snapshot())
+
+
+@pytest.mark.parametrize("damage", [{}, {"rejected": {}}, {"rejected": 1, "accepted": 2}])
+def test_damaged_delays_are_refused(damage):
+    with pytest.raises(StateError):
+        Maturity.restore(damage)
+
+
+def test_labels_without_evidence_still_let_time_pass():
+    ledger = Ledger("icu", Policy(mature=True))
+    for one in delayed(1200, 20.0, 300.0)[:1000]:
+        ledger.apply(one)
+    held = ledger.held
+    ledger.apply(label(10**6, rejected=False, weight=0.0, occurred_at=START + timedelta(days=30)))
+    assert held > 0
+    assert ledger.held == 0

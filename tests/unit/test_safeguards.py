@@ -1,0 +1,66 @@
+"""Each safeguard is removed in turn, and its test must fail: a harness that cannot fail proves nothing."""
+
+import pytest
+
+from models import tiers
+from models.calibration.belief import Curve
+from models.calibration.brake import Brake
+from models.calibration.filter import Filter
+from models.calibration.influence import Influence
+from models.calibration.ledger import Ledger
+from tests.unit import test_calibrator, test_control, test_ledger, test_raters, test_tiers
+
+CASES = {
+    "jump detector": (
+        (Filter, "_judge", lambda *_, **__: None),
+        lambda: test_calibrator.test_a_jump_is_found_where_it_is_and_since_when(None, "all", 1.2),
+    ),
+    "stale labels ignored": (
+        (Filter, "_stale", lambda *_: False),
+        test_calibrator.test_labels_older_than_a_jump_are_ignored,
+    ),
+    "quarantine": (
+        (Filter, "_stale", lambda *_: False),
+        test_calibrator.test_a_site_that_turns_lenient_is_quarantined_until_released,
+    ),
+    "floor": (
+        (Filter, "_moments", lambda self, key: self._groups[key].at(self.clock)),
+        test_calibrator.test_the_floor_bounds_what_a_lenient_site_gains,
+    ),
+    "audit bias": (
+        (Curve, "suspect", lambda *_: None),
+        test_calibrator.test_audits_that_contradict_volunteered_labels_switch_the_bias_on,
+    ),
+    "culprit": (
+        (Filter, "_culprit", lambda self, *_: (None, self._everyone)),
+        test_raters.test_a_poisoned_flood_is_put_down_to_its_clinician_not_to_everybody,
+    ),
+    "capped influence": (
+        (Influence, "grant", lambda _, __, weight: weight),
+        lambda: test_raters.test_no_clinician_exceeds_their_share(20, 0.2),
+    ),
+    "maturity": (
+        (Ledger, "_due", lambda *_: 0.0),
+        test_raters.test_early_rejections_wait_for_the_acceptances_of_their_age,
+    ),
+    "bounded loosening": (
+        (Brake, "excess", lambda *_: {}),
+        test_control.test_loosening_is_bounded_per_day_and_gets_there_in_the_end,
+    ),
+    "warm-up gate": (
+        (Ledger, "missing_labels", lambda _: 0),
+        test_ledger.test_the_gate_counts_down_and_opens,
+    ),
+    "any doubt": (
+        (tiers, "doubts", lambda *_: ()),
+        test_tiers.test_no_combination_of_doubts_is_green,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_it_its_test_fails(name, monkeypatch):
+    (owner, attribute, replacement), guard = CASES[name]
+    monkeypatch.setattr(owner, attribute, replacement)
+    with pytest.raises(AssertionError):
+        guard()
