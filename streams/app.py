@@ -50,12 +50,13 @@ def create_app(settings: Settings, name: str, topics: Sequence[str], build: Call
         topics: names (without prefix) of the topics it consumes; all keyed alike and co-partitioned.
         build: makes the stage around its state.
     """
+    (settings.data_dir / name).mkdir(parents=True, exist_ok=True)  # Faust makes no parents
     app = App(f"{settings.topic_prefix}demur-{name}", **_conf(settings, name))
     app.delivery = Delivery(app)
     app.inputs = frozenset(settings.topic_prefix + topic for topic in topics)
     stage = build(State(app, "state", settings.partitions))
     for topic in sorted(app.inputs):
-        _agent(app, stage, topic, settings)
+        _agent(app, stage, topic, settings.partitions)
     _timer(app, stage)
     return app
 
@@ -72,7 +73,7 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
         "web_enabled": False,  # Faust's server listens everywhere, without authentication
         "agent_supervisor": CrashingSupervisor,  # a stage that fails ends the worker, which is restarted whole
         "stream_wait_empty": False,  # `Delivery.drain` does it
-        "stream_buffer_maxsize": settings.batch_events,
+        "stream_buffer_maxsize": 1024,
         "broker_commit_interval": 0.5,
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": settings.session_timeout_s / 6,
@@ -82,11 +83,11 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
     }
 
 
-def _agent(app: App, stage: Stage, topic: str, settings: Settings) -> None:
-    source = app.topic(topic, schema=raw_schema(), partitions=settings.partitions)
+def _agent(app: App, stage: Stage, topic: str, partitions: int) -> None:
+    source = app.topic(topic, schema=raw_schema(), partitions=partitions)
 
     async def run(stream: Any) -> None:
-        await app.delivery.consume(stage, stream, settings.batch_events)
+        await app.delivery.consume(stage, stream)
 
     app.agent(source, name=f"{stage.name}-{topic}", concurrency=1)(run)
 

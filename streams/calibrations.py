@@ -52,7 +52,7 @@ class Calibrations:
         return self._caught_up.is_set()
 
     async def ready(self) -> None:
-        """Wait until caught up, but not for ever: without calibrations nothing is green, and a response must not wait."""
+        """Wait until caught up, but not for ever: a response gets its answer, which then is not green."""
         with suppress(TimeoutError):
             async with asyncio.timeout(None if self.caught_up else START_S):
                 await self._caught_up.wait()

@@ -183,7 +183,6 @@ def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str
 def _reference(console: Console, *, fast: bool = False) -> str:
     """Return the folder of the reference encoder, trained first if need be."""
     from models.training.reference import ensure_reference  # noqa: PLC0415 (torch)
-
     from streams.stages import CACHE  # noqa: PLC0415 (the same)
 
     with _progress(console) as tell:

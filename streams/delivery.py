@@ -59,6 +59,10 @@ class Stage(Protocol):
     def name(self) -> str:
         """Names its consumer group."""
 
+    @property
+    def batch(self) -> int:
+        """How many events it takes at once."""
+
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Decide what records (of one partition, in order) lead to."""
 
@@ -150,10 +154,10 @@ class Delivery:
         self._stages: list[Stage] = []
         self._draining = False
 
-    async def consume(self, stage: Stage, stream: Any, limit: int) -> None:
+    async def consume(self, stage: Stage, stream: Any) -> None:
         """The body of an agent: take what is queued, settle it, again."""
         self._stages.append(stage)
-        async for events in _batches(stream, limit):
+        async for events in _batches(stream, stage.batch):
             if not self._draining:
                 await self._run(self._deliver(stage, events))
 

@@ -111,8 +111,6 @@ class Settings(BaseSettings):
     """File of plans and tier cuts; by default green below .05 and red from .20."""
     deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     """A score that takes longer is red."""
-    batch_events: Annotated[int, Field(ge=1, le=10_000)] = 256
-    """Events that a stage takes at once."""
     batch_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = 2048
     """Tokens that the encoder takes at once."""
 

@@ -85,6 +85,8 @@ class Held(Struct):
 class Fold:
     """The stage."""
 
+    batch = 256
+
     def __init__(self, kind: Kind, context: Context, state: State, expiry: Expiry, clock: Clock) -> None:
         self.name = kind.name
         self.kind = kind

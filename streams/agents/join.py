@@ -42,6 +42,7 @@ class Join:
     """The stage. Holds rows of `models.joining`; nothing of patient text."""
 
     name = "join"
+    batch = 256
 
     def __init__(self, context: Context, state: State, horizons: Horizons, clock: Clock, salience_key: bytes) -> None:
         self.context = context

@@ -35,6 +35,8 @@ class Score:
     """The stage. Keeps every decision for a while, so that a repeated response gets the same one, byte for byte."""
 
     name = "score"
+    batch = 32
+    """Few, because each waits for the slowest encoder call among them."""
 
     def __init__(self, context: Context, state: State, expiry: Expiry, parts: Parts) -> None:
         self.context = context
