@@ -7,7 +7,7 @@ from river import base
 
 from models.calibration.basis import number
 from models.calibration.filter import Filter, Observation
-from models.calibration.serving import Key
+from models.calibration.serving import Groups
 from models.calibration.settings import FilterSettings
 
 
@@ -68,10 +68,10 @@ class RejectionCalibrator(base.Classifier):
         return self
 
 
-def groups_of(x: Mapping[Any, Any]) -> list[Key]:
+def groups_of(x: Mapping[Any, Any]) -> Groups:
     """Return the string-valued features as groups.
 
     >>> groups_of({"logit": -2.0, "site": "north", "turn": 3})
-    [('site', 'north')]
+    (('site', 'north'),)
     """
-    return [(str(name), value) for name, value in x.items() if isinstance(value, str)]
+    return tuple((str(name), value) for name, value in x.items() if isinstance(value, str))

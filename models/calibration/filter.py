@@ -1,6 +1,6 @@
 """The calibrator proper: a filter over one deployment's labels. Mathematics: `basis`, `belief`, `jumps`, `serving`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import exp, isfinite, log
 from typing import Any, Final, Literal
 
@@ -21,7 +21,7 @@ from models.calibration.jumps import (
     strongest,
     temper,
 )
-from models.calibration.serving import MAX_ETA, Key, Moments, Thresholds, evaluate
+from models.calibration.serving import MAX_CACHE, MAX_ETA, Groups, Key, Moments, Thresholds, evaluate
 from models.calibration.settings import DEFAULTS, FilterSettings
 from models.calibration.state import State, nest, pack, read, read_curve, unpack
 
@@ -48,7 +48,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     """
 
     logit: float
-    groups: Sequence[Key]
+    groups: Groups
     rejected: bool
     weight: float = 1.0
     at: float | None = None
@@ -60,14 +60,25 @@ class Filter:
 
     >>> calibrator = Filter()
     >>> for _ in range(100):
-    ...     jump = calibrator.observe(Observation(-2.0, [("site", "north")], rejected=False))
+    ...     jump = calibrator.observe(Observation(-2.0, (("site", "north"),), rejected=False))
     >>> [round(p, 3) for p in calibrator.risk(-2.0, [("site", "north")])]
     [0.024, 0.028]
     >>> Filter.restore(calibrator.state()).state() == calibrator.state()
     True
     """
 
-    __slots__ = ("_audits", "_curve", "_discount", "_everyone", "_groups", "_raters", "clock", "ignored", "settings")
+    __slots__ = (
+        "_audits",
+        "_curve",
+        "_discount",
+        "_everyone",
+        "_found",
+        "_groups",
+        "_raters",
+        "clock",
+        "ignored",
+        "settings",
+    )
 
     def __init__(self, settings: FilterSettings = DEFAULTS) -> None:
         self.settings = settings
@@ -80,6 +91,7 @@ class Filter:
         self._audits = Offset(0.0, 0.0, 0)
         self._groups: dict[Key, Offset] = {}
         self._raters = 0
+        self._found: dict[Groups, tuple[list[Key], list[Offset]]] = {}
 
     def observe(self, seen: Observation) -> Jump | None:
         """Fold one label. Returns the jump that it revealed, if any.
@@ -87,8 +99,7 @@ class Filter:
         A label of an event older than a jump of one of its blocks, of a quarantined group, or without weight changes
         nothing but `ignored`.
         """
-        keys = self._active(seen.groups)
-        blocks = [self._groups[key] for key in keys]
+        keys, blocks = self._find(seen.groups)
         at = float(self.clock) if seen.at is None or not isfinite(seen.at) else seen.at
         if not seen.weight > 0.0 or self._stale(blocks, at):
             self.ignored += 1
@@ -118,7 +129,7 @@ class Filter:
         """Return the whole state as versioned JSON types."""
         return {
             "schema": 1,
-            "settings": msgspec.to_builtins(self.settings),
+            "settings": self.settings.overrides(),
             "clock": self.clock,
             "ignored": self.ignored,
             "curve": list(self._curve.mean),
@@ -162,17 +173,26 @@ class Filter:
         doubted = settings.rater_half_life if name in settings.raters else settings.half_life
         return Offset(0.0, prior, self.clock, prior, log(2.0) / settings.half_life, log(2.0) / doubted)
 
-    def _active(self, groups: Sequence[Key]) -> list[Key]:
+    def _find(self, groups: Groups) -> tuple[list[Key], list[Offset]]:
         """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
-        keys, raters = sorted(groups), self.settings.raters
-        for key in keys:
-            if key not in self._groups:
+        found = self._found.get(groups)
+        if found is None:
+            for key in sorted(groups):
                 self._add(key)
-        if self._raters >= MIN_RATERS:
-            return [key for key in keys if key in self._groups]
-        return [key for key in keys if key[0] not in raters and key in self._groups]
+            known = [key for key in sorted(groups) if key in self._groups]
+            keys = [key for key in known if self._raters >= MIN_RATERS or key[0] not in self.settings.raters]
+            found = keys, [self._groups[key] for key in keys]
+            if len(known) == len(groups):  # else they evict one another, and must do so at every label
+                self._found[groups] = found
+        return found
 
     def _add(self, key: Key) -> None:
+        """Make room for a group that is new. What was found before may no longer hold."""
+        if key in self._groups and len(self._found) < MAX_CACHE:
+            return
+        self._found.clear()
+        if key in self._groups:
+            return
         if len(self._groups) >= self.settings.max_groups:
             del self._groups[min(self._groups, key=self._rank)]
         self._groups[key] = self._new(key[0])
@@ -191,9 +211,10 @@ class Filter:
         return (max(mean, self.settings.floor) if key[0] in self.settings.guarded else mean), var
 
     def _stale(self, blocks: list[Offset], at: float) -> bool:
-        if at < self._everyone.born:
-            return True
-        return any(at < block.born or block.quarantined for block in blocks)
+        for block in blocks:  # not any(): a generator would cost more than the loop
+            if at < block.born or block.quarantined:
+                return True
+        return at < self._everyone.born
 
     def _absorb(self, seen: Observation, blocks: list[Offset]) -> float:
         """Update curve and offsets with one label. Returns the log-odds that were expected of it."""

@@ -98,15 +98,14 @@ def accumulate(block: Offset, values: Ratios, at: float, discount: float) -> flo
     for j, ratio in enumerate(values):
         old = evidence[j]
         new = old * ratio
-        if new <= 1.0:
+        if new > 1.0:
+            if old == 1.0:
+                since[j] = at
+            evidence[j] = new
+            score = new * discount if j < UPWARD else new
+            best = best if best > score else score  # noqa: FURB136  # the hot path: max() costs a call
+        elif old > 1.0:
             evidence[j], since[j] = 1.0, 0.0
-            continue
-        if old == 1.0:
-            since[j] = at
-        evidence[j] = new
-        if j < UPWARD:
-            new *= discount
-        best = max(best, new)
     return best
 
 

@@ -256,7 +256,7 @@ def observation(label: Label, target: str, weight: float) -> Observation:
     Event time is the *response's*: a label says how things stood when the answer was given.
     """
     scored = label.decision
-    groups = [*scored.groups.items(), ("clinician", label.clinician)]
+    groups = (*scored.groups.items(), ("clinician", label.clinician))
     logit = nan if scored.logit is None else scored.logit
     at = scored.occurred_at.timestamp()
     return Observation(logit, groups, rejects(label, target), weight, at, scored.audit)

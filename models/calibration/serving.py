@@ -28,6 +28,8 @@ GRID: Final = tuple(LIMIT * k / 40.0 for k in range(-40, 41))
 Key = tuple[str, str]
 """A group: its name and its value, such as ("category", "dosing")."""
 
+Groups = tuple[Key, ...]
+
 Moments = tuple[float, float]
 """Mean and variance, in logits and squared logits."""
 

@@ -1,6 +1,6 @@
 """The calibrator's settings, each with the reason for its default. Tuned on synthetic streams only."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -74,5 +74,15 @@ class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         except msgspec.ValidationError as error:
             raise SettingsError(f"calibrator settings: {error}") from None
 
+    def overrides(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as JSON types; with the state's schema number it says everything.
+
+        >>> FilterSettings(z=1.0).overrides()
+        {'z': 1.0}
+        """
+        defaults = msgspec.to_builtins(FilterSettings())
+        return {name: value for name, value in msgspec.to_builtins(self).items() if value != defaults[name]}
+
 
 DEFAULTS = FilterSettings()
+"""Part of the state's schema: a changed default needs a new schema number (a test holds them together)."""

@@ -1,15 +1,18 @@
 """The calibrator learns, is safe with any input, and restores bit for bit."""
 
+import hashlib
 import json
 import math
 import random
 
+import msgspec
 import pytest
 from river import checks, evaluate, metrics
 
 from models.calibration.estimator import RejectionCalibrator
 from models.calibration.filter import Filter, Observation
 from models.calibration.settings import DEFAULTS, FilterSettings
+from models.calibration.state import SCHEMA
 from models.errors import SettingsError, StateError
 
 
@@ -91,7 +94,7 @@ def test_a_site_that_turns_lenient_is_quarantined_until_released():
     calibrator, jumps = folded(labels)
     assert [(jump.kind, jump.scope) for jump in jumps] == [("quarantine", "site=y")]
     trusting, _ = folded(labels, FilterSettings(guarded=()))
-    at_site = [("category", "a"), ("site", "y")]
+    at_site = (("category", "a"), ("site", "y"))
     assert calibrator.risk(-3.0, at_site)[1] > 2.0 * trusting.risk(-3.0, at_site)[1]
     ignored = calibrator.ignored
     calibrator.observe(Observation(-2.0, at_site, rejected=False))
@@ -106,7 +109,7 @@ def test_the_floor_bounds_what_a_lenient_site_gains():
     labels = list(stream(3000, seed=6, shift_at=0, shift=-2.0, scope=("site", "y")))
     floored, _ = folded(labels, FilterSettings(grace=10**9))
     free, _ = folded(labels, FilterSettings(grace=10**9, guarded=()))
-    at_site = [("category", "a"), ("site", "y")]
+    at_site = (("category", "a"), ("site", "y"))
     assert floored.risk(-1.0, at_site)[0] > 1.3 * free.risk(-1.0, at_site)[0]
 
 
@@ -198,6 +201,12 @@ def test_estimator_restores_and_goes_on():
     for one in (model, again):
         one.learn_one({"logit": -2.0, "site": "x"}, y=False, w=0.5)
     assert again.state() == model.state()
+
+
+def test_defaults_are_part_of_the_schema():
+    """A state names only settings that differ: change a default, and the schema number in `state.py` must rise too."""
+    known = {1: "7bc08942828558bd"}
+    assert hashlib.sha256(msgspec.json.encode(DEFAULTS)).hexdigest()[:16] == known[SCHEMA]
 
 
 def test_settings_out_of_range_are_refused():
