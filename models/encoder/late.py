@@ -49,26 +49,27 @@ class LateEncoder(Encoder):
         self._embedder = embedder
         self._weights = weights
 
-    @torch.inference_mode()
     def score(self, responses: Sequence[Response]) -> list[Score]:
         """Score each response, in the order given."""
         readings = read(self._embedder, responses)
-        return [Score(self._logit(reading), reading.cut, self._unknown(reading)) for reading in readings]
+        return [Score(logit(self._weights, reading), reading.cut, self._unknown(reading)) for reading in readings]
 
     def count_tokens(self, responses: Sequence[Response]) -> list[int]:
         """Return how many tokens are embedded for each."""
         return [sum(len(part.ids) for part in _parts(reading)) for reading in read(self._embedder, responses)]
 
-    def _logit(self, reading: Reading) -> float:
-        weights = self._weights
-        if reading.answer is None:
-            return float(weights.before(torch.from_numpy(reading.query.whole.pooled)))
-        features = relate(reading.query, reading.answer, weights.rarity)
-        return float(weights.after(torch.from_numpy(features).float()[None])[0])
-
     def _unknown(self, reading: Reading) -> float:
         ids = [token for part in _parts(reading) for token in part.ids]
         return ids.count(self._embedder.unknown) / max(1, len(ids))
+
+
+@torch.inference_mode()
+def logit(weights: Weights, reading: Reading) -> float:
+    """Log odds of rejection, by the head for what there is to read."""
+    if reading.answer is None:
+        return float(weights.before(torch.from_numpy(reading.query.whole.pooled)))
+    table = features([reading], weights.rarity)
+    return float(weights.after(torch.from_numpy(table).float())[0])
 
 
 def read(embedder: Embedder, responses: Sequence[Response]) -> list[Reading]:

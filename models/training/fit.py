@@ -18,9 +18,10 @@ from models.encoder import load
 from models.encoder.artifact import seal
 from models.encoder.loading import limit, open_model
 from models.encoder.quiet import quiet
-from models.encoder.template import segments
+from models.encoder.template import VERSION, segments
 from models.encoder.tokens import Framer, Tokens
 from models.errors import SettingsError
+from models.training.card import write_card
 from models.training.draw import Draw
 from models.training.examples import Example, digest, pending, split
 from models.training.libraries import libraries
@@ -184,8 +185,14 @@ def _save(start: _Start, out: Path, examples: Sequence[Example], held: Sequence[
     facts |= {"seed": recipe.seed, "recipe": msgspec.to_builtins(recipe), "libraries": libraries()}
     seal(out, facts)
     report = quality(str(out), held)
-    seal(out, {**facts, "metrics": {name: msgspec.to_builtins(part) for name, part in report._asdict().items()}})
+    write_card(out, {**facts, "template": VERSION}, *report)
+    seal(out, {**facts, "metrics": plain(report)})
     return report
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """The report as JSON holds it."""
+    return {name: msgspec.to_builtins(part) for name, part in report._asdict().items()}
 
 
 def quality(artifact: str, examples: Sequence[Example]) -> Report:

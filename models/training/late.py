@@ -18,13 +18,21 @@ from torch import nn
 from models.encoder.artifact import seal
 from models.encoder.embedder import Embedder, Vectors
 from models.encoder.head import Head
-from models.encoder.late import Reading, Weights, features, read, save_weights
+from models.encoder.late import Reading, Weights, features, logit, read, save_weights
 from models.encoder.loading import open_sentences
 from models.encoder.quiet import quiet
-from models.training.examples import Example, digest
-from models.training.fit import Progress
+from models.encoder.template import VERSION
+from models.errors import SettingsError
+from models.training.card import write_card
+from models.training.examples import Example, digest, folds
+from models.training.fit import Progress, Report, plain
 from models.training.libraries import libraries
+from models.training.metrics import measure, sigmoid
 from models.training.raters import Fitted, Table, fit, offsets
+
+FOLDS: Final = 5
+MINIMUM: Final = 50
+"""Judged answers below which nothing can be learnt or measured."""
 
 CHUNK: Final = 64
 """Answers embedded between two reports of progress."""
@@ -39,17 +47,44 @@ BATCH: Final = 256
 
 def train_late(
     examples: Sequence[Example], out: Path, *, encoder: str, seed: int = 0, progress: Progress | None = None
-) -> None:
-    """Train on judged answers with a response and write the artifact to `out`. Raises `ArtifactError`."""
+) -> Report:
+    """Train on judged answers with a response and write the artifact to `out`.
+
+    Returns the quality on questions left out, fold by fold; the artifact then learns from all. Raises `ArtifactError`
+    if the encoder cannot be opened, `SettingsError` if there is nothing to learn from.
+    """
+    _check(examples)
     model, tokenizer = open_sentences(encoder)
     readings = embed(Embedder(model, tokenizer), examples, progress)
     weights, severity = fit_weights(readings, examples, len(tokenizer), seed)
+    report = _left_out(readings, examples, len(tokenizer), seed)
     with quiet():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
     save_weights(weights, out)
     facts = {"kind": "late", "seed": seed, "groups": (), "data_digest": digest(examples), "libraries": libraries()}
-    seal(out, {**facts, "raters": len(severity)})
+    write_card(out, {**facts, "template": VERSION}, *report)
+    seal(out, {**facts, "raters": len(severity), "metrics": plain(report)})
+    return report
+
+
+def _check(examples: Sequence[Example]) -> None:
+    if not all(example.event.response for example in examples):
+        raise SettingsError("every answer to learn from needs its text: leave out those without a response")
+    if len({example.question for example in examples if example.rejected}) < FOLDS or len(examples) < MINIMUM:
+        raise SettingsError(f"{len(examples)} judged answers are too few: give {MINIMUM} or more, to many questions")
+
+
+def _left_out(readings: Sequence[Reading], examples: Sequence[Example], vocabulary: int, seed: int) -> Report:
+    """Out-of-fold quality, after the answer and before it; a question is never on both sides."""
+    risks = np.zeros((2, len(examples)))
+    for fold in folds(examples, FOLDS, seed):
+        rest = sorted(set(range(len(examples))) - set(fold))
+        weights, _ = fit_weights([readings[i] for i in rest], [examples[i] for i in rest], vocabulary, seed)
+        for i in fold:
+            risks[:, i] = logit(weights, readings[i]), logit(weights, readings[i]._replace(answer=None))
+    truth = [example.rejected for example in examples]
+    return Report(*(measure(truth, sigmoid(part)) for part in risks))
 
 
 def embed(embedder: Embedder, examples: Sequence[Example], progress: Progress | None = None) -> list[Reading]:

@@ -1,0 +1,131 @@
+"""Late interaction on a sentence encoder with random weights: everything but quality."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from models.encoder import load
+from models.encoder.embedder import LONGEST, Embedder
+from models.encoder.late import features, read
+from models.encoder.loading import open_sentences
+from models.encoder.passages import FIRST, LAST, PASSAGE, asks, passages, sentences
+from models.encoder.quiet import quiet
+from models.errors import ArtifactError
+from models.training.data import from_week
+from models.training.examples import pending
+from models.training.late import inverse_frequency, train_late
+from models.training.synth import Config, generate
+from models.training.vocabulary import learn
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return from_week(generate(Config(responses=120, seed=8, pre_response=0.0, drift=None)))
+
+
+@pytest.fixture(scope="module")
+def sentence_encoder(examples, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sentences")
+    torch.manual_seed(0)
+    tokenizer = learn([f"{e.event.query} {e.event.response}" for e in examples], 600, 512)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with quiet():
+        BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def artifact(examples, sentence_encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("late") / "artifact"
+    train_late(examples, folder, encoder=sentence_encoder, seed=1)
+    return folder
+
+
+def test_it_scores_like_any_encoder(artifact, examples):
+    encoder = load(str(artifact))
+    scores = encoder.score([example.event for example in examples[:20]])
+    assert all(math.isfinite(score.logit) and not score.truncated for score in scores)
+    assert min(encoder.count_tokens([example.event for example in examples[:20]])) > 20
+
+
+def test_a_response_scores_the_same_whatever_its_batch_mates(artifact, examples):
+    encoder = load(str(artifact))
+    mates = [example.event for example in examples[:15]]
+    for mate, together in zip(mates, encoder.score(mates), strict=True):
+        assert encoder.score([mate])[0].logit == pytest.approx(together.logit, abs=1e-4)
+
+
+def test_it_scores_before_and_after_the_answer(artifact, examples):
+    after, before = load(str(artifact)).score([examples[0].event, pending(examples[0]).event])
+    assert after.logit != before.logit
+
+
+def test_training_twice_gives_one_artifact(artifact, examples, sentence_encoder, tmp_path):
+    train_late(examples, tmp_path / "again", encoder=sentence_encoder, seed=1)
+    assert load(str(tmp_path / "again")).model_hash == load(str(artifact)).model_hash
+
+
+def test_a_changed_head_is_refused(artifact, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "changed")
+    data = bytearray((folder / "head.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "head.safetensors").write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"head\.safetensors"):
+        load(str(folder))
+
+
+def test_a_missing_sentence_encoder_is_named(examples, tmp_path):
+    with pytest.raises(ArtifactError, match="no-such-encoder"):
+        train_late(examples, tmp_path / "x", encoder="no-such-encoder")
+
+
+def test_strict_and_mild_raters_are_set_aside(examples, sentence_encoder, tmp_path):
+    told = []
+    train_late(examples, tmp_path / "x", encoder=sentence_encoder, progress=lambda share, _: told.append(share))
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_relations_are_finite_even_for_texts_that_say_nothing(sentence_encoder, examples):
+    embedder = Embedder(*open_sentences(sentence_encoder))
+    odd = [
+        examples[0].event.__class__(**{**_fields(examples[0].event), "query": "?", "response": text})
+        for text in ("", "!", "x " * 4000)
+    ]
+    readings = read(embedder, odd)
+    assert [reading.cut for reading in readings] == [False, False, True]
+    table = features(readings, inverse_frequency(readings, 600))
+    assert table.shape == (3, 45)
+    assert np.isfinite(table).all()
+
+
+def _fields(event):
+    return {name: getattr(event, name) for name in event.__struct_fields__}
+
+
+def test_a_text_beyond_the_longest_keeps_its_last_special_token(sentence_encoder):
+    embedder = Embedder(*open_sentences(sentence_encoder))
+    found = embedder(["dose " * 600, "dose"])
+    assert found["dose " * 600].cut
+    assert len(found["dose " * 600].ids) == LONGEST - 2
+    assert not found["dose"].cut
+
+
+def test_long_answers_keep_beginning_and_end():
+    text = " ".join(f"word{n}" for n in range(2000))
+    parts, left_out = passages(text)
+    assert left_out
+    assert len(parts) == FIRST + LAST
+    assert parts[0].startswith("word0 ")
+    assert parts[-1].endswith("word1999")
+    assert max(map(len, parts)) <= PASSAGE
+
+
+def test_queries_are_cut_into_sentences():
+    assert sentences("") == [""]
+    assert [asks(part) for part in sentences("Lupus. What is it? I wonder.")] == [False, True, False]

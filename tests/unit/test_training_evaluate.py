@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from models.encoder.artifact import seal
+from models.encoder.quiet import quiet
+from models.training import raters
+from models.training.data import from_week
+from models.training.evaluate import Scored, evaluate, official, tier_table, write
+from models.training.intervals import bootstrap, rate_interval
+from models.training.metrics import measure, sigmoid
+from models.training.readiness import needed, readiness
+from models.training.synth import Config, generate
+from models.training.vocabulary import learn
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return from_week(generate(Config(responses=200, seed=6)))
+
+
+@pytest.fixture(scope="module")
+def artifact(examples, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("random")
+    torch.manual_seed(0)
+    tokenizer = learn([e.event.query for e in examples], 400, 128)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with quiet():
+        BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), num_labels=2, **size)).save_pretrained(
+            folder
+        )
+        tokenizer.save_pretrained(folder)
+    seal(folder, {"kind": "cross"})
+    return str(folder)
+
+
+def test_an_evaluation_says_everything(artifact, examples, tmp_path):
+    found = evaluate(artifact, examples)
+    assert found.count == 200
+    assert {"auroc", "average_precision", "accuracy", "brier", "ece", "log_loss"} == found.measures.keys()
+    assert all(i.lower <= i.upper for i in found.measures.values())
+    assert sum(row.count for row in found.tiers) == 200
+    assert sum(row.caught for row in found.tiers) == pytest.approx(1.0)
+    assert sum(part["count"] for part in found.parts["site"].values()) == 200
+    write(found, tmp_path / "found.json", tmp_path / "found.html")
+    assert json.loads((tmp_path / "found.json").read_bytes())["tiers"][0]["tier"] == "green"
+    assert "MEDIQA" in (tmp_path / "found.html").read_text()
+
+
+def scored(examples, rejected, risk):
+    return Scored(examples[: len(risk)], np.array(rejected, dtype=bool), np.array(risk))
+
+
+def test_tiers_are_cut_where_told(examples):
+    green, yellow, red = tier_table(scored(examples, [0, 1, 1, 1], [0.01, 0.05, 0.19, 0.9]), (0.05, 0.2))
+    assert (green.count, yellow.count, red.count) == (1, 2, 1)
+    assert (green.rejected.value, red.caught) == (0.0, pytest.approx(1 / 3))
+
+
+def test_the_first_good_answer_counts(examples):
+    same = [examples[0]] * 3
+    found = official(Scored(same, np.array([True, False, False]), np.array([0.1, 0.3, 0.9])))
+    assert found.mrr == 0.5
+    assert found.precision == 0.5
+    assert found.accuracy == pytest.approx(1 / 3)
+
+
+def test_intervals_hold_the_value_and_narrow_with_questions():
+    random = np.random.default_rng(0)
+    risk = random.uniform(size=800)
+    rejected = random.uniform(size=800) < risk
+    few = bootstrap(rejected[:80], risk[:80], [str(n // 4) for n in range(80)])["auroc"]
+    many = bootstrap(rejected, risk, [str(n // 4) for n in range(800)])["auroc"]
+    assert few.lower < few.value < few.upper
+    assert many.upper - many.lower < few.upper - few.lower
+
+
+@pytest.mark.parametrize(("rejected", "count"), [(0, 0), (0, 7), (7, 7), (3, 9)])
+def test_exact_intervals_hold_the_rate(rejected, count):
+    _, lower, upper = rate_interval(rejected, count)
+    assert 0 <= lower <= (rejected / count if count else 0) <= upper <= 1
+
+
+def test_readiness_counts_down_to_zero():
+    assert needed(50, 100, 0.05) > needed(2, 100, 0.05)
+    first, second = readiness({"green": (2000, 40), "red": (10, 5)}, within=0.03, labels_per_day=100)
+    assert (first.missing, first.days) == (0, 0.0)
+    assert second.missing > 500
+    assert second.days > 1000
+    assert readiness({"green": (0, 0)}, labels_per_day=10)[0].days == float("inf")
+    assert readiness({"green": (0, 0)})[0].days is None
+
+
+def judged(seed, people=8, answers=60):
+    """Verdicts from text and a strong rater effect, both known."""
+    random = np.random.default_rng(seed)
+    names = [f"r{n % people}" for n in range(people * answers)]
+    severity = dict(zip(sorted(set(names)), random.normal(0, 1.5, people), strict=True))
+    table = random.normal(size=(len(names), 3))
+    logits = table[:, 0] + np.array([severity[name] for name in names])
+    return table, random.uniform(size=len(names)) < 1 / (1 + np.exp(-logits)), names, severity
+
+
+def test_severities_are_found_and_help():
+    table, rejected, names, severity = judged(seed=1)
+    aware = raters.fit(table, rejected, names, penalty=1.0)
+    true, found = (np.array([each[name] for name in severity]) for each in (severity, aware.severity))
+    assert np.corrcoef(true, found)[0, 1] > 0.95
+    blind = raters.fit(table, rejected, names, penalty=1.0, spread=0.0)
+    known = measure(rejected, sigmoid(raters.log_odds(aware, table, names))).auroc
+    assert known > measure(rejected, sigmoid(raters.log_odds(blind, table))).auroc + 0.05
+
+
+def test_an_unknown_rater_is_a_typical_one():
+    table, rejected, names, _ = judged(seed=2)
+    fitted = raters.fit(table, rejected, names)
+    assert (raters.log_odds(fitted, table, [None] * len(names)) == raters.log_odds(fitted, table)).all()
+    assert sum(fitted.severity.values()) == pytest.approx(0.0, abs=1e-9)
+    assert raters.fit(table, rejected, [None] * len(names)).severity == {}
