@@ -195,7 +195,8 @@ class Closure(Event, frozen=True, kw_only=True, tag="closure"):
 class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
     """One version of a deployment's calibrator. Version n is the fold of the first n changes (labels, rollbacks).
 
-    `parameters` restores the calibrator, which holds for scores of the model `model_hash` only; `cuts` are raw-score thresholds per group, for people.
+    `parameters` restores the calibrator, which holds for scores of the model `model_hash` only; `cuts` are raw-score
+    thresholds per group, for people.
     """
 
     topic: ClassVar[str] = "calibrations"

@@ -153,6 +153,14 @@ def outcomes(row: Row, horizons: Horizons) -> tuple[Effect, ...]:
     return (*chain.from_iterable(followed), *_ending(row, horizons))
 
 
+def order(row: Row) -> tuple[datetime, str]:
+    """Sort rows as their timers went off, so that what is sent again keeps its order."""
+    when = [h.occurred_at for h in (*row.heard, *row.orphans)]
+    if row.known is not None and not when:
+        when = [row.known.scored.occurred_at]
+    return min(when), row.response_id
+
+
 def _ending(row: Row, horizons: Horizons) -> tuple[Effect, ...]:
     """What followed from the end of a response's horizon."""
     if not row.closed or row.known is None or row.settled:

@@ -30,7 +30,8 @@ class Calibrations:
     """The newest calibration of every deployment."""
 
     def __init__(self, settings: Settings) -> None:
-        self._topic = settings.topic_prefix + Calibration.topic
+        topic = settings.topic_prefix + Calibration.topic
+        self._partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
         self._options = kafka_options(settings)
         self._held: dict[str, Calibrated] = {}
         self._contact: float | None = None
@@ -84,14 +85,16 @@ class Calibrations:
         )
         await consumer.start()
         try:
-            await self._read(consumer, await _assign(consumer, self._topic))
+            consumer.assign(self._partitions)
+            await consumer.seek_to_beginning(*self._partitions)
+            await self._read(consumer)
         finally:
             await consumer.stop()
 
-    async def _read(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+    async def _read(self, consumer: Any) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            ends = await consumer.end_offsets(partitions)
+            ends = await consumer.end_offsets(self._partitions)
             self._contact = asked = loop.time()
             while loop.time() - asked < CONTACT_S:
                 for records in (await consumer.getmany(timeout_ms=FETCH_MS)).values():
@@ -99,13 +102,6 @@ class Calibrations:
                         self.take(record.value)
                 if not self.caught_up and await _passed(consumer, ends):
                     self._caught_up.set()
-
-
-async def _assign(consumer: Any, topic: str) -> list[TopicPartition]:
-    partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
-    consumer.assign(partitions)
-    await consumer.seek_to_beginning(*partitions)
-    return partitions
 
 
 async def _passed(consumer: Any, ends: dict[TopicPartition, int]) -> bool:

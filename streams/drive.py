@@ -127,13 +127,14 @@ def _worker(settings: Settings, out: Path) -> Iterator[Child]:
     log.unlink(missing_ok=True)
     worker = Child([sys.executable, "-P", "-m", "streams", "worker"], log, environment(settings))
     try:
-        _await_ready(worker, settings)
+        await_ready(worker, settings)
         yield worker
     finally:
         worker.end(grace_s=GRACE_S)
 
 
-def _await_ready(worker: Child, settings: Settings) -> None:
+def await_ready(worker: Child, settings: Settings) -> None:
+    """Wait until a worker says that it is ready. Raises `DemurError` if it ends or takes too long."""
     url = f"http://{settings.http_host}:{settings.http_port}/healthz"
     until = time.monotonic() + READY_S
     while time.monotonic() < until:

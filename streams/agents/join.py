@@ -93,10 +93,8 @@ class Join:
         return desk, list(self._recover(partition, desk, progress.sent))
 
     def _recover(self, partition: int, desk: Desk, sent: int) -> Iterable[Effect]:
-        for key, value in self.state.items(partition):
-            if key.startswith(b"\x00"):
-                continue
-            row = read(value)
+        rows = [read(value) for key, value in self.state.items(partition) if not key.startswith(b"\x00")]
+        for row in sorted(rows, key=joining.order):
             desk.timers.set(row.response_id, row.due(self.horizons))
             desk.sequence = max(desk.sequence, row.sequence + 1)
             if row.closed:

@@ -1,0 +1,102 @@
+"""The agents in Faust's test context: real app, real agent, real table; only broker and clock are doubles."""
+
+import asyncio
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types.tuples import TP, RecordMetadata
+
+from models.events import Label, Watermark, decode, encode
+from models.joining import Horizons
+from streams.agents.join import Join
+from streams.app import App, create_app
+from streams.clock import EventClock
+from streams.settings import Settings, load
+from tests.stagecraft import at, context, decision, feedback
+
+HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=1), timedelta(hours=2))
+
+
+class Broker:
+    """What the app sends, and which messages it settles."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.settled: list[int] = []
+        self.down = False
+        self._unacked_messages: set[Any] = set()
+
+    async def send(self, topic: str, key: Any, value: Any, partition: Any, *_: Any) -> Any:
+        if self.down:
+            raise OSError("the broker is gone")
+        self.sent.append(SimpleNamespace(topic=topic, key=key, value=value))
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        offset = len(self.sent)
+        done.set_result(RecordMetadata(topic, partition or 0, TP(topic, partition or 0), offset))
+        return done
+
+    def owns(self, message: Any) -> bool:
+        return True
+
+    def settle(self, messages: Any) -> None:
+        self.settled += [m.offset for m in messages]
+
+
+@pytest.fixture
+def double() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+async def app(double: Broker, tmp_path: Any) -> App:
+    settings: Settings = load(data_dir=tmp_path)
+    made = create_app(
+        settings, "join", ["decisions", "feedback"], lambda state: Join(context(), state, HORIZONS, EventClock(), b"")
+    )
+    made.finalize()
+    made._producer = double
+    made._consumer = double
+    return made
+
+
+async def tell(app: App, topic: str, *values: bytes) -> None:
+    agent = app.agents[f"join-{topic}"]
+    async with agent.test_context() as running:
+        for value in values:
+            await running.put(value, key=b"r1", partition=0, wait=False)
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            if len(app.consumer.settled) >= len(values):
+                return
+
+
+async def test_an_agent_joins_writes_its_changelog_first_and_settles_last(app: App, double: Broker) -> None:
+    await tell(app, "decisions", encode(decision()))
+    double.settled.clear()
+    await tell(app, "feedback", encode(feedback("f1")), encode(Watermark(occurred_at=at(900))))
+    topics = [s.topic for s in double.sent]
+    [label] = [decode(Label, s.value) for s in double.sent if s.topic == "labels"]
+    assert label.feedback_id == "f1"
+    assert topics.index("demur-join-state-changelog") < topics.index("labels")
+    assert double.settled == [0, 1]
+
+
+async def test_undecodable_bytes_do_not_stop_the_agent(app: App, double: Broker) -> None:
+    await tell(app, "feedback", b"\xff", encode(feedback("f1")))
+    assert double.settled == [0, 1]
+    assert [s.topic for s in double.sent if "changelog" not in s.topic] == ["dead-letters"]
+
+
+async def test_nothing_is_settled_when_the_broker_does_not_take_it(app: App, double: Broker) -> None:
+    double.down = True
+    crashed: list[BaseException] = []
+
+    async def crash(reason: BaseException) -> None:
+        crashed.append(reason)
+
+    app.crash = crash
+    await tell(app, "decisions", encode(decision()))
+    assert double.settled == []
+    assert [type(reason).__name__ for reason in crashed] == ["DeliveryError"]

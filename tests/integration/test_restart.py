@@ -1,0 +1,128 @@
+"""A worker that is stopped or killed in the middle, and another that goes on: the same outcome, byte for byte."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from models.events import Calibration, Feedback, Response, Watermark, decode, encode
+from models.training import synth
+from streams import topics
+from streams.broker import Child, free_port
+from streams.connection import kafka_options
+from streams.drive import await_ready
+from streams.feed import Item, items
+from streams.reading import read_all
+from streams.settings import Settings, environment
+from streams.stages import changelogs
+
+WEEK = synth.generate(synth.Config(responses=120, seed=3, orphans=0.02, duplicated=0.1, contradicted=0.1, late=0.0))
+END = Watermark(occurred_at=max(a.arrives_at for a in WEEK.arrivals).replace(year=2027))
+COMPARED = ("decisions", "labels", "closures", "outcomes")
+
+
+class Theatre:
+    """A worker process on real topics."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings.model_copy(update={"http_port": free_port()})
+        self._log = folder / "worker.log"
+        self.worker = self._start()
+
+    def _start(self) -> Child:
+        worker = Child([sys.executable, "-P", "-m", "streams", "worker"], self._log, environment(self.settings))
+        await_ready(worker, self.settings)
+        return worker
+
+    def replace(self, how: signal.Signals) -> None:
+        """End the worker and start another on the same state."""
+        self.worker.signal(how)
+        self.worker.end(grace_s=30.0)
+        self.worker = self._start()
+
+    def send(self, what: Sequence[Item], *, watermark: bool = False) -> None:
+        prefix = self.settings.topic_prefix
+        producer = KafkaProducer(**kafka_options(self.settings))
+        for item in what:
+            producer.send(prefix + item.topic, key=item.key, value=item.value, headers=item.headers)
+        for partition in range(self.settings.partitions if watermark else 0):
+            producer.send(prefix + Feedback.topic, value=encode(END), partition=partition)
+        producer.close()
+
+    def distinct(self, topic: str) -> set[bytes]:
+        return {r.value for r in read_all(self.settings, topic)}
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        for _ in range(600):
+            if holds():
+                return
+            assert self.worker.running, self.worker.last_words(10)
+            time.sleep(0.2)
+        raise AssertionError(f"in vain: {what}")
+
+
+def play(stage: Theatre, interrupt: Callable[[], None]) -> dict[str, Any]:
+    """All responses, then all feedback, each in two halves with `interrupt` while the first is under way."""
+    asked = [i for i in items(WEEK.arrivals) if i.topic == Response.topic]
+    told = [i for i in items(WEEK.arrivals) if i.topic == Feedback.topic]
+    for what, ends in ((asked, False), (told, True)):
+        stage.send(what[: len(what) // 2])
+        interrupt()
+        stage.send(what[len(what) // 2 :], watermark=ends)
+        if not ends:
+            stage.until(lambda: len(stage.distinct("decisions")) == len(asked), "decisions")
+    expected = len(told)
+    stage.until(lambda: _ended(stage) >= expected, f"{expected} endings of feedback")
+    labels = sum(1 for value in stage.distinct("labels") if b'"kind"' not in value and b'"weight":0.0' not in value)
+    stage.until(lambda: any(c.version >= labels for c in _calibrations(stage)), f"version {labels}")
+    return {topic: stage.distinct(topic) for topic in COMPARED} | {"calibration": _calibrations(stage)[-1]}
+
+
+def _ended(stage: Theatre) -> int:
+    closures = [value for value in stage.distinct("closures") if b'"feedback_id"' in value]
+    return len(stage.distinct("labels")) + len(closures)
+
+
+def _calibrations(stage: Theatre) -> list[Calibration]:
+    return [decode(Calibration, r.value) for r in read_all(stage.settings, Calibration.topic)]
+
+
+@contextmanager
+def theatre(settings: Settings, folder: Path, **changes: Any) -> Iterator[Theatre]:
+    folder.mkdir()
+    mine = settings.model_copy(update={"data_dir": folder / "data", "time_source": "event"} | changes)
+    topics.create(mine, changelogs(mine))
+    stage = Theatre(mine, folder)
+    try:
+        yield stage
+    finally:
+        stage.worker.end(grace_s=30.0)
+
+
+@pytest.mark.parametrize(("partitions", "store"), [(1, "memory"), (4, "rocksdb")])
+def test_a_restart_changes_nothing(
+    settings: Settings, tmp_path: Path, tiny_model: Path, partitions: int, store: str
+) -> None:
+    outcomes = []
+    ways: dict[str, Callable[[Theatre], None]] = {
+        "plain": lambda _: None,
+        "stopped": lambda stage: stage.replace(signal.SIGTERM),
+        "killed": lambda stage: stage.replace(signal.SIGKILL),
+    }
+    for name, interrupt in ways.items():
+        changes = {"partitions": partitions, "store": store, "topic_prefix": f"{settings.topic_prefix}{name}."}
+        with theatre(settings, tmp_path / name, model=str(tiny_model), **changes) as stage:
+            outcomes.append(play(stage, partial(interrupt, stage)))
+    plain, stopped, killed = outcomes
+    if partitions > 1:  # labels of several partitions reach the calibrator in any order: only their number is the same
+        for found in outcomes:
+            found["calibration"] = found["calibration"].version
+    assert stopped == plain
+    assert killed == plain

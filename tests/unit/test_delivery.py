@@ -1,0 +1,130 @@
+"""The guards around Faust's consumer, each against the fault that it closes."""
+
+import asyncio
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import faust
+import pytest
+from faust.types.tuples import TP
+
+from streams.delivery import Consumer, Delivery
+from tests.stagecraft import FakeState
+
+PART = TP("feedback", 0)
+
+
+def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
+    """A consumer that has received messages at these offsets."""
+    made = Consumer.__new__(Consumer)
+    made._open, made._released = defaultdict(dict), {}
+    made._committed_offset = {PART: committed}
+    made._pass_on = _nothing
+    for offset in offsets:
+        asyncio.run(made._receive(message(offset)))
+    return made
+
+
+async def _nothing(_: Any) -> None:
+    return
+
+
+def message(offset: int) -> Any:
+    return SimpleNamespace(tp=PART, offset=offset)
+
+
+def settle(made: Consumer, *offsets: int) -> None:
+    made.settle([made._open[PART][offset] for offset in offsets])
+
+
+def test_faust_is_the_version_whose_faults_are_closed_here() -> None:
+    """When this fails, read Faust's changes to its consumer, then `streams/delivery.py` anew."""
+    assert faust.__version__ == "0.15.3"
+
+
+@pytest.mark.parametrize(
+    ("settled", "commits"),
+    [((10, 11, 12), 13), ((10, 12), 11), ((12,), 10), ((12, 11, 10), 13), ((11, 12), 10)],
+)
+def test_a_commit_never_passes_what_is_under_way(settled: tuple[int, ...], commits: int) -> None:
+    made = consumer(10, 11, 12)
+    settle(made, *settled)
+    assert made._new_offset(PART) == commits
+
+
+def test_a_gap_of_the_log_is_no_obstacle() -> None:
+    made = consumer(10, 15, 40)
+    settle(made, 10, 15, 40)
+    assert made._new_offset(PART) == 41
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch, *, succeeds: bool) -> None:
+    made = consumer(10)
+
+    async def commit(self: Any, offsets: Any, *_: Any) -> bool:
+        self._committed_offset.update(offsets)  # Faust does so whether or not it succeeded
+        return succeeds
+
+    monkeypatch.setattr("streams.delivery.AIOKafkaConsumer._commit_offsets", commit)
+    asyncio.run(made._commit_offsets({PART: 11}))
+    assert made._committed_offset[PART] == (11 if succeeds else 10)
+
+
+class Stage:
+    """Records what it is asked to handle."""
+
+    name, batch = "test", 10
+
+    def __init__(self) -> None:
+        self.state = FakeState()
+        self.handled: list[int] = []
+
+    async def handle(self, partition: int, records: Any) -> Any:
+        self.handled += [r.offset for r in records]
+        return SimpleNamespace(rows={}, sends=[])
+
+    def done(self, partition: int) -> None:
+        return
+
+    def forget(self) -> None:
+        return
+
+
+def test_a_partition_that_was_lost_is_not_touched() -> None:
+    """Messages taken before a rebalance may belong to another worker by now."""
+    made, stage = consumer(10, 11), Stage()
+    events = [SimpleNamespace(message=m) for m in made._open[PART].values()]
+    made.lose()
+    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
+    assert stage.handled == []
+    assert made._released == {}
+
+
+def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
+    seen: list[str] = []
+
+    async def run() -> None:
+        app = SimpleNamespace(consumer=SimpleNamespace(commit=lambda: _say(seen, "committed")))
+        delivery, release = Delivery(app), asyncio.Event()
+
+        async def batch() -> None:
+            await release.wait()
+            seen.append("finished")
+
+        running = asyncio.create_task(delivery._run(batch()))
+        await asyncio.sleep(0)
+        running.cancel()  # Faust cancels its agents when it stops
+        draining = asyncio.create_task(delivery.drain())
+        await asyncio.sleep(0)
+        release.set()
+        await draining
+        await delivery.tick(Stage(), [0])
+
+    asyncio.run(run())
+    assert seen == ["finished", "committed"]
+
+
+async def _say(seen: list[str], word: str) -> None:
+    seen.append(word)

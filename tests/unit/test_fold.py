@@ -1,0 +1,100 @@
+"""LEARN and WATCH: each label once, whatever is delivered again, and wherever the worker dies."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.events import Alarm, Calibration, Label, Scored, decode
+from models.policy import Policies, Policy
+from streams.agents import fold
+from streams.agents.expiry import Expiry
+from streams.agents.learn import Learn
+from streams.agents.watch import Watch
+from streams.clock import EventClock
+from tests.stagecraft import Theatre, at, context, decision, record
+
+CRASHES = ("no", "no", "early", "written", "sent")
+
+
+def label(
+    n: int, *, rejected: bool = False, tier: Any = "yellow", seconds: float | None = None, **decided: Any
+) -> Label:
+    when = n if seconds is None else seconds
+    scored = msgspec.convert(decision(f"r{n}", seconds=when, tier=tier, **decided), Scored, from_attributes=True)
+    return Label(
+        label_id=f"l{n}", feedback_id=f"f{n}", response_id=f"r{n}", deployment="ward", clinician="ann", delay_s=1.0,
+        action="flagged" if rejected else "accepted", rejected=rejected, depth="deep" if rejected else "none",
+        weight=1.0,
+        occurred_at=at(when + 1), decision=scored,
+    )  # fmt: skip
+
+
+def make(kind: Any, state: Any) -> fold.Fold:
+    expiry = Expiry(timedelta(days=14), fold.read_time)
+    return fold.Fold(kind(Policies(Policy())), context(), state, expiry, EventClock())
+
+
+def theatre(kind: Any = Learn) -> Theatre:
+    return Theatre(lambda state: make(kind, state))
+
+
+def newest(stage: Theatre) -> Calibration:
+    return decode(Calibration, [s.value for s in stage.sent if s.topic == "calibrations"][-1])
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40), st.randoms(use_true_random=False))
+def test_duplicates_crashes_and_batches_change_nothing(ids: list[int], rng: Any) -> None:
+    plain, rough = theatre(), theatre()
+    plain.run([record(label(n, rejected=n % 3 == 0), offset) for offset, n in enumerate(dict.fromkeys(ids))])
+    records = [record(label(n, rejected=n % 3 == 0), offset) for offset, n in enumerate(ids)]
+    while records:
+        size = rng.randint(1, 5)
+        rough.run(records[:size], crash=rng.choice(CRASHES))
+        records = records[size:]
+    assert newest(rough) == newest(plain)
+    assert newest(plain).version == len(set(ids))
+
+
+def test_a_crash_between_the_ids_and_the_state_loses_nothing() -> None:
+    """The broker takes records one by one: of a write that is cut short, the ids may stand without the state."""
+    stage, batch = theatre(), [record(label(n), n) for n in range(5)]
+    plan = asyncio.run(stage.stage.handle(0, batch))
+    ids = {key: value for key, value in plan.rows.items() if key.startswith(b"i/")}
+    stage.state.apply(0, plan._replace(rows=dict(list(ids.items())[:3])))
+    stage.stage = make(Learn, stage.state)
+    stage.run(batch)
+    assert newest(stage).version == 5
+
+
+def test_another_encoder_starts_the_calibrator_anew() -> None:
+    stage = theatre()
+    stage.run([record(label(n, model_hash="old"), n) for n in range(5)])
+    stage.run([record(label(n, model_hash="new"), n) for n in range(10, 13)])
+    stage.run([record(label(99, seconds=3, model_hash="old"), 20)])
+    found = newest(stage)
+    assert (found.version, found.labels, found.model_hash) == (8, 3, "new")
+
+
+@pytest.mark.parametrize("crash", ["no", "written"])
+def test_greens_that_are_rejected_raise_an_alarm_even_if_the_worker_dies(crash: str) -> None:
+    stage = theatre(Watch)
+    stage.run([record(label(n, rejected=n % 3 == 0, tier="green"), n) for n in range(100)], crash=crash)
+    kinds = {decode(Alarm, s.value).kind for s in stage.sent if s.topic == "alarms"}
+    assert "breach" in kinds
+
+
+def test_a_stream_without_scores_raises_an_alarm() -> None:
+    stage = theatre(Watch)
+    stage.run([record(decision(f"r{n}", logit=None, tier="red"), n) for n in range(30)])
+    assert [decode(Alarm, s.value).kind for s in stage.sent] == ["unscored"]
+
+
+def test_what_is_no_label_is_a_dead_letter() -> None:
+    stage = theatre()
+    stage.run([record(b"{}", 0, topic="labels"), record(label(1), 1)])
+    assert [s.topic for s in stage.sent] == ["dead-letters", "calibrations"]

@@ -1,0 +1,227 @@
+"""SCORE as a table: a response, what the encoder and the calibrator do, and the decision that must follow."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+
+from models.calibration.ledger import Ledger
+from models.deciding import Calibrated
+from models.encoder.base import Score as RawScore
+from models.events import MAX_MESSAGE_BYTES, DeadLetter, Decision, Label, Outcome, Response, Scored, decode, encode
+from models.policy import Policies, Policy
+from streams.agents import score
+from streams.agents.expiry import Expiry
+from streams.clock import EventClock
+from streams.metrics import Metrics
+from streams.scorer import Scorer
+from tests.stagecraft import Theatre, at, context, decision, record
+
+EAGER = Policy(warm_up_labels=10, warm_up_deviation=2.0, audit_rate=0.0)
+
+
+class Stub:
+    """An encoder that answers what a test wants."""
+
+    model_hash = "m"
+
+    def __init__(self, answer: Any = -5.0) -> None:
+        self.answer = answer
+        self.batches: list[int] = []
+
+    def score(self, responses: Sequence[Response]) -> list[RawScore]:
+        self.batches.append(len(responses))
+        if isinstance(self.answer, Exception) and any("poison" in r.query for r in responses):
+            raise self.answer
+        logit = -5.0 if isinstance(self.answer, Exception) else self.answer
+        return [
+            RawScore(logit, truncated="long" in r.query, unknown=0.9 if "alien" in r.query else 0.0) for r in responses
+        ]
+
+
+class Known:
+    """Calibrations of one deployment that is warm, and sure of itself."""
+
+    def __init__(self, **changed: Any) -> None:
+        ledger = Ledger("ward", EAGER)
+        for n in range(400):
+            ledger.apply(_label(n))
+        found = ledger.calibration()
+        assert found is not None
+        found = msgspec.structs.replace(found, **({"model_hash": "m"} | changed))
+        self._held = Calibrated(found, ledger.filter.thresholds())
+
+    def of(self, deployment: str) -> Calibrated:
+        return self._held if deployment == "ward" else Calibrated()
+
+    async def ready(self) -> None:
+        return
+
+
+def _label(n: int) -> Label:
+    logit = -5.0 if n % 4 else 1.0
+    decided = decision(
+        f"x{n}", seconds=n, logit=logit, groups={"category": "unknown", "history": "none", "site": "north"}
+    )
+    scored = msgspec.convert(decided, Scored, from_attributes=True)
+    rejected = logit > 0
+    return Label(
+        label_id=f"l{n}", feedback_id=f"f{n}", response_id=f"x{n}", deployment="ward", clinician="ann", delay_s=1.0,
+        action="flagged" if rejected else "accepted", rejected=rejected, depth="deep" if rejected else "none",
+        weight=1.0,
+        occurred_at=at(n), decision=scored,
+    )  # fmt: skip
+
+
+def response(response_id: str = "r1", **fields: Any) -> Response:
+    known: dict[str, Any] = {
+        "response_id": response_id, "conversation_id": "c1", "deployment": "ward", "site": "north", "query": "Dose?",
+        "response": "Take 5 mg.", "occurred_at": at(500),
+    }  # fmt: skip
+    return Response(**(known | fields))
+
+
+def theatre(encoder: Stub | None = None, calibrations: Any = None, *, deadline_s: float = 5.0) -> Theatre:
+    metrics = Metrics()
+    scorer = Scorer(encoder or Stub(), metrics, deadline_s=deadline_s)
+    parts = score.Parts(scorer, calibrations or Known(), Policies(EAGER), EventClock(), b"key")
+    expiry = Expiry(timedelta(days=1), score.read_time)
+    return Theatre(lambda state: score.Score(context(), state, expiry, parts))
+
+
+def decided(stage: Theatre) -> list[Decision]:
+    return [decode(Decision, s.value) for s in stage.sent if s.topic == "decisions"]
+
+
+def decide(message: Any, encoder: Stub | None = None, calibrations: Any = None, **how: Any) -> Decision:
+    stage = theatre(encoder, calibrations, **how)
+    stage.run([record(message, 0, topic="responses")])
+    [found] = decided(stage)
+    return found
+
+
+def test_a_sure_answer_of_a_warm_deployment_is_green() -> None:
+    found = decide(response())
+    assert (found.tier, found.action) == ("green", "show")
+    assert found.calibrator_version == 400
+    assert found.groups == {"category": "unknown", "history": "none", "site": "north"}
+
+
+def test_before_the_model_has_answered_the_same_path_scores() -> None:
+    found = decide(response(response=None))
+    assert found.logit == -5.0
+    assert found.groups["moment"] == "pre-response"
+
+
+class Slow(Stub):
+    def score(self, responses: Sequence[Response]) -> list[RawScore]:
+        import time
+
+        time.sleep(0.3)
+        return super().score(responses)
+
+
+DOUBTS: dict[str, tuple[Response, Stub, Any, str, str]] = {
+    "truncated": (response(query="long text"), Stub(), None, "yellow", "truncated"),
+    "unlike the training texts": (response(query="alien text"), Stub(), None, "yellow", "out_of_distribution"),
+    "another model's calibrator": (response(), Stub(), Known(model_hash="old"), "yellow", "model_mismatch"),
+    "no calibrator": (response(deployment="icu"), Stub(), None, "yellow", "calibration_missing"),
+    "warming up": (response(), Stub(), Known(missing_labels=7), "yellow", "warming_up: 7 labels missing"),
+    "stale": (response(occurred_at=at(30 * 86_400)), Stub(), None, "yellow", "calibration_stale"),
+    "not a number": (response(), Stub(float("nan")), None, "red", "score_missing"),
+    "infinite": (response(), Stub(float("inf")), None, "red", "score_missing"),
+    "encoder fails": (response(query="poison"), Stub(MemoryError()), None, "red", "model_error: MemoryError"),
+    "too late": (response(), Slow(), None, "red", "deadline_missed"),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTS)
+def test_in_doubt_never_green(name: str) -> None:
+    message, encoder, calibrations, tier, reason = DOUBTS[name]
+    found = decide(message, encoder, calibrations, deadline_s=0.05 if name == "too late" else 5.0)
+    assert (found.tier, reason in found.reasons) == (tier, True), found.reasons
+
+
+GOOD = orjson.loads(encode(response()))
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "wrong type": (orjson.dumps({**GOOD, "turn": "first"}), "invalid"),
+    "missing field": (orjson.dumps({k: v for k, v in GOOD.items() if k != "query"}), "invalid"),
+    "unknown schema": (orjson.dumps({**GOOD, "schema": 99}), "unknown_schema"),
+    "schema of another type": (orjson.dumps({**GOOD, "schema": "CANARY"}), "unknown_schema"),
+    "oversized": (orjson.dumps({**GOOD, "response": "x" * MAX_MESSAGE_BYTES}), "oversized"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_response_is_a_dead_letter_and_red(name: str) -> None:
+    value, code = BROKEN[name]
+    stage = theatre()
+    stage.run([record(value, 5, topic="responses")])
+    [found], [letter] = decided(stage), [decode(DeadLetter, s.value) for s in stage.sent if s.topic == "dead-letters"]
+    assert (found.response_id, found.tier, found.action, found.reasons) == (
+        "r1",
+        "red",
+        "review",
+        ("invalid_input", code),
+    )
+    assert (letter.code, letter.source_topic, letter.offset, letter.response_id) == (code, "responses", 5, "r1")
+    assert b"CANARY" not in b"".join(s.value for s in stage.sent)
+
+
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"", b"[]", b'{"query": NaN}', b'{"response_id": 7}'])
+def test_what_belongs_to_nobody_is_a_dead_letter_alone(value: bytes) -> None:
+    stage = theatre()
+    stage.run([record(value, 0, topic="responses"), record(response(), 1)])
+    assert [d.response_id for d in decided(stage)] == ["r1"]
+    assert sum(s.topic == "dead-letters" for s in stage.sent) == 1
+
+
+def test_one_text_that_breaks_the_encoder_does_not_spoil_its_batch() -> None:
+    stage = theatre(Stub(RuntimeError("CUDA")))
+    stage.run([record(response(f"r{n}", query="poison" if n == 1 else "fine"), n) for n in range(3)])
+    assert [d.tier for d in decided(stage)] == ["green", "red", "green"]
+
+
+@pytest.mark.parametrize("crash", ["early", "written", "sent"])
+def test_a_repeated_response_gets_the_same_decision_byte_for_byte(crash: str) -> None:
+    encoder = Stub()
+    stage = theatre(encoder)
+    stage.run([record(response(), 0)], crash=crash)
+    encoder.answer = 3.0
+    stage.run([record(response(query="Another text?"), 1)])
+    values = {s.value for s in stage.sent if s.topic == "decisions"}
+    assert len(values) == 1
+
+
+def test_a_conversation_remembers_how_its_turns_were_received() -> None:
+    stage = theatre()
+    outcome = Outcome(
+        label_id="l", conversation_id="c1", response_id="r0", turn=0, rejected=True, depth="deep", occurred_at=at(10)
+    )
+    stage.run([record(outcome, 0)])
+    stage.run([record(response(), 1)])
+    assert decided(stage)[0].groups["history"] == "rejected"
+
+
+def test_rows_are_gone_after_the_horizon() -> None:
+    stage = theatre()
+    stage.run([record(response(), 0)])
+    stage.run([record(response("r2", occurred_at=at(3 * 86_400)), 1)])
+    stage.tick()
+    assert [key for _, key in stage.state.rows] == [b"r/r2"]
+
+
+def test_the_batcher_takes_what_is_queued_up_to_its_budget() -> None:
+    encoder = Stub()
+
+    async def run() -> None:
+        scorer = Scorer(encoder, Metrics(), budget=20, deadline_s=5.0)
+        await asyncio.gather(*(scorer.score(response(f"r{n}", query="x" * 40, response="")) for n in range(5)))
+        scorer.close()
+
+    asyncio.run(run())
+    assert encoder.batches == [2, 2, 1]
