@@ -15,7 +15,7 @@ import transformers
 from transformers import BertConfig, BertForSequenceClassification
 
 from models.encoder import load
-from models.encoder.artifact import seal
+from models.encoder.artifact import seal, verify
 from models.encoder.loading import limit, open_model
 from models.encoder.quiet import quiet
 from models.encoder.template import VERSION, segments
@@ -25,7 +25,7 @@ from models.training.card import write_card
 from models.training.draw import Draw
 from models.training.examples import Example, digest, pending, split
 from models.training.libraries import libraries
-from models.training.loop import Rows, run
+from models.training.loop import Lesson, Rows, run
 from models.training.metrics import Metrics, measure, sigmoid
 from models.training.vocabulary import learn
 from models.training.warm import plant
@@ -44,7 +44,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         seed: of everything that is drawn.
         epochs: passes over the data.
         batch: answers a step.
-        rate: peak learning rate; `None` takes 3e-3 from nothing and 3e-5 for a checkpoint.
+        rate: peak learning rate.
+        patience: epochs without a better loss on watched questions until training stops; 0 never stops early.
         pending: share of the answers that are repeated without their response.
         held_out: share of the questions that are never trained on, only measured.
         vocabulary, hidden, layers, feed, length: size of an encoder that starts from nothing.
@@ -53,7 +54,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     epochs: float = 1.0
     batch: int = 32
-    rate: float | None = None
+    rate: float = 3e-3
+    patience: int = 0
     pending: float = 0.15
     held_out: float = 0.15
     vocabulary: int = 2000
@@ -61,6 +63,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     layers: int = 2
     feed: int = 64
     length: int = 512
+
+
+TUNING = Recipe(epochs=10.0, rate=3e-5, patience=2)
+"""For a checkpoint: gentle, and no longer than it helps."""
+
+_WATCHED = 0.1
+"""Share of the questions that early stopping looks at."""
 
 
 class Report(NamedTuple):
@@ -92,13 +101,13 @@ def train(
     `encoder` is a folder or hub id of any checkpoint; None trains the small reference encoder from nothing. Raises
     `SettingsError` where there is nothing to learn from, `ArtifactError` where the checkpoint cannot be opened.
     """
-    recipe, tell = recipe or Recipe(), progress or _silent
+    recipe, tell = recipe or (TUNING if encoder else Recipe()), progress or _silent
     fitted, held = split(examples, recipe.held_out, recipe.seed)
     _check(fitted, held)
     transformers.set_seed(recipe.seed)
     tell(0.0, "reading the texts")
     start = _fresh(fitted, recipe) if encoder is None else _pretrained(encoder)
-    _fit(start, [*fitted, *_dropped(fitted, recipe)], recipe, tell)
+    _fit(start, fitted, recipe, tell)
     tell(0.95, "measuring on held-out questions")
     return _save(start, out, examples, held, recipe)
 
@@ -141,10 +150,11 @@ _HEAD: dict[str, Any] = {"id2label": {0: "accept", 1: "reject"}, "label2id": {"a
 
 
 def _pretrained(name: str) -> _Start:
-    """A checkpoint with a new head of two labels; attention dropout 0 keeps the quick kernels."""
+    """A checkpoint with a head of two labels, its own or a new one; an artifact of ours keeps its twins."""
+    twins = bool(verify(Path(name)).get("twins"))
     model, tokenizer = open_model(name, labels=2)
-    model.config.update({**_HEAD, "attention_probs_dropout_prob": 0.0})
-    return _Start(model, tokenizer, Framer(tokenizer, limit(model, tokenizer), twins=False), twins=False)
+    model.config.update(_HEAD)
+    return _Start(model, tokenizer, Framer(tokenizer, limit(model, tokenizer), twins=twins), twins=twins)
 
 
 def _dropped(examples: Sequence[Example], recipe: Recipe) -> list[Example]:
@@ -157,23 +167,24 @@ def _rows(framer: Framer, examples: Sequence[Example]) -> list[Tokens]:
 
 
 def _fit(start: _Start, examples: Sequence[Example], recipe: Recipe, tell: Progress) -> None:
-    rows = Rows(_rows(start.framer, examples), [example.rejected for example in examples])
+    fitted, watched = split(examples, _WATCHED, recipe.seed + 1) if recipe.patience else (examples, [])
+    fitted = [*fitted, *_dropped(fitted, recipe)]
+    rows, looked_at = _dataset(start.framer, fitted), _dataset(start.framer, watched) if watched else None
+    lesson = Lesson(rows, looked_at, recipe.patience, start.tokenizer.pad_token_id)
     with TemporaryDirectory() as scratch:
         settings = {
             "output_dir": scratch,
             "num_train_epochs": recipe.epochs,
             "per_device_train_batch_size": recipe.batch,
-            "learning_rate": recipe.rate or (3e-3 if start.twins else 3e-5),
+            "learning_rate": recipe.rate,
             "seed": recipe.seed,
         }
-        run(
-            start.model,
-            rows,
-            settings,
-            start.tokenizer.pad_token_id,
-            lambda share: tell(0.05 + 0.85 * share, "training"),
-        )
+        run(start.model, lesson, settings, lambda share: tell(0.05 + 0.85 * share, "training"))
     start.model.eval()
+
+
+def _dataset(framer: Framer, examples: Sequence[Example]) -> Rows:
+    return Rows(_rows(framer, examples), [example.rejected for example in examples])
 
 
 def _save(start: _Start, out: Path, examples: Sequence[Example], held: Sequence[Example], recipe: Recipe) -> Report:

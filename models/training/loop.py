@@ -1,13 +1,14 @@
 """The training loop is Hugging Face Transformers' Trainer; this file only tells it about our rows."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from models.encoder.cross import padded
+from models.encoder.quiet import quiet
 from models.encoder.tokens import Tokens
 
 Row = dict[str, Any]
@@ -38,17 +39,42 @@ class _Told(TrainerCallback):
         self._tell(state.global_step / max(1, state.max_steps))
 
 
-def run(model: Any, rows: Rows, settings: dict[str, Any], pad: int, tell: Callable[[float], None]) -> None:
-    """Train `model` in place: AdamW, linear decay after a warm-up over a tenth, batches of similar length."""
+class Lesson(NamedTuple):
+    """What is trained on; with `watched`, training stops once its loss has not fallen for `patience` epochs."""
+
+    rows: Rows
+    watched: Rows | None
+    patience: int
+    pad: int
+
+
+def run(model: Any, lesson: Lesson, settings: dict[str, Any], tell: Callable[[float], None]) -> None:
+    """Train `model` in place: AdamW, linear decay after a warm-up over a tenth, batches of similar length.
+
+    With early stopping the weights of the best epoch are kept.
+    """
+    typed = getattr(model.config, "type_vocab_size", 0) > 1
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(**_QUIET, **settings),
-        train_dataset=rows,
-        data_collator=lambda batch: _collate(batch, pad, typed=getattr(model.config, "type_vocab_size", 0) > 1),
-        callbacks=[_Told(tell)],
+        args=TrainingArguments(**{**_QUIET, **(_WATCHING if lesson.watched else {}), **settings}),
+        train_dataset=lesson.rows,
+        eval_dataset=lesson.watched,
+        data_collator=lambda batch: _collate(batch, lesson.pad, typed=typed),
+        callbacks=[_Told(tell), *([EarlyStoppingCallback(lesson.patience)] if lesson.watched else [])],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with quiet():
+        trainer.train()
+
+
+_WATCHING: dict[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_loss",
+    "greater_is_better": False,
+}
 
 
 _QUIET: dict[str, Any] = {

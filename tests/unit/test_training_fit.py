@@ -79,6 +79,15 @@ def test_any_checkpoint_can_be_trained_further(trained, tmp_path):
     report = train(answers(250, seed=15), tmp_path / "tuned", encoder=str(trained[0]), recipe=SMALLEST)
     assert report.post_response.count > 10
     assert load(str(tmp_path / "tuned")).model_hash != load(str(trained[0])).model_hash
+    assert orjson.loads((tmp_path / "tuned" / "rpm.json").read_bytes())["twins"] is True
+
+
+def test_training_stops_early_and_keeps_the_best(trained, tmp_path):
+    told = []
+    patient = msgspec.structs.replace(SMALLEST, epochs=50.0, patience=1, rate=0.05)
+    train(answers(250, seed=15), tmp_path / "x", recipe=patient, progress=lambda share, _: told.append(share))
+    assert max(share for share in told if share < 0.95) < 0.9
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_nothing_to_learn_from_is_said(tmp_path):
