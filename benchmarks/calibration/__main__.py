@@ -20,7 +20,7 @@ VARIANTS: dict[str, Callable[[], Method]] = {
     "demur-noise5": lambda: Demur(noise=0.05),
     "demur-no-jumps": lambda: Demur(grace=10**9),
     "demur-no-guard": lambda: Demur(guarded=()),
-    "demur-no-bias": lambda: Demur(audit_threshold=1e12),
+    "demur-no-bias": lambda: Demur(audit_threshold=1e100),
 }
 """demur with one part switched on or off; run only when named."""
 SHOWN = {

@@ -48,6 +48,7 @@ class Offset:
 
     Between its labels the mean reverts to 0 at `rate` per label and the variance to its prior at 2 `doubt`: with both
     equal an Ornstein-Uhlenbeck process in label counts, with more doubt one that keeps its mean but may soon move.
+    `up` and `down` scale the evidence of upward and downward jumps to the common threshold.
     Times are seconds since the epoch; `born` is the estimated time of its last jump: older events say nothing of it.
     """
 
@@ -57,6 +58,8 @@ class Offset:
     prior: float = 0.1
     rate: float = 0.0
     doubt: float = 0.0
+    up: float = 1.0
+    down: float = 1.0
     evidence: list[float] = field(default_factory=lambda: [1.0] * 4)
     since: list[float] = field(default_factory=lambda: [0.0] * 4)
     born: float = -inf

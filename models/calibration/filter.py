@@ -10,7 +10,6 @@ from models.calibration.basis import basis, clip
 from models.calibration.belief import Curve, Offset, settle, settle_noisy
 from models.calibration.jumps import (
     ALL,
-    UPWARD,
     Jump,
     Ratios,
     accumulate,
@@ -31,6 +30,9 @@ BIAS_VARIANCE: Final = 0.5
 ALONE: Final = 0.75
 """A rater with three quarters of the log evidence needed explains a jump alone; without the strongest rater, half of it
 must be left. In a true jump each of three raters has a third."""
+
+BROAD: Final = 0.5
+"""Half of the log evidence needed: if all responses have it, the change is not one of a single group, however large."""
 
 MIN_RATERS: Final = 3
 """With fewer, the raters' severity cannot be told from the answers' risk: it counts as the latter."""
@@ -62,7 +64,7 @@ class Filter:
     >>> for _ in range(100):
     ...     jump = calibrator.observe(Observation(-2.0, (("site", "north"),), rejected=False))
     >>> [round(p, 3) for p in calibrator.risk(-2.0, [("site", "north")])]
-    [0.024, 0.028]
+    [0.024, 0.026]
     >>> Filter.restore(calibrator.state()).state() == calibrator.state()
     True
     """
@@ -70,7 +72,6 @@ class Filter:
     __slots__ = (
         "_audits",
         "_curve",
-        "_discount",
         "_everyone",
         "_found",
         "_groups",
@@ -84,10 +85,10 @@ class Filter:
         self.settings = settings
         self.clock = 0
         self.ignored = 0
-        self._discount = settings.threshold / settings.threshold_down
         self._curve = Curve.prior(settings.intercept_variance)
         self._curve.keep_monotone(settings.z)
-        self._everyone = Offset(0.0, 0.0, 0)
+        up, lenient = settings.threshold / settings.threshold_all, settings.threshold / settings.threshold_down
+        self._everyone = Offset(0.0, 0.0, 0, up=up, down=up * lenient)
         self._audits = Offset(0.0, 0.0, 0)
         self._groups: dict[Key, Offset] = {}
         self._raters = 0
@@ -146,10 +147,8 @@ class Filter:
         self = cls(checked.settings)
         self.clock, self.ignored = checked.clock, checked.ignored
         self._curve = read_curve(checked)
-        self._everyone, self._audits = (
-            unpack(checked.everyone, Offset(0.0, 0.0, 0)),
-            unpack(checked.audits, Offset(0.0, 0.0, 0)),
-        )
+        unpack(checked.everyone, self._everyone)
+        unpack(checked.audits, self._audits)
         for name, values in checked.groups.items():
             for value, group in values.items():
                 self._groups[name, value] = unpack(group, self._new(name))
@@ -171,7 +170,8 @@ class Filter:
     def _new(self, name: str) -> Offset:
         settings, prior = self.settings, self._prior(name)
         doubted = settings.rater_half_life if name in settings.raters else settings.half_life
-        return Offset(0.0, prior, self.clock, prior, log(2.0) / settings.half_life, log(2.0) / doubted)
+        down = 1.0 if name in settings.guarded else settings.threshold / settings.threshold_down
+        return Offset(0.0, prior, self.clock, prior, log(2.0) / settings.half_life, log(2.0) / doubted, down=down)
 
     def _find(self, groups: Groups) -> tuple[list[Key], list[Offset]]:
         """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
@@ -251,26 +251,24 @@ class Filter:
 
     def _judge(self, keys: list[Key], blocks: list[Offset], values: Ratios, at: float, *, forced: bool) -> Jump | None:
         """Fold the ratios into every block's evidence and act on the strongest that passes its threshold."""
-        discount = self._discount
-        best = accumulate(self._everyone, values, at, discount)
+        best = accumulate(self._everyone, values, at)
         for block in blocks:
-            best = max(best, accumulate(block, values, at, discount))
+            best = max(best, accumulate(block, values, at))
         if best > self.settings.threshold:
             return self._fire(keys, blocks, at)
-        if (
-            forced
-            and not self._curve.biased
-            and accumulate(self._audits, values, at, 1.0) > self.settings.audit_threshold
-        ):
+        if forced and not self._curve.biased and accumulate(self._audits, values, at) > self.settings.audit_threshold:
             return self._suspect(at)
         return None
 
     def _fire(self, keys: list[Key], blocks: list[Offset], at: float) -> Jump | None:
-        culprit = self._culprit(keys, blocks)
+        candidates: list[Candidate] = [(None, self._everyone), *zip(keys, blocks, strict=True)]
+        best = max(candidates, key=lambda pair: strongest(pair[1]))
+        score, j = strongest(best[1])
+        culprit = self._culprit(best, score, j)
         if culprit is None:
             return None
         key, block = culprit
-        jump = self._describe("jump", key, block, at)
+        jump = self._describe("jump", culprit, j, score, at)
         if key is not None and key[0] in self.settings.guarded and jump.delta < 0.0:
             block.mean, block.quarantined = 0.0, True
             restart(block)
@@ -285,45 +283,43 @@ class Filter:
             restart(touched)
         return jump
 
-    def _culprit(self, keys: list[Key], blocks: list[Offset]) -> Candidate | None:
-        """Return the block that jumped: the strongest evidence, unless one rater accounts for most of it.
+    def _culprit(self, best: Candidate, score: float, j: int) -> Candidate | None:
+        """Return the block that jumped: usually the one with the strongest evidence, `score` for alternative `j`.
 
-        Otherwise one clinician who changes their mind, or is not one, would move everybody's risk. None: too much of
-        the evidence is one rater's, too little of it is left; wait for more.
+        But a rater who accounts for most of it comes first: else one clinician who changes their mind, or is not one,
+        would move everybody's risk. And all responses come before a group, if they too have half of the log evidence.
+        None: too much of the evidence is one rater's, too little of it is left; wait for more.
         """
-        candidates: list[Candidate] = [(None, self._everyone), *zip(keys, blocks, strict=True)]
-        best = max(candidates, key=self._strength)
+        needed = log(self.settings.threshold)
         raters = [pair for pair in self._groups.items() if pair[0][0] in self.settings.raters]
-        if self._raters < MIN_RATERS or best in raters:
-            return best
-        score, j = self._strength(best)
-        top = max(raters, key=lambda pair: pair[1].evidence[j])
-        alone, needed = log(top[1].evidence[j]), log(self.settings.threshold)
-        if alone >= ALONE * needed:
-            return top
-        return best if log(score) - alone >= (1.0 - ALONE) * 2.0 * needed else None
-
-    def _strength(self, candidate: Candidate) -> tuple[float, int]:
-        return strongest(candidate[1], self._discount)
+        if self._raters >= MIN_RATERS and best not in raters:
+            top = max(raters, key=lambda pair: pair[1].evidence[j])
+            alone = log(top[1].evidence[j])
+            if alone >= ALONE * needed:
+                return top
+            if log(score) - alone < 2.0 * (1.0 - ALONE) * needed:
+                return None
+        if best not in raters and log(self._everyone.evidence[j]) >= BROAD * needed:
+            return None, self._everyone
+        return best
 
     def _suspect(self, at: float) -> Jump:
         """Audited verdicts contradict organic ones: from now on estimate the bias of the latter."""
-        jump = self._describe("bias", None, self._audits, at)
+        score, j = strongest(self._audits)
+        jump = self._describe("bias", (None, self._audits), j, score, at)
         self._curve.suspect(-self.settings.shift * jump.delta, BIAS_VARIANCE)
         for touched in (self._audits, self._everyone, *self._groups.values()):
             restart(touched)
         return jump
 
-    def _describe(self, kind: Literal["jump", "bias"], key: Key | None, block: Offset, at: float) -> Jump:
-        settings = self.settings
-        _, j = strongest(block, self._discount if kind == "jump" else 1.0)
-        threshold = settings.threshold if j >= UPWARD else settings.threshold_down
+    def _describe(self, kind: Literal["jump", "bias"], culprit: Candidate, j: int, score: float, at: float) -> Jump:
+        key, block = culprit
         return Jump(
             kind=kind,
             scope=ALL if key is None else "=".join(key),
             delta=size(block, j),
-            statistic=block.evidence[j],
-            threshold=threshold if kind == "jump" else settings.audit_threshold,
+            statistic=score,
+            threshold=self.settings.threshold if kind == "jump" else self.settings.audit_threshold,
             since=block.since[j],
             at=at,
         )

@@ -92,9 +92,9 @@ def temper(values: Ratios, weight: float) -> Ratios:
     return a**weight, b**weight, c**weight, d**weight
 
 
-def accumulate(block: Offset, values: Ratios, at: float, discount: float) -> float:
+def accumulate(block: Offset, values: Ratios, at: float) -> float:
     """Fold one label's ratios into a block's evidence. Returns the strongest, as `strongest` does."""
-    evidence, since, best = block.evidence, block.since, 1.0
+    evidence, since, best = block.evidence, block.since, 0.0
     for j, ratio in enumerate(values):
         old = evidence[j]
         new = old * ratio
@@ -102,16 +102,16 @@ def accumulate(block: Offset, values: Ratios, at: float, discount: float) -> flo
             if old == 1.0:
                 since[j] = at
             evidence[j] = new
-            score = new * discount if j < UPWARD else new
+            score = new * (block.down if j < UPWARD else block.up)
             best = best if best > score else score  # noqa: FURB136  # the hot path: max() costs a call
         elif old > 1.0:
             evidence[j], since[j] = 1.0, 0.0
     return best
 
 
-def strongest(block: Offset, discount: float) -> tuple[float, int]:
-    """Return the strongest evidence and its alternative; downward ones are multiplied by `discount`."""
-    scores = [value * discount if j < UPWARD else value for j, value in enumerate(block.evidence)]
+def strongest(block: Offset) -> tuple[float, int]:
+    """Return the strongest evidence, scaled to the common threshold, and its alternative."""
+    scores = [value * (block.down if j < UPWARD else block.up) for j, value in enumerate(block.evidence)]
     return max((score, j) for j, score in enumerate(scores))
 
 

@@ -9,7 +9,7 @@ from models.errors import SettingsError
 
 Variance = Annotated[float, Meta(ge=0.0, le=4.0)]
 Positive = Annotated[float, Meta(gt=0.0, le=4.0)]
-Evidence = Annotated[float, Meta(ge=10.0, le=1e12)]
+Evidence = Annotated[float, Meta(ge=10.0, le=1e100)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
@@ -23,11 +23,11 @@ class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     models.errors.SettingsError: calibrator settings: Object contains unknown field `half_live`
     """
 
-    z: Annotated[float, Meta(ge=0.0, le=3.0)] = 0.25
+    z: Annotated[float, Meta(ge=0.0, le=3.0)] = 0.15
     """Standard deviations by which the upper risk exceeds the mean: buys safety for coverage, openly.
 
-    On the test bed 0.5 costs 4 % of the greens and takes 0.1 points off the worst window."""
-    intercept_walk: Variance = 1e-5
+    On the test bed 0.5 costs 6 % of the greens and takes 0.2 points off the worst window."""
+    intercept_walk: Variance = 4e-6
     slope_walk: Variance = 2e-6
     bias_walk: Variance = 1e-5
     intercept_variance: Positive = 1.0
@@ -41,10 +41,13 @@ class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rater_half_life: Annotated[float, Meta(ge=1.0, le=1e9)] = 500.0
     """Labels after which a rater's severity is half forgotten in variance, not in mean: it is kept mobile, so that one
     who changes moves their own offset, not everybody's curve."""
-    threshold: Evidence = 1e4
-    """Evidence at which a block is held to have jumped: at least that many labels between false jumps, per block."""
-    threshold_down: Evidence = 5e4
-    """The same for a jump downwards, which costs coverage while it is missed, not safety."""
+    threshold: Evidence = 2e4
+    """Evidence at which a group is held to have jumped: at least that many labels between false jumps, per group."""
+    threshold_all: Evidence = 3e3
+    """The same for all responses: one block among many, and the one whose change matters most."""
+    threshold_down: Evidence = 2e5
+    """The same downwards, where a missed jump costs coverage, not safety. Guarded groups keep `threshold`: for them a
+    jump downwards ends in quarantine, which is the safe side. For all responses both ratios apply."""
     audit_threshold: Evidence = 1e3
     """Evidence at which forced verdicts are held to contradict volunteered ones; there are far fewer of them."""
     shift: Share = 0.8

@@ -43,7 +43,7 @@ def test_one_poisoned_clinician_of_twenty_moves_the_threshold_by_less_than_a_poi
 def test_a_poisoned_flood_is_put_down_to_its_clinician_not_to_everybody():
     moved, found = movement(0.2, Policy())
     assert {jump.scope for jump in found} == {"clinician=c19"}
-    assert moved <= 0.04
+    assert moved <= 0.05
 
 
 def test_with_two_clinicians_a_change_counts_as_one_of_the_answers():
