@@ -40,7 +40,7 @@ class State:
 
     def __init__(self, app: faust.App, name: str, partitions: int) -> None:
         self._app = app
-        self._table = app.Table(name, partitions=partitions, schema=raw_schema())
+        self._table = app.Table(name, partitions=partitions, key_type=bytes, value_type=bytes, schema=raw_schema())
 
     @property
     def changelog(self) -> str:
