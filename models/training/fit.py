@@ -38,11 +38,11 @@ GROUPS = ("category", "specialty", "department", "llm_model")
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """How to train.
+    """How to train. Epochs, rate and patience are None for what suits the start: see `settled`.
 
     Args:
         seed: of everything that is drawn.
-        epochs: passes over the data.
+        epochs: passes over the data, at most.
         batch: answers a step.
         rate: peak learning rate.
         patience: epochs without a better loss on watched questions until training stops; 0 never stops early.
@@ -52,10 +52,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     seed: int = 0
-    epochs: float = 1.0
+    epochs: float | None = None
     batch: int = 32
-    rate: float = 3e-3
-    patience: int = 0
+    rate: float | None = None
+    patience: int | None = None
     pending: float = 0.15
     held_out: float = 0.15
     vocabulary: int = 2000
@@ -65,11 +65,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     length: int = 512
 
 
-TUNING = Recipe(epochs=10.0, rate=3e-5, patience=2)
-"""For a checkpoint: gentle, and no longer than it helps."""
-
 _WATCHED = 0.1
 """Share of the questions that early stopping looks at."""
+
+
+def settled(recipe: Recipe, encoder: str | None) -> Recipe:
+    """Fill in what was left open: briskly once from nothing, gently and no longer than it helps from a checkpoint."""
+    usual = (
+        {"epochs": 1.0, "rate": 3e-3, "patience": 0}
+        if encoder is None
+        else {"epochs": 10.0, "rate": 3e-5, "patience": 2}
+    )
+    return msgspec.structs.replace(
+        recipe, **{name: value for name, value in usual.items() if getattr(recipe, name) is None}
+    )
 
 
 class Report(NamedTuple):
@@ -101,7 +110,7 @@ def train(
     `encoder` is a folder or hub id of any checkpoint; None trains the small reference encoder from nothing. Raises
     `SettingsError` where there is nothing to learn from, `ArtifactError` where the checkpoint cannot be opened.
     """
-    recipe, tell = recipe or (TUNING if encoder else Recipe()), progress or _silent
+    recipe, tell = settled(recipe or Recipe(), encoder), progress or _silent
     fitted, held = split(examples, recipe.held_out, recipe.seed)
     _check(fitted, held)
     transformers.set_seed(recipe.seed)
@@ -170,7 +179,7 @@ def _fit(start: _Start, examples: Sequence[Example], recipe: Recipe, tell: Progr
     fitted, watched = split(examples, _WATCHED, recipe.seed + 1) if recipe.patience else (examples, [])
     fitted = [*fitted, *_dropped(fitted, recipe)]
     rows, looked_at = _dataset(start.framer, fitted), _dataset(start.framer, watched) if watched else None
-    lesson = Lesson(rows, looked_at, recipe.patience, start.tokenizer.pad_token_id)
+    lesson = Lesson(rows, looked_at, recipe.patience or 0, start.tokenizer.pad_token_id)
     with TemporaryDirectory() as scratch:
         settings = {
             "output_dir": scratch,
