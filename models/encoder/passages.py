@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 PASSAGE: Final = 160
-"""Characters; about a sentence or two. From `shared` measurements: longer ones blur the similarity."""
+"""Characters; about a sentence or two, as the encoder was trained on: longer ones blur the similarity."""
 
 FIRST, LAST = 10, 2
 """Passages read of a long answer: its beginning and its end."""

@@ -31,7 +31,7 @@ CATEGORIES: Final = (
     Category("imaging follow-up", 0.08, 0.05, 0.04, ("radiology", "pulmonology", "oncology")),
     Category("paediatric dosing", 0.08, 0.30, 0.32, ("paediatrics", "pharmacy")),
 )
-"""Base rates of medication reconciliation, scheduling and paediatric dosing are the ones that the issue names."""
+"""Shares and rates are made up; medication reconciliation, scheduling and paediatric dosing span 5 to 30 %."""
 
 EFFECT: Final = {
     "none": 0.0,
