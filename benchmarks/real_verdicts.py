@@ -70,7 +70,7 @@ def scored(rows: list[dict[str, str]]) -> tuple[list[Row], list[str]]:
     scorer = LogisticRegression(C=1.0, max_iter=1000).fit(matrix[known], verdicts[known])
     logits = scorer.decision_function(matrix).tolist()
     stream = [
-        (logit, (("category", row.get("category") or "none"), ("site", row["file"])), int(row["label"]))
+        (logit, (("category", row.get("category") or "none"), ("source", row["file"])), int(row["label"]))
         for logit, row, seen in zip(logits, rows, known, strict=True)
         if not seen
     ]
