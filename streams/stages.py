@@ -89,7 +89,7 @@ def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     from models.encoder import load as load_encoder  # noqa: PLC0415 (torch: only SCORE pays for it)
 
     path = _reference() if settings.model == "reference" else settings.model
-    encoder = load_encoder(path, threads=1)
+    encoder = load_encoder(path, threads=1, batch_tokens=settings.batch_tokens)
     return Scorer(encoder, metrics, budget=settings.batch_tokens, deadline_s=settings.deadline_s)
 
 
