@@ -1,7 +1,9 @@
 """The online calibrator: `estimator` for river, `ledger` for LEARN, `serving` for SCORE.
 
-basis      raw logit to features          settings   every constant, with its reason
-belief     Gaussians, one-label update    state      versioned JSON
-jumps      change detection               serving    (risk, upper risk), cuts
-filter     the fold of labels             ledger     the fold of label events into versions
+basis      raw logit to features          ledger     the fold of label events into versions
+belief     Gaussians, one-label update    influence  no clinician carries more than a share
+jumps      change detection               maturity   labels wait while one verdict is faster
+filter     the fold of labels             brake      loosening is bounded per day
+serving    (risk, upper risk), cuts       control    rebuild, compare, foresee
+settings   every constant, with reason    state      versioned JSON
 """
