@@ -58,7 +58,8 @@ class State:
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the rows of a partition."""
         if self._on_disk:
-            yield from self._store._db_for_partition(partition).items()
+            rows = self._store._db_for_partition(partition).items()
+            yield from ((k, v) for k, v in rows if k != self._store.offset_key)  # Faust keeps its offset among them
             return
         owner = self._store._key_partition
         yield from ((k, v) for k, v in list(self._store.data.items()) if owner.get(k) == partition)
