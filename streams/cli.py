@@ -228,6 +228,7 @@ def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str
         "data_dir": data,
         "time_source": "event",
         "horizon_s": 3 * 86_400.0,
+        "session_timeout_s": 3.0,
         **own,
     }
 

@@ -7,8 +7,8 @@ reported is what anyone can read from the topics.
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -37,7 +37,7 @@ from streams.broker import Child, free_port
 from streams.feed import Feed, Item
 from streams.live import LiveView
 from streams.reading import tail
-from streams.settings import Settings, environment
+from streams.settings import Settings, Stage, environment
 from streams.stages import changelogs
 
 TYPES: Final[dict[str, Any]] = {
@@ -51,6 +51,8 @@ REST_S: Final = 90.0
 STILL_S: Final = 1.5
 """Nothing new for so long while all accounts balance: the stream has come to rest."""
 GRACE_S: Final = 20.0
+PARTS: Final[tuple[tuple[Stage, ...], ...]] = (("score",), ("join", "learn", "watch"))
+"""Who does what: the encoder has a core to itself."""
 
 
 class Plan(NamedTuple):
@@ -61,10 +63,10 @@ class Plan(NamedTuple):
 
 
 def drive(settings: Settings, plan: Plan, run: Run, out: Path, console: Console) -> tuple[Accounts, Run]:
-    """Run a plan through a worker and return the accounts. Raises `DemurError` when the worker or the feed fails."""
+    """Run a plan through workers and return the accounts. Raises `DemurError` when a worker or the feed fails."""
     topics.create(settings, changelogs(settings))
     out.mkdir(parents=True, exist_ok=True)
-    with _worker(settings, out) as worker:
+    with _workers(settings, out) as workers:
         began = time.monotonic()
         feed = Feed(settings, plan.items, plan.end)
         feed.start()
@@ -72,7 +74,7 @@ def drive(settings: Settings, plan: Plan, run: Run, out: Path, console: Console)
             rest = Rest(accounts, feed, run)
             for records in tail(settings, *TYPES, wait_ms=20):
                 _observe(accounts, feed, records, settings.topic_prefix)
-                _check(worker, feed)
+                _check(workers, feed)
                 now = time.monotonic()
                 view.refresh(now)
                 if rest.reached(now, moved=bool(records)):
@@ -112,25 +114,38 @@ class Rest:
         return still or now - self._sent > REST_S
 
 
-def _check(worker: Child, feed: Feed) -> None:
+def _check(workers: Sequence[Child], feed: Feed) -> None:
     if feed.error:
         raise DemurError(f"the feed stopped: {type(feed.error).__name__}: {feed.error}") from feed.error
-    if not worker.running:
-        raise DemurError(f"the worker ended (its log: {worker.log}): {worker.last_words()}")
+    for worker in workers:
+        if not worker.running:
+            raise DemurError(f"a worker ended (its log: {worker.log}): {worker.last_words()}")
 
 
 @contextmanager
-def _worker(settings: Settings, out: Path) -> Iterator[Child]:
-    """Start a worker of its own process, wait until it is ready, and stop it gracefully."""
-    settings = settings.model_copy(update={"http_port": free_port()})
-    log = out / "worker.log"
+def _workers(settings: Settings, out: Path) -> Iterator[list[Child]]:
+    """Start two workers, one with the encoder and one with the rest, and stop them gracefully at the end."""
+    with ExitStack() as stack:
+        found = [(stack.enter_context(worker(mine, out)), mine) for mine in map(_part(settings), PARTS)]
+        for child, mine in found:
+            await_ready(child, mine)
+        yield [child for child, _ in found]
+
+
+def _part(settings: Settings) -> Callable[[tuple[Stage, ...]], Settings]:
+    return lambda stages: settings.model_copy(update={"stages": stages, "http_port": free_port()})
+
+
+@contextmanager
+def worker(settings: Settings, out: Path) -> Iterator[Child]:
+    """Start a worker in a process of its own, which logs to `out`; stop it gracefully at the end."""
+    log = out / f"worker-{settings.stages[0]}.log"
     log.unlink(missing_ok=True)
-    worker = Child([sys.executable, "-P", "-m", "streams", "worker"], log, environment(settings))
+    child = Child([sys.executable, "-P", "-m", "streams", "worker"], log, environment(settings))
     try:
-        await_ready(worker, settings)
-        yield worker
+        yield child
     finally:
-        worker.end(grace_s=GRACE_S)
+        child.end(grace_s=GRACE_S)
 
 
 def await_ready(worker: Child, settings: Settings) -> None:

@@ -98,7 +98,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.drift is None else self.start + timedelta(days=self.days * self.drift.after)
 
 
-FAST: Final = Config(responses=3000, feedback=0.85, drift=Drift(shift=3.0))
+FAST: Final = Config(responses=2500, feedback=0.85, drift=Drift(shift=3.0))
 """A week for the impatient."""
 
 

@@ -19,7 +19,7 @@ from models.training.synth import Config, generate
 WEEK: Final = Config(seed=20260105, responses=14_000, drift=None, pre_response=0.0)
 """What it learns from: another seed than any demo, no drift, every answer shown."""
 
-FAST_WEEK: Final = msgspec.structs.replace(WEEK, responses=5_000)
+FAST_WEEK: Final = msgspec.structs.replace(WEEK, responses=4_000)
 RECIPE: Final = Recipe(seed=1)
 
 
