@@ -1,0 +1,71 @@
+"""The commands as a user types them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from models.events import Decision, decode, encode
+from models.training import synth
+from streams.settings import Settings, environment
+
+COMMANDS = ("demo", "replay", "worker", "topics", "train", "evaluate", "synth", "score")
+
+
+def demur(*words: str, settings: Settings | None = None, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    where = environment(settings) if settings else None
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "streams", *words], input=data, capture_output=True, env=where, check=False
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command: str) -> None:
+    said = demur(command, "--help")
+    assert said.returncode == 0
+    assert b"Usage: " in said.stdout
+
+
+def test_responses_are_scored_offline_by_the_same_code(tiny_model: Path) -> None:
+    responses = synth.generate(synth.Config(responses=5)).responses
+    lines = [encode(r) for r in responses] + [orjson.dumps({"response_id": "broken"})]
+    said = demur("score", "--model", str(tiny_model), data=b"\n".join(lines))
+    decisions = [decode(Decision, line) for line in said.stdout.splitlines()]
+    assert [d.response_id for d in decisions] == [r.response_id for r in responses] + ["broken"]
+    assert "green" not in {d.tier for d in decisions}  # no calibrations: nothing is promised
+    assert decisions[-1].reasons == ("invalid_input", "invalid")
+
+
+def test_topics_are_created_once_and_shown(settings: Settings) -> None:
+    first, second = (demur("topics", settings=settings) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert first.stdout.count(b"(new)") == 13
+    assert second.stdout.count(b"(new)") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["worker", "--stages", "judge"], b"DEMUR_STAGES"),
+        (["worker", "--config", "absent.toml"], b"no settings file absent.toml"),
+        (["replay", "--responses", "absent.jsonl", "--model", "absent"], b"absent.jsonl cannot be read"),
+        (["score", "--model", "absent-folder"], b"model 'absent-folder' cannot be loaded"),
+        (["train", "--out", "x", "--head", "late"], b"--head late needs --encoder"),
+    ],
+)
+def test_a_wrong_setting_ends_with_one_sentence(tmp_path: Path, words: list[str], sentence: bytes) -> None:
+    said = demur(*words)
+    assert said.returncode in {1, 2}
+    assert sentence in said.stderr
+    assert b"Traceback" not in said.stderr
+
+
+def test_no_broker_and_bad_cuts_stop_the_start(settings: Settings, tmp_path: Path) -> None:
+    nowhere = settings.model_copy(update={"bootstrap": "127.0.0.1:1"})
+    assert b"DEMUR_BOOTSTRAP: no broker listens at 127.0.0.1:1" in demur("worker", settings=nowhere).stderr
+    policy = tmp_path / "policy.toml"
+    policy.write_text("green = 0.3\n")
+    bad = settings.model_copy(update={"policy": policy, "stages": ("learn",), "create_topics": True})
+    assert b"`green` is 0.3 and `red` is 0.2" in demur("worker", settings=bad).stderr
