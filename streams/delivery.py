@@ -140,8 +140,10 @@ class Consumer(AIOKafkaConsumer):
         """Let batches under way finish, commit them, then let the partitions go."""
         await self.app.delivery.drain()
         self.lose()
-        await super().on_partitions_revoked(revoked)
-        self.app.delivery.resume()
+        try:
+            await super().on_partitions_revoked(revoked)
+        finally:
+            self.app.delivery.resume()
 
 
 class Delivery:

@@ -1,9 +1,9 @@
 """LEARN and WATCH fold events by deployment: each event once, whatever is delivered again.
 
-Rows of a partition: `d/<deployment>` holds the fold's state, how many events it has taken, and the alarms of the last
-batch; `i/<id>` holds the number that an event was given. The ids are written before the state: an id whose number the
-state has not reached was not folded, so a crash between the two writes neither loses nor repeats it. After a crash
-the redelivered events are known, and what followed from them is sent again from the state, byte for byte.
+Rows of a partition: `d/<deployment>` holds the fold's state with the ids and the alarms of the last batch; `i/<id>`
+says that an event was folded. The state is written before the ids, and a partition's log keeps its order: an id that
+stands was folded, and one that a crash cut off stands in the state. After a crash the redelivered events are known,
+and what followed from them is sent again from the state, byte for byte.
 """
 
 from collections.abc import Iterable, Sequence
@@ -62,24 +62,25 @@ class Kind(Protocol):
 class Row(Struct, frozen=True):
     """What is stored of a deployment."""
 
-    taken: int
     snapshot: Any
+    recent: tuple[str, ...]
+    """Ids of the last batch."""
     alarms: tuple[Alarm, ...] = ()
-
-
-class Id(Struct, frozen=True, array_like=True):
-    """What is stored of an event: its number, and its time, from which the id expires."""
-
-    number: int
-    at: datetime
 
 
 class Held(Struct):
     """A deployment's fold in memory."""
 
     folded: Folded
-    taken: int
+    recent: tuple[str, ...]
     alarms: tuple[Alarm, ...]
+
+
+class News(Struct):
+    """What a batch brings to a deployment: ids with their times, and alarms."""
+
+    ids: dict[str, datetime] = {}
+    alarms: list[Alarm] = []
 
 
 class Fold:
@@ -99,16 +100,19 @@ class Fold:
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Fold a batch; publish each deployment it touches once."""
-        plan = Plan(self._expiry.take(partition, self.state), [])
-        touched: dict[str, list[Alarm]] = {}
+        plan = Plan({}, [])
+        touched: dict[str, News] = {}
         self._taken_at = [record.at for record in records]
         for record in records:
             try:
-                self._take(partition, decode(self.kind.types, record), plan, touched)
+                self._take(partition, decode(self.kind.types, record), touched)
             except EventError as error:
                 plan.sends.append(self.context.dead_letter(self.name, record, error))
-        for deployment, alarms in touched.items():
-            self._publish(partition, deployment, alarms, plan)
+        for deployment, news in touched.items():
+            self._publish(partition, deployment, news, plan)
+        for news in touched.values():
+            plan.rows.update((_id(id_), msgspec.json.encode(at)) for id_, at in news.ids.items())
+        plan.rows.update(self._expiry.take(partition, self.state))
         return plan
 
     async def tick(self, partition: int) -> Plan:
@@ -131,18 +135,15 @@ class Fold:
         self._held.clear()
         self._expiry.forget()
 
-    def _take(self, partition: int, event: Any, plan: Plan, touched: dict[str, list[Alarm]]) -> None:
+    def _take(self, partition: int, event: Any, touched: dict[str, News]) -> None:
         id_, deployment, at = self.kind.identify(event)
         held = self._hold(partition, deployment)
-        alarms = touched.setdefault(deployment, [])
-        key = f"i/{id_}".encode()
-        stored = plan.rows.get(key) or self.state.get(partition, key)
-        if stored and msgspec.json.decode(stored, type=Id).number <= held.taken:
+        news = touched.setdefault(deployment, News())
+        if id_ in news.ids or id_ in held.recent or self.state.get(partition, _id(id_)):
             return
-        alarms += held.folded.apply(event)
-        held.taken += 1
-        plan.rows[key] = msgspec.json.encode(Id(held.taken, at))
-        self._expiry.set(partition, key, self._clock.bounded(at))
+        news.alarms += held.folded.apply(event)
+        news.ids[id_] = at
+        self._expiry.set(partition, _id(id_), self._clock.bounded(at))
 
     def _hold(self, partition: int, deployment: str) -> Held:
         if (held := self._held.get((partition, deployment))) is None:
@@ -152,14 +153,16 @@ class Fold:
 
     def _load(self, deployment: str, stored: bytes | None) -> Held:
         if stored is None:
-            return Held(self.kind.create(deployment), 0, ())
+            return Held(self.kind.create(deployment), (), ())
         row = msgspec.json.decode(stored, type=Row)
-        return Held(self.kind.restore(deployment, row.snapshot), row.taken, row.alarms)
+        return Held(self.kind.restore(deployment, row.snapshot), row.recent, row.alarms)
 
-    def _publish(self, partition: int, deployment: str, alarms: list[Alarm], plan: Plan) -> None:
+    def _publish(self, partition: int, deployment: str, news: News, plan: Plan) -> None:
         held = self._hold(partition, deployment)
-        held.alarms = tuple(alarms) or held.alarms
-        plan.rows[_row(deployment)] = msgspec.json.encode(Row(held.taken, held.folded.snapshot(), held.alarms))
+        held.recent = tuple(news.ids) or held.recent
+        held.alarms = tuple(news.alarms) or held.alarms
+        row = Row(held.folded.snapshot(), held.recent, held.alarms)
+        plan.rows[_row(deployment)] = msgspec.json.encode(row)
         plan.sends.extend(self.context.send(event, deployment) for event in (*held.alarms, *held.folded.publish()))
 
 
@@ -169,4 +172,8 @@ def _row(deployment: str) -> bytes:
 
 def read_time(key: bytes, value: bytes) -> datetime | None:
     """Return the event time of an id's row; a deployment's state does not expire."""
-    return msgspec.json.decode(value, type=Id).at if key.startswith(b"i/") else None
+    return msgspec.json.decode(value, type=datetime) if key.startswith(b"i/") else None
+
+
+def _id(id_: str) -> bytes:
+    return f"i/{id_}".encode()
