@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # CI must not pass on a lesser broker than Apache Kafka itself.
 PYTEST := $(BIN)/pytest $(if $(CI),--require-kafka)
 
-.PHONY: demo test lint check bench lock clean
+.PHONY: demo test lint check simulate bench lock clean
 
 demo: $(READY)
 	$(BIN)/demur demo $(ARGS)
@@ -27,6 +27,10 @@ lint: $(READY)
 check: $(READY)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	if command -v npx >/dev/null; then npx --yes dclint@3.1.0 --max-warnings 0 docker-compose.yml; fi
+
+# A hundred thousand schedules of duplicates, disorder and crashes; `make test` runs two thousand.
+simulate: $(READY)
+	$(BIN)/pytest -m slow
 
 bench: $(READY)
 	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python -P $$benchmark; done

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from kafka import KafkaProducer
 
@@ -65,7 +66,13 @@ class Theatre:
                 return
             assert self.worker.running, self.worker.last_words(10)
             time.sleep(0.2)
-        raise AssertionError(f"in vain: {what}")
+        counts = {topic: len(self.distinct(topic)) for topic in (*COMPARED, "dead-letters")}
+        missing = {i.key for i in items(WEEK.arrivals) if i.topic == Feedback.topic} - self._ended_responses()
+        raise AssertionError(f"in vain: {what}: {counts}, without an end: {missing}; {self.worker.last_words(5)}")
+
+    def _ended_responses(self) -> set[bytes]:
+        ended = (orjson.loads(value) for topic in ("labels", "closures") for value in self.distinct(topic))
+        return {found["response_id"].encode() for found in ended}
 
 
 def play(stage: Theatre, interrupt: Callable[[], None]) -> dict[str, Any]:
