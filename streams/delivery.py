@@ -6,6 +6,7 @@ What Faust does that this replaces (each seen; faust-streaming 0.15.3):
 - acks out of order commit past a gap: an offset is committed only up to the lowest message not yet settled here;
 - the commit follows a flush that may return early: nothing is settled before the broker acknowledged all of it;
 - a failed commit still counts as committed in memory: it is put back;
+- a message received while the flow is being stopped may reach no agent and never be read again: it is fetched anew;
 - a graceful stop or a rebalance cuts batches in half: it waits until those under way are settled, then commits.
 """
 
@@ -13,6 +14,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from itertools import groupby
+from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -26,6 +28,9 @@ from streams.wire import Send, send_all
 
 FETCH_WAIT_MS: Final = 50
 """The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs twenty fetches a second."""
+
+STRANDED_S: Final = 3.0
+"""While no batch is under way, an agent has its messages within milliseconds."""
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +102,7 @@ class Consumer(AIOKafkaConsumer):
         super().__init__(transport, self._receive, *args, **kwargs)
         self._pass_on = callback
         self._open: dict[TP, dict[int, Any]] = defaultdict(dict)
+        self._arrived: dict[tuple[TP, int], float] = {}
         self._released: dict[TP, int] = {}
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -105,6 +111,7 @@ class Consumer(AIOKafkaConsumer):
     async def _receive(self, message: Any) -> None:
         """Remember a message as under way before any agent sees it; offsets arrive in order."""
         self._open[message.tp][message.offset] = message
+        self._arrived[message.tp, message.offset] = monotonic()
         await self._pass_on(message)
 
     def owns(self, message: Any) -> bool:
@@ -114,12 +121,23 @@ class Consumer(AIOKafkaConsumer):
     def settle(self, messages: Iterable[Any]) -> None:
         """Release messages whose outcomes are durable."""
         for m in messages:
+            self._arrived.pop((m.tp, m.offset), None)
             if self._open[m.tp].pop(m.offset, None) is not None:
                 self._released[m.tp] = max(self._released.get(m.tp, 0), m.offset + 1)
+
+    async def fetch_stranded(self) -> None:
+        """Read again, from the lowest on, messages that no agent was given: a flow that stops in between drops them."""
+        for tp, messages in list(self._open.items()):
+            lowest = next(iter(messages), None)
+            if lowest is not None and monotonic() - self._arrived[tp, lowest] > STRANDED_S:
+                log.warning("messages were received but given to no agent: reading them again", topic=tp.topic)
+                messages.clear()
+                await self.seek(tp, lowest)
 
     def lose(self) -> None:
         """Forget everything: the group is rebalancing and what is committed will be read again from there."""
         self._open.clear()
+        self._arrived.clear()
         self._released.clear()
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
@@ -164,7 +182,9 @@ class Delivery:
                 await self._run(self._deliver(stage, events))
 
     async def tick(self, stage: Stage, partitions: Iterable[int]) -> None:
-        """Let time pass in a stage's partitions."""
+        """Let time pass in a stage's partitions, and look for messages that nobody works on."""
+        if not (self._under_way or self._draining or self._app.rebalancing):
+            await self._app.consumer.fetch_stranded()
         for partition in sorted(partitions):
             if not self._draining:
                 await self._run(self._tick(stage, partition))

@@ -61,7 +61,7 @@ class Theatre:
         return {r.value for r in read_all(self.settings, topic)}
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
-        for _ in range(600):
+        for _ in range(250):
             if holds():
                 return
             assert self.worker.running, self.worker.last_words(10)

@@ -18,7 +18,7 @@ PART = TP("feedback", 0)
 def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     """A consumer that has received messages at these offsets."""
     made = Consumer.__new__(Consumer)
-    made._open, made._released = defaultdict(dict), {}
+    made._open, made._released, made._arrived = defaultdict(dict), {}, {}
     made._committed_offset = {PART: committed}
     made._pass_on = _nothing
     for offset in offsets:
@@ -72,6 +72,21 @@ def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch, *, succ
     assert made._committed_offset[PART] == (11 if succeeds else 10)
 
 
+def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, sought = consumer(10, 11, 12), []
+
+    async def seek(self: Any, tp: TP, offset: int) -> None:
+        sought.append((tp, offset))
+
+    monkeypatch.setattr(Consumer, "seek", seek)
+    settle(made, 12)
+    asyncio.run(made.fetch_stranded())
+    assert sought == []
+    monkeypatch.setattr("streams.delivery.monotonic", lambda: 1e12)
+    asyncio.run(made.fetch_stranded())
+    assert sought == [(PART, 10)]
+
+
 class Stage:
     """Records what it is asked to handle."""
 
@@ -106,7 +121,7 @@ def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
     seen: list[str] = []
 
     async def run() -> None:
-        app = SimpleNamespace(consumer=SimpleNamespace(commit=lambda: _say(seen, "committed")))
+        app = SimpleNamespace(rebalancing=False, consumer=SimpleNamespace(commit=lambda: _say(seen, "committed")))
         delivery, release = Delivery(app), asyncio.Event()
 
         async def batch() -> None:
