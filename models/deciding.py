@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from models.calibration.filter import Filter
 from models.calibration.serving import Thresholds
+from models.calibration.settings import FilterSettings
 from models.encoder.base import Score
 from models.errors import EventError
 from models.events import Calibration, Decision, Id, Response, digest
@@ -147,6 +148,12 @@ def refuse(found: Mapping[str, Any], error: EventError, stamp: Stamp) -> Decisio
 
 
 @lru_cache(maxsize=1024)
+def _prior(settings: FilterSettings) -> Thresholds:
+    """What serves a deployment that has no calibration yet."""
+    return Filter(settings).thresholds()
+
+
+@lru_cache(maxsize=1024)
 def _policy_hash(policy: Policy) -> str:
     return digest(msgspec.json.encode(policy, order="deterministic"))[:32]
 
@@ -156,7 +163,7 @@ def _risk(
 ) -> tuple[float | None, float | None]:
     if score is None:
         return None, None
-    thresholds = by.thresholds or Filter(policy.calibrator).thresholds()
+    thresholds = by.thresholds or _prior(policy.calibrator)
     return thresholds.risk(score.logit, found)
 
 

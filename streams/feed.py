@@ -81,7 +81,6 @@ class Feed(threading.Thread):
         self._end = end
         self._moved = threading.Condition()
         self._open: dict[str, datetime] = {}
-        self.sent = 0
         self.finished = False
         self.error: Exception | None = None
 
@@ -100,18 +99,14 @@ class Feed(threading.Thread):
 
     def _run(self) -> None:
         producer = KafkaProducer(**kafka_options(self._settings), linger_ms=2, max_request_size=2 * MAX_MESSAGE_BYTES)
-        prefix = self._settings.topic_prefix
         for item in self._what:
             self._wait(item.arrives_at)
             if item.response_id is not None:
                 self._open.setdefault(item.response_id, item.arrives_at)
-            producer.send(prefix + item.topic, key=item.key, value=item.value, headers=item.headers)
-            self.sent += 1
+            send(producer, self._settings, item)
         producer.flush()
         self._wait(self._end)
-        end = encode(Watermark(occurred_at=self._end))
-        for partition in range(self._settings.partitions):
-            producer.send(prefix + Feedback.topic, value=end, partition=partition)
+        send_end(producer, self._settings, self._end)
         producer.close()
         self.finished = True
 
@@ -122,6 +117,18 @@ class Feed(threading.Thread):
 
     def _oldest(self, default: datetime) -> datetime:
         return next(iter(self._open.values()), default)
+
+
+def send(producer: KafkaProducer, settings: Settings, item: Item) -> None:
+    """Send one item to its topic."""
+    producer.send(settings.topic_prefix + item.topic, key=item.key, value=item.value, headers=item.headers)
+
+
+def send_end(producer: KafkaProducer, settings: Settings, at: datetime) -> None:
+    """Mark everywhere that no event older than `at` will follow."""
+    end = encode(Watermark(occurred_at=at))
+    for partition in range(settings.partitions):
+        producer.send(settings.topic_prefix + Feedback.topic, value=end, partition=partition)
 
 
 def end_of(arrivals: Sequence[Arrival], settings: Settings) -> datetime:

@@ -12,11 +12,10 @@ from typing import Final
 
 from kafka import KafkaProducer
 
-from models.events import Feedback, Watermark, encode
 from models.training import synth
 from models.training.reactions import Arrival
 from streams.connection import kafka_options, reach
-from streams.feed import end_of, items
+from streams.feed import end_of, items, send, send_end
 from streams.settings import Settings, load
 
 SPEED: Final = 60.0
@@ -27,11 +26,8 @@ def pour(settings: Settings, arrivals: list[Arrival], speed: float = SPEED) -> i
     reach(settings)
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         for item in items(paced(arrivals, speed)):
-            topic = settings.topic_prefix + item.topic
-            producer.send(topic, key=item.key, value=item.value, headers=item.headers)
-        end = encode(Watermark(occurred_at=end_of(arrivals, settings)))
-        for partition in range(settings.partitions):
-            producer.send(settings.topic_prefix + Feedback.topic, value=end, partition=partition)
+            send(producer, settings, item)
+        send_end(producer, settings, end_of(arrivals, settings))
         producer.flush()
     return len(arrivals)
 

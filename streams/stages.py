@@ -9,8 +9,6 @@ from pathlib import Path
 from tomllib import TOMLDecodeError, loads
 from typing import Final, NamedTuple
 
-import structlog
-
 from models.errors import SettingsError
 from models.events import Closure, Decision, Feedback, Label, Outcome, Response
 from models.joining import Horizons
@@ -27,8 +25,6 @@ from streams.clock import clock_for
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 from streams.settings import STAGES, Settings, Stage, load
-
-log = structlog.get_logger(__name__)
 
 CACHE: Final = Path(".cache/demur")
 """Where the reference encoder is kept, in the folder that the command runs in."""

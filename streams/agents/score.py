@@ -10,7 +10,7 @@ from msgspec import Struct
 from models.deciding import Failed, History, Stamp, decide, refuse
 from models.encoder.base import Score as Scored
 from models.errors import EventError
-from models.events import Decision, Outcome, Response, encode, parse
+from models.events import Decision, Outcome, Response, parse
 from models.policy import Policies, Policy
 from streams.agents.common import Context, Internal, decode
 from streams.agents.expiry import Expiry
@@ -104,8 +104,9 @@ class Score:
         key = _decided(decision.response_id)
         if kept := plan.rows.get(key):
             decision = msgspec.json.decode(kept, type=Decision)
-        plan.rows[key] = encode(decision)
-        plan.sends.append(self.context.send(decision, decision.response_id))
+        send = self.context.send(decision, decision.response_id)
+        plan.rows[key] = send.value
+        plan.sends.append(send)
         self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at))
         self.context.metrics.decided(decision)
 
