@@ -105,8 +105,6 @@ class Settings(BaseSettings):
 
     model: str = "reference"
     """Folder or hub id of the encoder; `reference` is the small one that `demur train` makes."""
-    model_revision: str | None = None
-    """Commit of a hub model, so that it cannot change under us."""
     policy: FilePath | None = None
     """File of plans and tier cuts; by default green below .05 and red from .20."""
     deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0
