@@ -86,9 +86,10 @@ class Feedback(Event, frozen=True, kw_only=True, tag="feedback"):
 
 
 class Watermark(Event, frozen=True, kw_only=True, tag="watermark"):
-    """On `feedback`, to every partition: no event older than `occurred_at` will follow. Ends a replay."""
+    """To every partition of `topics`: no event older than `occurred_at` will follow. Ends a replay."""
 
     topic: ClassVar[str] = "feedback"
+    topics: ClassVar[tuple[str, str]] = ("decisions", "feedback")
     occurred_at: Instant
 
 

@@ -3,23 +3,23 @@
     input      | waiting (no decision) | open (decision)             | settled                          | closed
     -----------+-----------------------+-----------------------------+----------------------------------+-----------
     decision   | open                  | (repeat: nothing)           | (repeat: nothing)                | waiting → open
-    feedback   | park it               | park it                     | new clinician: label; later      | orphan
-               |                       |                             | verdict: correction; earlier:    |
-               |                       |                             | superseded                       |
+    feedback   | park it               | park it                     | park it                          | orphan
     same id    | duplicate             | duplicate                   | duplicate                        | duplicate
-    time ≥ due | orphan each; closed   | settle: a label a clinician;| closed                           |
-               |                       | at the horizon: unlabelled, |                                  |
-               |                       | closed                      |                                  |
+    time ≥ due | orphan each; closed   | settle: a label a clinician;| each parked verdict: new         | closed
+               |                       | at the horizon: unlabelled, | clinician: label; later verdict: |
+               |                       | closed                      | correction; earlier: superseded  |
 
-Settling waits `settle` after the first verdict, so that within it the order of arrival does not matter: the last
-verdict of a clinician by (occurred_at, feedback_id) wins. Redelivered input (same id, same origin) returns the same
-outcomes again, byte for byte: at-least-once delivery with idempotent outcomes. Time is event time: the watermark.
+Nothing is judged on arrival. Feedback is due `settle` after it occurred; the first one settles the response with all
+that occurred until then, the last verdict of a clinician by (occurred_at, feedback_id) winning, and whatever occurred
+later is judged singly, in the order in which it occurred. Time is event time: the lower of two watermarks, that of
+decisions and that of feedback. So the result depends neither on how fast the two inputs are read nor on the order of
+arrival, for disorder of up to `settle`; what comes later still is judged as it comes. Redelivered input (same id, same
+origin) returns the same outcomes again, byte for byte: at-least-once delivery with idempotent outcomes.
 """
 
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -36,7 +36,7 @@ class Horizons(NamedTuple):
     """How long the join waits, in event time."""
 
     settle: timedelta
-    """After the first verdict on a response, for contradictions and further clinicians."""
+    """After a verdict, for contradictions, further clinicians, and disorder of arrival."""
     response: timedelta
     """For feedback after a response, before it is closed as unlabelled."""
     orphan: timedelta
@@ -73,22 +73,32 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
     """Feedback ids whose verdicts have become labels, in the order of their labels."""
     shares: tuple[int, ...] = ()
     """For each label, among how many clinicians its weight is shared."""
+    superseded: tuple[str, ...] = ()
+    """Feedback ids whose verdicts gave way to others of the same clinician."""
     orphans: tuple[Heard, ...] = ()
     """Feedback that ended without a response, or came after the end."""
     closed: bool = False
     sequence: int = 0
     """The batch whose timers last changed this row; its outcomes are sent again if that batch did not finish."""
 
+    def parked(self) -> list[Heard]:
+        """Return feedback that waits for its judgement, in the order in which it occurred."""
+        judged = {*self.settled, *self.superseded}
+        return sorted((h for h in self.heard if h.feedback_id not in judged), key=_when)
+
     def due(self, horizons: Horizons) -> datetime | None:
         """Return when time next changes this row, or None when it is closed."""
         if self.closed:
             return None
+        parked = self.parked()
         if self.known is None:
-            return min(h.occurred_at for h in self.heard) + horizons.orphan
-        horizon = self.known.scored.occurred_at + horizons.response
-        if self.heard and not self.settled:
-            return min(h.occurred_at for h in self.heard) + horizons.settle
-        return horizon
+            return parked[0].occurred_at + horizons.orphan
+        return (parked[0].occurred_at if parked else self.end(horizons)) + horizons.settle
+
+    def end(self, horizons: Horizons) -> datetime:
+        """Return the end of the response's horizon: what occurs later is an orphan."""
+        assert self.known is not None
+        return self.known.scored.occurred_at + horizons.response
 
 
 def known(decision: Decision) -> Known:
@@ -117,55 +127,79 @@ def on_decision(row: Row, decision: Known) -> Row:
 
 
 def on_feedback(row: Row, new: Heard, horizons: Horizons) -> tuple[Row, tuple[Effect, ...]]:
-    """Take in one feedback."""
+    """Take in one feedback; returns what follows at once, which for news is only the end of an orphan."""
     for old in (*row.heard, *row.orphans):
         if old.feedback_id == new.feedback_id:
             repeated = old.origin != new.origin
             again = (_close(row, "duplicate", new, new.occurred_at),) if repeated else _followed(row, old, horizons)
             return row, again
-    if row.closed:
-        row = msgspec.structs.replace(row, orphans=(*row.orphans, new))
-    else:
-        row = msgspec.structs.replace(row, heard=(*row.heard, new))
-        if row.settled and new is _winner(row, new.clinician):
-            row = _also_settled(row, new)
+    place = "orphans" if row.closed else "heard"
+    row = msgspec.structs.replace(row, **{place: (*getattr(row, place), new)})
     return row, _followed(row, new, horizons)
 
 
-def on_time(row: Row, watermark: datetime, horizons: Horizons, sequence: int) -> tuple[Row, tuple[Effect, ...]]:
-    """Let time reach a row that is due: settle it or close it."""
+def on_time(row: Row, now: datetime, horizons: Horizons, sequence: int) -> tuple[Row, tuple[Effect, ...]]:
+    """Let time reach a row that is due: judge what is parked, or close it. One step; it may be due again."""
     due = row.due(horizons)
-    if due is None or due > watermark:
+    if due is None or due > now:
         return row, ()
+    after = msgspec.structs.replace(_moved(row, horizons), sequence=sequence)
+    judged = {h.feedback_id for h in row.parked()} - {h.feedback_id for h in after.parked()}
+    ends = _ending(after, horizons) if after.closed else ()
+    return after, (*_of(after, judged, horizons), *ends)
+
+
+def outcomes(row: Row, horizons: Horizons) -> list[tuple[datetime, Effect]]:
+    """Return everything that a row has led to, each with the time at which it did.
+
+    Equal rows give equal bytes, so sending it again changes nothing.
+    """
+    told = sorted((*row.orphans, *row.heard), key=_when)
+    first = told[0].occurred_at + horizons.settle if told else None
+    found = [(_judged_at(row, h, first, horizons), effect) for h in told for effect in _followed(row, h, horizons)]
+    if row.known is not None:
+        found += [(row.end(horizons) + horizons.settle, effect) for effect in _ending(row, horizons)]
+    return found
+
+
+def _when(h: Heard) -> tuple[datetime, str]:
+    return h.occurred_at, h.feedback_id
+
+
+def _judged_at(row: Row, h: Heard, settled_at: datetime | None, horizons: Horizons) -> datetime:
     if row.known is None:
-        row = msgspec.structs.replace(row, heard=(), orphans=row.heard, closed=True, sequence=sequence)
-        return row, outcomes(row, horizons)
-    if row.heard and not row.settled:
-        row = _settle(row, sequence)
-        return row, outcomes(row, horizons)
-    row = msgspec.structs.replace(row, closed=True, sequence=sequence)
-    return row, _ending(row, horizons)
+        return h.occurred_at + horizons.orphan
+    if settled_at is not None and h.occurred_at <= settled_at:
+        return settled_at
+    return h.occurred_at + horizons.settle
 
 
-def outcomes(row: Row, horizons: Horizons) -> tuple[Effect, ...]:
-    """Return everything that a row has led to; equal rows give equal bytes, so sending it again changes nothing."""
-    followed = (_followed(row, h, horizons) for h in (*row.orphans, *row.heard))
-    return (*chain.from_iterable(followed), *_ending(row, horizons))
+def _of(row: Row, judged: set[str], horizons: Horizons) -> Iterator[Effect]:
+    for h in sorted((*row.heard, *row.orphans), key=_when):
+        if h.feedback_id in judged:
+            yield from _followed(row, h, horizons)
 
 
-def order(row: Row) -> tuple[datetime, str]:
-    """Sort rows as their timers went off, so that what is sent again keeps its order."""
-    when = [h.occurred_at for h in (*row.heard, *row.orphans)]
-    if row.known is not None and not when:
-        when = [row.known.scored.occurred_at]
-    return min(when), row.response_id
+def _moved(row: Row, horizons: Horizons) -> Row:
+    """Take the step that is due."""
+    parked = row.parked()
+    if row.known is None:
+        return msgspec.structs.replace(row, heard=(), orphans=(*row.orphans, *row.heard), closed=True)
+    if not parked:
+        return msgspec.structs.replace(row, closed=True)
+    if parked[0].occurred_at > row.end(horizons):
+        kept = tuple(h for h in row.heard if h is not parked[0])
+        return msgspec.structs.replace(row, heard=kept, orphans=(*row.orphans, parked[0]))
+    if row.settled:
+        return _judge(row, parked[0])
+    return _settle(row, [h for h in parked if h.occurred_at <= parked[0].occurred_at + horizons.settle])
 
 
 def _ending(row: Row, horizons: Horizons) -> tuple[Effect, ...]:
     """What followed from the end of a response's horizon."""
     if not row.closed or row.known is None or row.settled:
         return ()
-    return (_close(row, "unlabelled", None, row.known.scored.occurred_at + horizons.response),)
+    return (_close(row, "unlabelled", None, row.end(horizons)),)
 
 
 def _followed(row: Row, h: Heard, horizons: Horizons) -> tuple[Effect, ...]:
@@ -175,29 +209,29 @@ def _followed(row: Row, h: Heard, horizons: Horizons) -> tuple[Effect, ...]:
     return tuple(_outcomes(row, h))
 
 
-def _settle(row: Row, sequence: int) -> Row:
-    clinicians = sorted({h.clinician for h in row.heard})
-    winners = [_winner(row, c) for c in clinicians]
+def _settle(row: Row, window: list[Heard]) -> Row:
+    """Judge what occurred in the first window: the last verdict of each clinician counts."""
+    winners = [max((h for h in window if h.clinician == c), key=_when) for c in sorted({h.clinician for h in window})]
     voices = sum(_verdict(row, w).weight > 0 for w in winners)
     settled = tuple(w.feedback_id for w in winners)
-    shares = (max(voices, 1),) * len(settled)
-    return msgspec.structs.replace(row, settled=settled, shares=shares, sequence=sequence)
+    beaten = tuple(h.feedback_id for h in window if h.feedback_id not in settled)
+    return msgspec.structs.replace(
+        row, settled=settled, shares=(max(voices, 1),) * len(settled), superseded=(*row.superseded, *beaten)
+    )
 
 
-def _also_settled(row: Row, h: Heard) -> Row:
-    """Add a verdict that came after settling: it shares as its clinician's earlier one, or one more shares now."""
-    mine = [i for i, f in enumerate(row.settled) if _by_id(row)[f].clinician == h.clinician]
+def _judge(row: Row, h: Heard) -> Row:
+    """Judge a verdict after settling: it shares as its clinician's earlier one, or one more shares now."""
+    by_id = _by_id(row)
+    if any(by_id[f].clinician == h.clinician and _when(by_id[f]) > _when(h) for f in row.settled):
+        return msgspec.structs.replace(row, superseded=(*row.superseded, h.feedback_id))
+    mine = [i for i, f in enumerate(row.settled) if by_id[f].clinician == h.clinician]
     share = row.shares[mine[0]] if mine else max(row.shares) + 1
     return msgspec.structs.replace(row, settled=(*row.settled, h.feedback_id), shares=(*row.shares, share))
 
 
 def _by_id(row: Row) -> dict[str, Heard]:
     return {h.feedback_id: h for h in row.heard}
-
-
-def _winner(row: Row, clinician: str) -> Heard:
-    mine = (h for h in row.heard if h.clinician == clinician)
-    return max(mine, key=lambda h: (h.occurred_at, h.feedback_id))
 
 
 def _verdict(row: Row, h: Heard) -> Verdict:
@@ -207,11 +241,10 @@ def _verdict(row: Row, h: Heard) -> Verdict:
 
 
 def _outcomes(row: Row, h: Heard) -> Iterator[Effect]:
-    """What one feedback led to in a settled row."""
-    if not row.settled:
-        return
-    if h.feedback_id not in row.settled:
+    """What one feedback led to, once it was judged."""
+    if h.feedback_id in row.superseded:
         yield _close(row, "superseded", h, h.occurred_at)
+    if h.feedback_id not in row.settled:
         return
     label = _label(row, h)
     yield label

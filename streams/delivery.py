@@ -109,9 +109,10 @@ class Consumer(AIOKafkaConsumer):
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _receive(self, message: Any) -> None:
-        """Remember a message as under way before any agent sees it; offsets arrive in order."""
-        self._open[message.tp][message.offset] = message
-        self._arrived[message.tp, message.offset] = monotonic()
+        """Remember an input as under way before any agent sees it; offsets arrive in order. Changelogs pass too."""
+        if message.tp.topic in self.app.inputs:
+            self._open[message.tp][message.offset] = message
+            self._arrived[message.tp, message.offset] = monotonic()
         await self._pass_on(message)
 
     def owns(self, message: Any) -> bool:

@@ -41,8 +41,8 @@ from streams.settings import Settings, Stage, environment
 from streams.stages import changelogs
 
 TYPES: Final[dict[str, Any]] = {
-    **{t.topic: t for t in (Response, Decision, Label, Outcome, Closure, Calibration, Alarm, DeadLetter)},
-    Feedback.topic: Feedback | Watermark,
+    **{t.topic: t for t in (Response, Label, Outcome, Closure, Calibration, Alarm, DeadLetter)},
+    **{t.topic: t | Watermark for t in (Decision, Feedback)},
 }
 READY_S: Final = 60.0
 """A worker loads its model and joins its groups in ten seconds on two cores."""

@@ -8,6 +8,7 @@ does not overtake its response by a day.
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -125,10 +126,10 @@ def send(producer: KafkaProducer, settings: Settings, item: Item) -> None:
 
 
 def send_end(producer: KafkaProducer, settings: Settings, at: datetime) -> None:
-    """Mark everywhere that no event older than `at` will follow."""
+    """Mark everywhere that no event older than `at` will follow. Not before every response is decided."""
     end = encode(Watermark(occurred_at=at))
-    for partition in range(settings.partitions):
-        producer.send(settings.topic_prefix + Feedback.topic, value=end, partition=partition)
+    for topic, partition in product(Watermark.topics, range(settings.partitions)):
+        producer.send(settings.topic_prefix + topic, value=end, partition=partition)
 
 
 def end_of(arrivals: Sequence[Arrival], settings: Settings) -> datetime:

@@ -1,7 +1,7 @@
 """`python -P -m streams.pour 60`: pour a synthetic week of a hospital into the topics, sixty times as fast as life.
 
 It feeds workers that run elsewhere, as in docker-compose.yml; event times are those of the week, so the workers' time
-source must be `event`. Ends with the watermarks that let every horizon pass.
+source must be `event`. Once all is decided, it ends with the watermarks that let every horizon pass.
 """
 
 import sys
@@ -12,10 +12,12 @@ from typing import Final
 
 from kafka import KafkaProducer
 
+from models.events import Decision, Response
 from models.training import synth
 from models.training.reactions import Arrival
 from streams.connection import kafka_options, reach
 from streams.feed import end_of, items, send, send_end
+from streams.reading import tail
 from streams.settings import Settings, load
 
 SPEED: Final = 60.0
@@ -27,9 +29,20 @@ def pour(settings: Settings, arrivals: list[Arrival], speed: float = SPEED) -> i
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         for item in items(paced(arrivals, speed)):
             send(producer, settings, item)
+        producer.flush()
+        await_decisions(settings, {event.response_id for _, event in arrivals if isinstance(event, Response)})
         send_end(producer, settings, end_of(arrivals, settings))
         producer.flush()
     return len(arrivals)
+
+
+def await_decisions(settings: Settings, response_ids: set[str]) -> None:
+    """Wait until each of these responses has its decision: for as long as the workers take."""
+    missing = {response_id.encode() for response_id in response_ids}
+    for records in tail(settings, Decision.topic) if missing else ():
+        missing -= {record.key for record in records}
+        if not missing:
+            return
 
 
 def paced(arrivals: Iterable[Arrival], speed: float, wait: Callable[[float], None] = time.sleep) -> Iterator[Arrival]:

@@ -27,7 +27,7 @@ class Timers:
         """Move the watermark; it never goes back."""
         self.watermark = max(self.watermark, to)
 
-    def due(self) -> Iterator[str]:
-        """Take every key that is due."""
+    def due(self) -> Iterator[tuple[datetime, str]]:
+        """Take every entry that is due, in order; what is set meanwhile takes its place among them."""
         while self._heap and self._heap[0][0] <= self.watermark:
-            yield heapq.heappop(self._heap)[1]
+            yield heapq.heappop(self._heap)

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from uuid import uuid4
 
+import hypothesis
 import pytest
 
 from models.errors import DemurError
 from streams.broker import embedded
 from streams.settings import Settings, load
 from tests import apache_kafka
+
+hypothesis.settings.register_profile("demur", deadline=None)  # no test asserts on time
+hypothesis.settings.load_profile("demur")
 
 CHOICE = pytest.StashKey["Choice"]()
 

@@ -34,7 +34,7 @@ class Expiry:
         if partition not in self._timers:
             self._open(partition, state)
         timers = self._timers[partition]
-        due = {key.encode(): None for key in timers.due()}
+        due = {key.encode(): None for _, key in timers.due()}
         gone = [key for key in due if self._latest[partition, key] + self._keep <= timers.watermark]
         for key in gone:
             del self._latest[partition, key]

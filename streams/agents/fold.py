@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from models.errors import EventError
-from models.events import Alarm, Event
+from models.events import Alarm, Event, Watermark
 from streams.agents.common import Context, Internal, decode
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
@@ -105,7 +105,8 @@ class Fold:
         self._taken_at = [record.at for record in records]
         for record in records:
             try:
-                self._take(partition, decode(self.kind.types, record), touched)
+                if not isinstance(event := decode(self.kind.types, record), Watermark):
+                    self._take(partition, event, touched)
             except EventError as error:
                 plan.sends.append(self.context.dead_letter(self.name, record, error))
         for deployment, news in touched.items():

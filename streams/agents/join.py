@@ -14,28 +14,40 @@ from streams.agents.common import Context, Internal, decode
 from streams.clock import Clock
 from streams.delivery import Plan, Record
 from streams.state import State
-from streams.timers import Timers
+from streams.timers import EPOCH, Timers
 from streams.wire import Send
 
+INPUTS = (Decision.topic, Feedback.topic)
 PROGRESS = b"\x00progress/%d"
 """Key of the row that holds a partition's progress; no response_id starts with NUL."""
 
 
 class Progress(Struct, frozen=True, array_like=True):
-    """How far event time has come in a partition, and up to which batch all outcomes are known to be sent."""
+    """How far event time has come in each input of a partition, and up to which batch all outcomes are sent."""
 
-    watermark: datetime
-    sent: int
+    decisions: datetime = EPOCH
+    feedback: datetime = EPOCH
+    sent: int = 0
 
 
 class Desk:
     """What is kept in memory of a partition; rebuilt from its rows after a restart."""
 
     def __init__(self, progress: Progress) -> None:
-        self.timers = Timers(progress.watermark)
+        self.reached = {Decision.topic: progress.decisions, Feedback.topic: progress.feedback}
+        self.timers = Timers(min(self.reached.values()))
         self.sequence = progress.sent + 1
         self.graves: list[str] = []
         """Closed rows whose outcomes are sent: deleted with the next batch."""
+
+    def advance(self, topics: Iterable[str], to: datetime) -> None:
+        """Let event time reach `to` in these inputs; what is due waits for the slower one."""
+        self.reached |= {topic: max(self.reached[topic], to) for topic in topics}
+        self.timers.advance(min(self.reached.values()))
+
+    def progress(self) -> Progress:
+        """Return what to store with a batch, whose outcomes are not sent yet."""
+        return Progress(self.reached[Decision.topic], self.reached[Feedback.topic], self.sequence - 1)
 
 
 class Join:
@@ -64,7 +76,7 @@ class Join:
         """Let wall time reach rows while no events come."""
         batch = Batch(self, partition)
         if (now := self.clock.now()) is not None:
-            batch.advance(now)
+            batch.advance(INPUTS, now)
         return batch.plan()
 
     async def poison(self, record: Record) -> Plan:
@@ -88,19 +100,21 @@ class Join:
         if desk := self._desks.get(partition):
             return desk, []
         stored = self.state.get(partition, PROGRESS % partition)
-        progress = msgspec.json.decode(stored, type=Progress) if stored else Progress(Timers().watermark, 0)
+        progress = msgspec.json.decode(stored, type=Progress) if stored else Progress()
         desk = self._desks[partition] = Desk(progress)
         return desk, list(self._recover(partition, desk, progress.sent))
 
     def _recover(self, partition: int, desk: Desk, sent: int) -> Iterable[Effect]:
-        rows = [read(value) for key, value in self.state.items(partition) if not key.startswith(b"\x00")]
-        for row in sorted(rows, key=joining.order):
+        """Set all timers; return what may not have been sent, in the order in which it fell due."""
+        found: list[tuple[datetime, str, Effect]] = []
+        for row in (read(value) for key, value in self.state.items(partition) if not key.startswith(b"\x00")):
             desk.timers.set(row.response_id, row.due(self.horizons))
             desk.sequence = max(desk.sequence, row.sequence + 1)
             if row.closed:
                 desk.graves.append(row.response_id)
             if row.sequence > sent:
-                yield from joining.outcomes(row, self.horizons)
+                found += [(at, row.response_id, effect) for at, effect in joining.outcomes(row, self.horizons)]
+        return [effect for *_, effect in sorted(found, key=lambda one: one[:2])]
 
     def heard(self, feedback: Feedback, record: Record) -> joining.Heard:
         """Reduce feedback to what is kept of it."""
@@ -140,13 +154,14 @@ class Batch:
             self._set(row)
             self._emit(effects)
         assert isinstance(event, Decision | Feedback | Watermark)
-        self.advance(self._stage.clock.bounded(event.occurred_at))
+        topic = record.topic.removeprefix(self._stage.context.prefix)
+        self.advance((topic,), self._stage.clock.bounded(event.occurred_at))
 
-    def advance(self, to: datetime) -> None:
-        """Move event time and let it reach what is due."""
-        self._desk.timers.advance(to)
-        for key in self._desk.timers.due():
-            self._wake(key)
+    def advance(self, topics: Iterable[str], to: datetime) -> None:
+        """Move the event time of some inputs and let it reach what is due."""
+        self._desk.advance(topics, to)
+        for due, key in self._desk.timers.due():
+            self._wake(key, due)
 
     def plan(self) -> Plan:
         """Return what to write and to send."""
@@ -155,15 +170,14 @@ class Batch:
             return Plan({}, [])
         rows: dict[bytes, bytes | None] = {k.encode(): None for k in self._desk.graves if k not in self._rows}
         rows |= {k.encode(): msgspec.json.encode(row) for k, row in self._rows.items()}
-        progress = Progress(self._desk.timers.watermark, self._desk.sequence - 1)
-        rows[PROGRESS % self._partition] = msgspec.json.encode(progress)
+        rows[PROGRESS % self._partition] = msgspec.json.encode(self._desk.progress())
         return Plan(rows, self._sends)
 
-    def _wake(self, key: str) -> None:
-        row, effects = joining.on_time(
-            self._row(key), self._desk.timers.watermark, self._stage.horizons, self._desk.sequence
-        )
-        if effects or row.closed:
+    def _wake(self, key: str, due: datetime) -> None:
+        before = self._row(key)
+        row, effects = joining.on_time(before, due, self._stage.horizons, self._desk.sequence)
+        if row is not before:
+            self._rows.pop(key, None)  # rows are written as they fell due: a crash in between cuts off the latest
             self._set(row)
             self._emit(effects)
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from models.events import Alarm, Closure, Decision, Event, Label, digest
+from models.events import Alarm, Closure, Decision, Event, Label, Watermark, digest
 from models.monitors.guarantee import Guarantee
 from models.monitors.guarantee import alarm as guarantee_alarm
 from models.monitors.share import Share
@@ -67,7 +67,7 @@ class Watch:
 
     name: Stage = "watch"
     publishes = False
-    types = Decision | Label | Closure
+    types = Decision | Label | Closure | Watermark
 
     def __init__(self, policies: Policies) -> None:
         self._policies = policies

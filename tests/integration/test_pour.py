@@ -1,22 +1,32 @@
 """The feed of docker-compose: a week's events reach the topics as they are, and the end is marked everywhere."""
 
-from models.events import Feedback, Response, Watermark, decode
+from kafka import KafkaProducer
+
+from models.events import Decision, Feedback, Response, Watermark, decode, encode
 from models.training import synth
+from streams.connection import kafka_options
 from streams.pour import pour
 from streams.reading import read_all
 from streams.settings import Settings
 from streams.topics import create
+from tests.stagecraft import decision
 
 
 def test_what_is_poured_lies_in_the_topics(settings: Settings) -> None:
     create(settings)
     arrivals = list(synth.generate(synth.FAST).arrivals)[:200]
+    producer = KafkaProducer(**kafka_options(settings))
+    for response in (event for _, event in arrivals if isinstance(event, Response)):  # as a worker would
+        decided = encode(decision(response.response_id))
+        producer.send(f"{settings.topic_prefix}decisions", key=response.response_id.encode(), value=decided)
+    producer.close()
     assert pour(settings, arrivals, speed=1e9) == 200
     responses = [decode(Response, record.value) for record in read_all(settings, "responses")]
     feedback = [decode(Feedback | Watermark, record.value) for record in read_all(settings, "feedback")]
     sent = [event for _, event in arrivals]
     assert sorted(r.response_id for r in responses) == sorted(e.response_id for e in sent if isinstance(e, Response))
     assert sum(isinstance(event, Feedback) for event in feedback) == sum(isinstance(e, Feedback) for e in sent)
-    ends = [event.occurred_at for event in feedback if isinstance(event, Watermark)]
-    assert len(ends) == settings.partitions
+    decided = [decode(Decision | Watermark, record.value) for record in read_all(settings, "decisions")]
+    ends = [event.occurred_at for event in feedback + decided if isinstance(event, Watermark)]
+    assert len(ends) == 2 * settings.partitions
     assert min(ends) > max(event.occurred_at for event in sent)

@@ -21,6 +21,7 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     made._open, made._released, made._arrived = defaultdict(dict), {}, {}
     made._committed_offset = {PART: committed}
     made._pass_on = _nothing
+    made.app = SimpleNamespace(inputs={PART.topic})
     for offset in offsets:
         asyncio.run(made._receive(message(offset)))
     return made
@@ -30,8 +31,8 @@ async def _nothing(_: Any) -> None:
     return
 
 
-def message(offset: int) -> Any:
-    return SimpleNamespace(tp=PART, offset=offset)
+def message(offset: int, tp: TP = PART) -> Any:
+    return SimpleNamespace(tp=tp, offset=offset)
 
 
 def settle(made: Consumer, *offsets: int) -> None:
@@ -70,6 +71,13 @@ def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch, *, succ
     monkeypatch.setattr("streams.delivery.AIOKafkaConsumer._commit_offsets", commit)
     asyncio.run(made._commit_offsets({PART: 11}))
     assert made._committed_offset[PART] == (11 if succeeds else 10)
+
+
+def test_a_changelog_is_read_by_no_agent_and_never_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = consumer()
+    asyncio.run(made._receive(message(10, TP("demur-join-state-changelog", 0))))
+    monkeypatch.setattr("streams.delivery.monotonic", lambda: 1e12)
+    asyncio.run(made.fetch_stranded())  # would seek, and fail for want of a consumer
 
 
 def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

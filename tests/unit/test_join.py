@@ -10,21 +10,33 @@ from models.joining import Horizons
 from models.salience import digest
 from streams.agents.join import Join
 from streams.clock import EventClock
+from streams.delivery import Record
 from tests.stagecraft import Theatre, at, context, decision, feedback, record
 
 HORIZONS = Horizons(settle=timedelta(minutes=2), response=timedelta(days=1), orphan=timedelta(hours=2))
-LATER = Watermark(occurred_at=at(5 * 60))
-END = Watermark(occurred_at=at(10 * 86_400))
+
+
+def passed(seconds: float) -> list[Record]:
+    """Both inputs have come that far."""
+    return [record(Watermark(occurred_at=at(seconds)), 1000, topic=topic) for topic in Watermark.topics]
+
+
+LATER, END = passed(5 * 60), passed(10 * 86_400)
 
 
 def theatre() -> Theatre:
     return Theatre(lambda state: Join(context(), state, HORIZONS, EventClock(), b"key"))
 
 
+def sequence(*events: Any) -> list[Record]:
+    """Put events behind one another; `LATER` and the like are two records each."""
+    return [r for n, e in enumerate(events) for r in (e if isinstance(e, list) else [record(e, n)])]
+
+
 def told(*events: Any, batch: int = 100) -> list[str]:
     """Deliver events in this order; return what followed, in words."""
     stage = theatre()
-    records = [record(event, offset) for offset, event in enumerate(events)]
+    records = sequence(*events)
     for start in range(0, len(records), batch):
         stage.run(records[start : start + batch])
     return [word for send in stage.sent if (word := say(send.topic, send.value))]
@@ -58,8 +70,20 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
         ["superseded f1", "verdict f2: ann accepts none x1"],
     ),
     "changed mind late": (
-        [decision(), feedback("f1"), LATER, feedback("f2", seconds=600, action="flagged")],
+        [decision(), feedback("f1"), LATER, feedback("f2", seconds=600, action="flagged"), END],
         ["verdict f1: ann accepts none x1", "correction f2: ann rejects deep x1"],
+    ),
+    "changed mind after the window, both before anyone looked": (
+        [feedback("f2", seconds=600, action="flagged"), feedback("f1"), decision(), END],
+        ["verdict f1: ann accepts none x1", "correction f2: ann rejects deep x1"],
+    ),
+    "the decision comes last by far": (
+        [feedback("f1"), passed(3 * 86_400)[1:], decision(), END],
+        ["verdict f1: ann accepts none x1"],
+    ),
+    "after the horizon, though nothing was closed yet": (
+        [decision(), feedback("f1", seconds=90_000), END],
+        ["orphan f1", "unlabelled r1"],
     ),
     "older verdict late": (
         [decision(), feedback("f2", seconds=60), LATER, feedback("f1", action="flagged")],
@@ -70,7 +94,7 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
         ["superseded f1", "verdict f2: ann accepts none x0"],
     ),
     "retracted late": (
-        [decision(), feedback("f1", action="flagged"), LATER, feedback("f2", seconds=900, action="retracted")],
+        [decision(), feedback("f1", action="flagged"), LATER, feedback("f2", seconds=900, action="retracted"), END],
         ["verdict f1: ann rejects deep x1", "revocation f2: ann accepts none x0"],
     ),
     "two clinicians share": (
@@ -82,15 +106,15 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
         ["verdict f1: ann accepts none x1", "verdict f2: ben accepts none x0"],
     ),
     "a second clinician later": (
-        [decision(), feedback("f1"), LATER, feedback("f2", clinician="ben", seconds=900)],
+        [decision(), feedback("f1"), LATER, feedback("f2", clinician="ben", seconds=900), END],
         ["verdict f1: ann accepts none x1", "verdict f2: ben accepts none x0.5"],
     ),
     "after the end": (
-        [decision(), Watermark(occurred_at=at(2 * 86_400)), feedback("f1"), END],
+        [decision(), passed(2 * 86_400), feedback("f1"), END],
         ["unlabelled r1", "orphan f1"],
     ),
     "response after its feedback was given up": (
-        [feedback("f1"), Watermark(occurred_at=at(3 * 3600)), decision(), END],
+        [feedback("f1"), passed(3 * 3600), decision(), END],
         ["orphan f1", "unlabelled r1"],
     ),
     "edit of wording": (
@@ -130,16 +154,15 @@ def test_join(name: str, batch: int) -> None:
 
 def test_a_rejection_reaches_the_conversation() -> None:
     stage = theatre()
-    stage.run([record(event, n) for n, event in enumerate([decision(turn=2), feedback("f1", action="flagged"), LATER])])
+    stage.run(sequence(decision(turn=2), feedback("f1", action="flagged"), LATER))
     [outcome] = [decode(Outcome, s.value) for s in stage.sent if s.topic == "outcomes"]
     assert (outcome.conversation_id, outcome.turn, outcome.rejected, outcome.depth) == ("c-r1", 2, True, "deep")
 
 
 def test_rows_are_gone_when_all_is_over() -> None:
     stage = theatre()
-    events = [decision(), feedback("f1"), LATER, END, END]
-    for offset, event in enumerate(events):
-        stage.run([record(event, offset)])
+    for one in sequence(decision(), feedback("f1"), LATER, END, END):
+        stage.run([one])
     assert [key for _, key in stage.state.rows] == [b"\x00progress/0"]
 
 
@@ -147,6 +170,6 @@ def test_patient_text_stays_out_of_the_state_and_of_what_is_sent() -> None:
     stage = theatre()
     canary = "CANARY-4711"
     said = feedback("f1", action="edited", edited_response=f"{canary} 5 mg", comment=canary)
-    stage.run([record(event, n) for n, event in enumerate([decision(), said, f"{{{canary}".encode(), LATER])])
+    stage.run(sequence(decision(), said, f"{{{canary}".encode(), LATER))
     written = b"".join(stage.state.rows.values()) + b"".join(s.value + str(s.headers).encode() for s in stage.sent)
     assert canary.encode() not in written
