@@ -6,14 +6,15 @@ What Faust does that this replaces (each seen; faust-streaming 0.15.3):
 - acks out of order commit past a gap: an offset is committed only up to the lowest message not yet settled here;
 - the commit follows a flush that may return early: nothing is settled before the broker acknowledged all of it;
 - a failed commit still counts as committed in memory: it is put back;
-- a message received while the flow is being stopped may reach no agent and never be read again: it is fetched anew;
+- a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
+  out of order, and what was left out is read again;
 - a graceful stop or a rebalance cuts batches in half: it waits until those under way are settled, then commits.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -103,6 +104,7 @@ class Consumer(AIOKafkaConsumer):
         self._pass_on = callback
         self._open: dict[TP, dict[int, Any]] = defaultdict(dict)
         self._arrived: dict[tuple[TP, int], float] = {}
+        self._rewound: dict[TP, float] = {}
         self._released: dict[TP, int] = {}
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -126,19 +128,28 @@ class Consumer(AIOKafkaConsumer):
             if self._open[m.tp].pop(m.offset, None) is not None:
                 self._released[m.tp] = max(self._released.get(m.tp, 0), m.offset + 1)
 
+    def follow(self, messages: Sequence[Any]) -> bool:
+        """Whether these are the very next of their partition; else those before them reached no agent."""
+        return [m.offset for m in messages] == list(islice(self._open[messages[0].tp], len(messages)))
+
     async def fetch_stranded(self) -> None:
-        """Read again, from the lowest on, messages that no agent was given: a flow that stops in between drops them."""
+        """Read again what no agent was given for a while."""
         for tp, messages in list(self._open.items()):
-            lowest = next(iter(messages), None)
-            if lowest is not None and monotonic() - self._arrived[tp, lowest] > STRANDED_S:
-                log.warning("messages were received but given to no agent: reading them again", topic=tp.topic)
-                messages.clear()
-                await self.seek(tp, lowest)
+            if messages and monotonic() - self._arrived[tp, next(iter(messages))] > STRANDED_S:
+                await self.rewind(tp)
+
+    async def rewind(self, tp: TP) -> None:
+        """Read a partition again from the lowest message under way on; once, and then wait for it to come."""
+        if monotonic() - self._rewound.get(tp, 0.0) > STRANDED_S:
+            self._rewound[tp] = monotonic()
+            log.warning("messages were received but given to no agent: reading them again", topic=tp.topic)
+            await self.seek(tp, next(iter(self._open[tp])))
 
     def lose(self) -> None:
         """Forget everything: the group is rebalancing and what is committed will be read again from there."""
         self._open.clear()
         self._arrived.clear()
+        self._rewound.clear()
         self._released.clear()
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
@@ -234,6 +245,9 @@ class Delivery:
     async def _deliver_part(self, stage: Stage, messages: Sequence[Any]) -> None:
         partition = messages[0].partition
         async with self._locks[stage.name, partition]:
+            if not self._app.consumer.follow(messages):
+                await self._app.consumer.rewind(messages[0].tp)
+                return
             try:
                 plan = await stage.handle(partition, [_record(m) for m in messages])
                 await self.act(stage, partition, plan)

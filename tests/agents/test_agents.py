@@ -40,6 +40,9 @@ class Broker:
     def owns(self, message: Any) -> bool:
         return True
 
+    def follow(self, messages: Any) -> bool:
+        return True
+
     def settle(self, messages: Any) -> None:
         self.settled += [m.offset for m in messages]
 

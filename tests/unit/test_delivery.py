@@ -18,7 +18,7 @@ PART = TP("feedback", 0)
 def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     """A consumer that has received messages at these offsets."""
     made = Consumer.__new__(Consumer)
-    made._open, made._released, made._arrived = defaultdict(dict), {}, {}
+    made._open, made._released, made._arrived, made._rewound = defaultdict(dict), {}, {}, {}
     made._committed_offset = {PART: committed}
     made._pass_on = _nothing
     made.app = SimpleNamespace(inputs={PART.topic})
@@ -32,7 +32,8 @@ async def _nothing(_: Any) -> None:
 
 
 def message(offset: int, tp: TP = PART) -> Any:
-    return SimpleNamespace(tp=tp, offset=offset)
+    fields = {"topic": tp.topic, "partition": tp.partition, "key": b"", "value": b"", "headers": [], "timestamp": 0.0}
+    return SimpleNamespace(tp=tp, offset=offset, **fields)
 
 
 def settle(made: Consumer, *offsets: int) -> None:
@@ -123,6 +124,25 @@ def test_a_partition_that_was_lost_is_not_touched() -> None:
     asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
     assert stage.handled == []
     assert made._released == {}
+
+
+def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust drops what it holds when its flow stops, and goes on behind it: 10 and 11 never came to the agent."""
+    made, stage, sought = consumer(10, 11, 12, 13), Stage(), []
+
+    async def seek(self: Any, tp: TP, offset: int) -> None:
+        sought.append(offset)
+
+    monkeypatch.setattr(Consumer, "seek", seek)
+    delivery = Delivery(SimpleNamespace(consumer=made))
+    late = [SimpleNamespace(message=m) for m in list(made._open[PART].values())[2:]]
+    asyncio.run(delivery._deliver(stage, late))
+    assert (stage.handled, made._released, sought) == ([], {}, [10])
+    for offset in (12, 13, 10, 11, 12, 13):  # what was on its way, then what was read again
+        asyncio.run(made._receive(message(offset)))
+    again = [SimpleNamespace(message=m) for m in made._open[PART].values()]
+    asyncio.run(delivery._deliver(stage, [*late, *again]))
+    assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
 
 
 def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
