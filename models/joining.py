@@ -87,8 +87,8 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
         return sorted((h for h in self.heard if h.feedback_id not in judged), key=_when)
 
     def due(self, horizons: Horizons) -> datetime | None:
-        """Return when time next changes this row, or None when it is closed."""
-        if self.closed:
+        """Return when time next changes this row, or None when it is closed or has nothing in it (yet, or again)."""
+        if self.closed or not (self.known or self.heard):
             return None
         parked = self.parked()
         if self.known is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +21,8 @@ from streams.wire import Send
 INPUTS = (Decision.topic, Feedback.topic)
 PROGRESS = b"\x00progress/%d"
 """Key of the row that holds a partition's progress; no response_id starts with NUL."""
+TYPES: Final[dict[str, Any]] = {Decision.topic: Decision, Feedback.topic: Feedback | Watermark}
+"""Whoever may write feedback must not be able to decide."""
 
 
 class Progress(Struct, frozen=True, array_like=True):
@@ -141,7 +144,7 @@ class Batch:
         """Take in one record."""
         self._touched = True
         try:
-            event = decode(Decision | Feedback | Watermark, record)
+            event = decode(TYPES[record.topic.removeprefix(self._stage.context.prefix)], record)
         except EventError as error:
             self._sends.append(self._stage.context.dead_letter(self._stage.name, record, error))
             return
@@ -165,7 +168,10 @@ class Batch:
 
     def plan(self) -> Plan:
         """Return what to write and to send."""
-        self._stage.leave(self._partition, self._closed)
+        closed = [
+            key for key in self._closed if self._rows[key].closed
+        ]  # a decision in this batch may have re-opened it
+        self._stage.leave(self._partition, closed)
         if not (self._touched or self._rows or self._sends or self._desk.graves):
             return Plan({}, [])
         rows: dict[bytes, bytes | None] = {k.encode(): None for k in self._desk.graves if k not in self._rows}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from models.events import Closure, Label, Outcome, Watermark, decode
+from models.events import Closure, Label, Outcome, Watermark, decode, encode
 from models.joining import Horizons
 from models.salience import digest
 from streams.agents.join import Join
@@ -53,6 +53,7 @@ def say(topic: str, value: bytes) -> str:
     return "" if topic == "outcomes" else topic
 
 
+FORGED = encode(decision(tier="green"))  # arrives on `feedback`
 EDIT = "Give 5 mg of amlodipine."
 CASES: dict[str, tuple[list[Any], list[str]]] = {
     "accepted": ([decision(), feedback("f1"), LATER], ["verdict f1: ann accepts none x1"]),
@@ -141,6 +142,7 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
         ],
         ["verdict f1: ann rejects deep x1"],
     ),
+    "a decision where feedback belongs": ([FORGED, decision(), END], ["dead-letters", "unlabelled r1"]),
     "broken": ([decision(), b"\xff", feedback("f1"), LATER], ["dead-letters", "verdict f1: ann accepts none x1"]),
 }
 
@@ -157,6 +159,25 @@ def test_a_rejection_reaches_the_conversation() -> None:
     stage.run(sequence(decision(turn=2), feedback("f1", action="flagged"), LATER))
     [outcome] = [decode(Outcome, s.value) for s in stage.sent if s.topic == "outcomes"]
     assert (outcome.conversation_id, outcome.turn, outcome.rejected, outcome.depth) == ("c-r1", 2, True, "deep")
+
+
+def test_a_row_that_a_batch_closes_and_opens_again_is_kept() -> None:
+    stage = theatre()
+    stage.run([record(feedback("f1"), 0)])
+    stage.run([record(Watermark(occurred_at=at(3 * 3600)), 1), record(decision(), 2)])
+    stage.run([record(Watermark(occurred_at=at(4 * 3600)), 3)])
+    stage.run([record(END, 4)])
+    assert [say(s.topic, s.value) for s in stage.sent] == ["orphan f1", "unlabelled r1"]
+
+
+def test_a_timer_of_a_row_that_is_gone_wakes_nobody() -> None:
+    """A clinician's clock is days ahead: the row settles and ends before it would have been given up as an orphan."""
+    stage = theatre()
+    times = (0, 5 * 86_400 + 180, 5 * 86_400 + 240, 5 * 86_400 + 2 * 3600 + 1)
+    events = [feedback("f1", seconds=5 * 86_400), decision(), *(Watermark(occurred_at=at(t)) for t in times)]
+    for offset, event in enumerate(events):
+        stage.run([record(event, offset)])
+    assert [say(s.topic, s.value) for s in stage.sent if s.topic != "outcomes"] == ["verdict f1: ann accepts none x1"]
 
 
 def test_rows_are_gone_when_all_is_over() -> None:
