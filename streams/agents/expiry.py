@@ -9,7 +9,10 @@ from streams.timers import EPOCH, Timers
 
 
 class Expiry:
-    """Deletes rows `keep` after their event time. `read` tells a row's time when the partition is new to us."""
+    """Deletes rows `keep` after their event time, or after they came if they came late: they may still be repeated.
+
+    `read` tells a row's time when the partition is new to us.
+    """
 
     def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None]) -> None:
         self._keep = keep
@@ -22,12 +25,12 @@ class Expiry:
         """The latest event time seen in any partition."""
         return max((t.watermark for t in self._timers.values()), default=EPOCH)
 
-    def set(self, partition: int, key: bytes, at: datetime) -> None:
-        """Note that a row lives on from `at`; time comes that far."""
+    def set(self, partition: int, key: bytes, at: datetime) -> datetime:
+        """Note that a row lives on from `at`, or from now if that is later, and return which; time comes that far."""
         timers = self._timers.setdefault(partition, Timers())
         timers.advance(at)
-        self._latest[partition, key] = at
-        timers.set(key.decode(), at + self._keep)
+        self._keep_from(timers.watermark, partition, key)
+        return timers.watermark
 
     def take(self, partition: int, state: State) -> dict[bytes, bytes | None]:
         """Return the rows to delete now."""
@@ -49,4 +52,9 @@ class Expiry:
         self._timers[partition] = Timers()
         for key, value in state.items(partition):
             if (at := self._read(key, value)) is not None:
-                self.set(partition, key, at)
+                self._timers[partition].advance(at)
+                self._keep_from(at, partition, key)
+
+    def _keep_from(self, at: datetime, partition: int, key: bytes) -> None:
+        self._latest[partition, key] = at
+        self._timers[partition].set(key.decode(), at + self._keep)

@@ -100,7 +100,7 @@ class Fold:
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Fold a batch; publish each deployment it touches once."""
-        plan = Plan({}, [])
+        plan = Plan(self._expiry.take(partition, self.state), [])
         touched: dict[str, News] = {}
         self._taken_at = [record.at for record in records]
         for record in records:
@@ -113,7 +113,6 @@ class Fold:
             self._publish(partition, deployment, news, plan)
         for news in touched.values():
             plan.rows.update((_id(id_), msgspec.json.encode(at)) for id_, at in news.ids.items())
-        plan.rows.update(self._expiry.take(partition, self.state))
         return plan
 
     async def tick(self, partition: int) -> Plan:
@@ -143,8 +142,7 @@ class Fold:
         if id_ in news.ids or id_ in held.recent or self.state.get(partition, _id(id_)):
             return
         news.alarms += held.folded.apply(event)
-        news.ids[id_] = at
-        self._expiry.set(partition, _id(id_), self._clock.bounded(at))
+        news.ids[id_] = self._expiry.set(partition, _id(id_), self._clock.bounded(at))
 
     def _hold(self, partition: int, deployment: str) -> Held:
         if (held := self._held.get((partition, deployment))) is None:

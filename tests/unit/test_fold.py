@@ -73,6 +73,27 @@ def test_a_write_that_is_cut_short_loses_nothing_and_repeats_nothing(written: in
     assert newest(stage).version == 5
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_label_dated_long_ago_counts_once_too(*, restart: bool) -> None:
+    """A verdict that an offline device reports weeks late: its id is kept from when it was seen."""
+    stage = theatre()
+    for offset, n in enumerate([1, 2, 3, 4, 2]):
+        stage.run([record(label(n, seconds=(0 if n == 2 else 60) * 86_400 + n), offset)])
+        if restart:
+            stage.stage.forget()
+            stage.tick()
+    assert newest(stage).version == 4
+
+
+def test_ids_are_forgotten_after_the_horizon_also_after_a_restart() -> None:
+    stage = theatre()
+    stage.run([record(label(1), 0)])
+    stage.stage = make(Learn, stage.state)
+    for offset, days in enumerate((2, 20, 21), 1):
+        stage.run([record(label(days, seconds=days * 86_400), offset)])
+    assert sorted(key for _, key in stage.state.rows) == [b"d/ward", b"i/l20", b"i/l21"]
+
+
 def test_another_encoder_starts_the_calibrator_anew() -> None:
     stage = theatre()
     stage.run([record(label(n, model_hash="old"), n) for n in range(5)])
