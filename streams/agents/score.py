@@ -56,7 +56,9 @@ class Score:
 
     async def poison(self, record: Record) -> Plan:
         """Set aside what cannot be processed; its response is red."""
-        return Plan({}, self._refused(record, Internal("not processable")))
+        plan = Plan({}, [])
+        self._refuse(plan, record, Internal("not processable"))
+        return plan
 
     def done(self, partition: int) -> None:
         """Nothing is kept back."""
@@ -71,7 +73,7 @@ class Score:
         found = await asyncio.gather(*(self._response(partition, record) for record in records))
         for record, decision in zip(records, found, strict=True):
             if isinstance(decision, EventError):
-                plan.sends.extend(self._refused(record, decision))
+                self._refuse(plan, record, decision)
             else:
                 self._keep(partition, plan, decision)
         return plan
@@ -102,7 +104,7 @@ class Score:
     def _keep(self, partition: int, plan: Plan, decision: Decision) -> None:
         """Keep the first decision of a response, also among repeats within a batch; send it each time."""
         key = _decided(decision.response_id)
-        if kept := plan.rows.get(key):
+        if kept := plan.rows.get(key) or self.state.get(partition, key):
             decision = msgspec.json.decode(kept, type=Decision)
         send = self.context.send(decision, decision.response_id)
         plan.rows[key] = send.value
@@ -110,14 +112,13 @@ class Score:
         self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at))
         self.context.metrics.decided(decision)
 
-    def _refused(self, record: Record, error: EventError) -> list[Any]:
+    def _refuse(self, plan: Plan, record: Record, error: EventError) -> None:
+        """Set a record aside; its response is red, unless it was decided on before."""
         decision = refuse(_rest(record), error, self._stamp(None))
         response_id = decision.response_id if decision else None
-        sends = [self.context.dead_letter(self.name, record, error, response_id)]
+        plan.sends.append(self.context.dead_letter(self.name, record, error, response_id))
         if decision:
-            self.context.metrics.decided(decision)
-            sends.append(self.context.send(decision, decision.response_id))
-        return sends
+            self._keep(record.partition, plan, decision)
 
     def _outcomes(self, partition: int, records: Sequence[Record]) -> Plan:
         plan = Plan(self._expiry.take(partition, self.state), [])

@@ -16,11 +16,12 @@ from models.events import MAX_MESSAGE_BYTES, DeadLetter, Decision, Label, Outcom
 from models.policy import Policies, Policy
 from streams.agents import score
 from streams.agents.expiry import Expiry
-from streams.clock import EventClock
+from streams.clock import Clock, EventClock, WallClock
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 from tests.stagecraft import Theatre, at, context, decision, record
 
+REPLAY = EventClock()
 EAGER = Policy(warm_up_labels=10, warm_up_deviation=2.0, audit_rate=0.0)
 
 
@@ -85,10 +86,12 @@ def response(response_id: str = "r1", **fields: Any) -> Response:
     return Response(**(known | fields))
 
 
-def theatre(encoder: Stub | None = None, calibrations: Any = None, *, deadline_s: float = 5.0) -> Theatre:
+def theatre(
+    encoder: Stub | None = None, calibrations: Any = None, *, deadline_s: float = 5.0, clock: Clock = REPLAY
+) -> Theatre:
     metrics = Metrics()
     scorer = Scorer(encoder or Stub(), metrics, deadline_s=deadline_s)
-    parts = score.Parts(scorer, calibrations or Known(), Policies(EAGER), EventClock(), b"key")
+    parts = score.Parts(scorer, calibrations or Known(), Policies(EAGER), clock, b"key")
     expiry = Expiry(timedelta(days=1), score.read_time)
     return Theatre(lambda state: score.Score(context(), state, expiry, parts))
 
@@ -195,6 +198,28 @@ def test_a_repeated_response_gets_the_same_decision_byte_for_byte(crash: str) ->
     stage.run([record(response(query="Another text?"), 1)])
     values = {s.value for s in stage.sent if s.topic == "decisions"}
     assert len(values) == 1
+
+
+@pytest.mark.parametrize("first", ["good", "broken"])
+@pytest.mark.parametrize("together", [True, False])
+def test_what_was_decided_first_stands_also_against_a_broken_message(first: str, *, together: bool) -> None:
+    """Else whoever knows an id could publish a second decision on it, and a redelivery another time of refusal."""
+    records = [record(response(), 0), record(BROKEN["unknown schema"][0], 1, topic="responses")]
+    records = records if first == "good" else records[::-1]
+    stage = theatre()
+    for batch in [records] if together else [records[:1], records[1:], records[1:]]:
+        stage.run(batch)
+    values = {s.value for s in stage.sent if s.topic == "decisions"}
+    assert [decode(Decision, value).tier for value in values] == ["green" if first == "good" else "red"]
+    assert {s.topic for s in stage.sent} == {"decisions", "dead-letters"}
+
+
+@pytest.mark.parametrize("crash", ["early", "written", "sent"])
+def test_a_repeated_refusal_is_the_same_byte_for_byte(crash: str) -> None:
+    stage = theatre(clock=WallClock())
+    stage.run([record(BROKEN["missing field"][0], 0, topic="responses")], crash=crash)
+    stage.run([record(BROKEN["missing field"][0], 0, topic="responses")])
+    assert len({s.value for s in stage.sent if s.topic == "decisions"}) == 1
 
 
 def test_a_conversation_remembers_how_its_turns_were_received() -> None:
