@@ -90,10 +90,10 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
         """Return when time next changes this row, or None when it is closed or has nothing in it (yet, or again)."""
         if self.closed or not (self.known or self.heard):
             return None
-        parked = self.parked()
+        parked = [h.occurred_at for h in self.parked()]
         if self.known is None:
-            return parked[0].occurred_at + horizons.orphan
-        return (parked[0].occurred_at if parked else self.end(horizons)) + horizons.settle
+            return parked[0] + horizons.orphan
+        return min([*parked, self.end(horizons)]) + horizons.settle
 
     def end(self, horizons: Horizons) -> datetime:
         """Return the end of the response's horizon: what occurs later is an orphan."""
@@ -169,6 +169,8 @@ def _when(h: Heard) -> tuple[datetime, str]:
 def _judged_at(row: Row, h: Heard, settled_at: datetime | None, horizons: Horizons) -> datetime:
     if row.known is None:
         return h.occurred_at + horizons.orphan
+    if h in row.orphans:
+        return row.end(horizons) + horizons.settle
     if settled_at is not None and h.occurred_at <= settled_at:
         return settled_at
     return h.occurred_at + horizons.settle
@@ -185,11 +187,9 @@ def _moved(row: Row, horizons: Horizons) -> Row:
     parked = row.parked()
     if row.known is None:
         return msgspec.structs.replace(row, heard=(), orphans=(*row.orphans, *row.heard), closed=True)
-    if not parked:
-        return msgspec.structs.replace(row, closed=True)
-    if parked[0].occurred_at > row.end(horizons):
-        kept = tuple(h for h in row.heard if h is not parked[0])
-        return msgspec.structs.replace(row, heard=kept, orphans=(*row.orphans, parked[0]))
+    if not parked or parked[0].occurred_at > row.end(horizons):
+        kept = tuple(h for h in row.heard if h not in parked)
+        return msgspec.structs.replace(row, heard=kept, orphans=(*row.orphans, *parked), closed=True)
     if row.settled:
         return _judge(row, parked[0])
     return _settle(row, [h for h in parked if h.occurred_at <= parked[0].occurred_at + horizons.settle])

@@ -18,10 +18,9 @@ from streams.state import State
 from streams.timers import EPOCH, Timers
 from streams.wire import Send
 
-INPUTS = (Decision.topic, Feedback.topic)
 PROGRESS = b"\x00progress/%d"
 """Key of the row that holds a partition's progress; no response_id starts with NUL."""
-TYPES: Final[dict[str, Any]] = {Decision.topic: Decision, Feedback.topic: Feedback | Watermark}
+TYPES: Final[dict[str, Any]] = {t.topic: t | Watermark for t in (Decision, Feedback)}
 """Whoever may write feedback must not be able to decide."""
 
 
@@ -79,7 +78,7 @@ class Join:
         """Let wall time reach rows while no events come."""
         batch = Batch(self, partition)
         if (now := self.clock.now()) is not None:
-            batch.advance(INPUTS, now)
+            batch.advance(TYPES, now)
         return batch.plan()
 
     async def poison(self, record: Record) -> Plan:
@@ -143,8 +142,9 @@ class Batch:
     def take(self, record: Record) -> None:
         """Take in one record."""
         self._touched = True
+        topic = record.topic.removeprefix(self._stage.context.prefix)
         try:
-            event = decode(TYPES[record.topic.removeprefix(self._stage.context.prefix)], record)
+            event = decode(TYPES[topic], record)
         except EventError as error:
             self._sends.append(self._stage.context.dead_letter(self._stage.name, record, error))
             return
@@ -157,7 +157,6 @@ class Batch:
             self._set(row)
             self._emit(effects)
         assert isinstance(event, Decision | Feedback | Watermark)
-        topic = record.topic.removeprefix(self._stage.context.prefix)
         self.advance((topic,), self._stage.clock.bounded(event.occurred_at))
 
     def advance(self, topics: Iterable[str], to: datetime) -> None:
@@ -168,9 +167,7 @@ class Batch:
 
     def plan(self) -> Plan:
         """Return what to write and to send."""
-        closed = [
-            key for key in self._closed if self._rows[key].closed
-        ]  # a decision in this batch may have re-opened it
+        closed = [key for key in self._closed if self._rows[key].closed]  # a decision may have opened it again
         self._stage.leave(self._partition, closed)
         if not (self._touched or self._rows or self._sends or self._desk.graves):
             return Plan({}, [])

@@ -164,20 +164,19 @@ def test_a_rejection_reaches_the_conversation() -> None:
 def test_a_row_that_a_batch_closes_and_opens_again_is_kept() -> None:
     stage = theatre()
     stage.run([record(feedback("f1"), 0)])
-    stage.run([record(Watermark(occurred_at=at(3 * 3600)), 1), record(decision(), 2)])
-    stage.run([record(Watermark(occurred_at=at(4 * 3600)), 3)])
-    stage.run([record(END, 4)])
+    stage.run([*passed(3 * 3600), record(decision(), 2)])
+    stage.run(passed(4 * 3600))
+    stage.run(END)
     assert [say(s.topic, s.value) for s in stage.sent] == ["orphan f1", "unlabelled r1"]
 
 
 def test_a_timer_of_a_row_that_is_gone_wakes_nobody() -> None:
-    """A clinician's clock is days ahead: the row settles and ends before it would have been given up as an orphan."""
+    """A clinician's clock is days ahead: the row ends before its feedback would have been given up as an orphan."""
     stage = theatre()
     times = (0, 5 * 86_400 + 180, 5 * 86_400 + 240, 5 * 86_400 + 2 * 3600 + 1)
-    events = [feedback("f1", seconds=5 * 86_400), decision(), *(Watermark(occurred_at=at(t)) for t in times)]
-    for offset, event in enumerate(events):
-        stage.run([record(event, offset)])
-    assert [say(s.topic, s.value) for s in stage.sent if s.topic != "outcomes"] == ["verdict f1: ann accepts none x1"]
+    for one in sequence(feedback("f1", seconds=5 * 86_400), decision(), *map(passed, times)):
+        stage.run([one])
+    assert [say(s.topic, s.value) for s in stage.sent if s.topic != "outcomes"] == ["orphan f1", "unlabelled r1"]
 
 
 def test_rows_are_gone_when_all_is_over() -> None:
