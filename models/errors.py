@@ -9,6 +9,7 @@ DemurError
     ├── Undecodable      not JSON, not UTF-8, NaN or infinity
     ├── Oversized        larger than the declared bound
     ├── UnknownSchema    a `schema` number this version does not read
+    ├── Excessive        more feedback on one response than clinicians give
     └── Invalid          a field is missing, of the wrong type, or out of range
 """
 
@@ -57,6 +58,12 @@ class UnknownSchema(EventError):
     """The `schema` number is not one that this version reads."""
 
     code = "unknown_schema"
+
+
+class Excessive(EventError):
+    """More feedback on one response than clinicians give: its state must stay small enough to be stored."""
+
+    code = "excessive"
 
 
 class Invalid(EventError):

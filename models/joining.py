@@ -25,11 +25,16 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from models.errors import Excessive
 from models.events import Closure, Decision, Ending, Feedback, Label, Outcome, Scored, Verb
 from models.labels import Reason, Verdict, reason_of, verdict
 from models.salience import digest
 
 Effect = Label | Outcome | Closure
+
+
+MAX_TOLD = 1000
+"""Feedback that is kept of one response: half a megabyte of state, which brokers take in one message."""
 
 
 class Horizons(NamedTuple):
@@ -127,12 +132,17 @@ def on_decision(row: Row, decision: Known) -> Row:
 
 
 def on_feedback(row: Row, new: Heard, horizons: Horizons) -> tuple[Row, tuple[Effect, ...]]:
-    """Take in one feedback; returns what follows at once, which for news is only the end of an orphan."""
+    """Take in one feedback; returns what follows at once, which for news is only the end of an orphan.
+
+    Raises `Excessive` if there is too much on this response already.
+    """
     for old in (*row.heard, *row.orphans):
         if old.feedback_id == new.feedback_id:
             repeated = old.origin != new.origin
             again = (_close(row, "duplicate", new, new.occurred_at),) if repeated else _followed(row, old, horizons)
             return row, again
+    if len(row.heard) + len(row.orphans) >= MAX_TOLD:
+        raise Excessive(f"response has {MAX_TOLD} feedback events already: is a client sending in a loop?")
     place = "orphans" if row.closed else "heard"
     row = msgspec.structs.replace(row, **{place: (*getattr(row, place), new)})
     return row, _followed(row, new, horizons)

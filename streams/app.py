@@ -15,6 +15,7 @@ from streams.connection import faust_credentials
 from streams.delivery import Consumer, Delivery, Stage
 from streams.settings import Settings
 from streams.state import State, raw_schema
+from streams.topics import MAX_STATE_BYTES
 
 IDLE_S: Final = 1.0
 """How often a stage looks at what became due while no events came."""
@@ -78,6 +79,7 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": settings.session_timeout_s / 6,
         "producer_linger": 0.005,
+        "producer_max_request_size": MAX_STATE_BYTES,
         "producer_acks": -1,
         "processing_guarantee": "at_least_once",  # Faust's transactions are unsound (#323, #517)
     }

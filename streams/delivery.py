@@ -128,6 +128,10 @@ class Consumer(AIOKafkaConsumer):
             if self._open[m.tp].pop(m.offset, None) is not None:
                 self._released[m.tp] = max(self._released.get(m.tp, 0), m.offset + 1)
 
+    def under_way(self) -> tuple[tuple[TP, int], ...] | None:
+        """Return the lowest message under way of each partition; None: there is none."""
+        return tuple((tp, next(iter(messages))) for tp, messages in self._open.items() if messages) or None
+
     def follow(self, messages: Sequence[Any]) -> bool:
         """Whether these are the very next of their partition; else those before them reached no agent."""
         return [m.offset for m in messages] == list(islice(self._open[messages[0].tp], len(messages)))
@@ -158,6 +162,11 @@ class Consumer(AIOKafkaConsumer):
     def _new_offset(self, tp: TP) -> int | None:
         lowest_open = next(iter(self._open[tp]), None)
         return self._released[tp] if lowest_open is None else lowest_open
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """Read from these offsets on; Faust would still drop what lies before those it had read until then."""
+        await super().seek_wait(partitions)
+        self._read_offset.update({tp: offset or None for tp, offset in partitions.items()})
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002 (Faust's signature)
         before = {tp: self._committed_offset[tp] for tp in offsets}

@@ -39,6 +39,9 @@ RECORD_RETENTION: Final = timedelta(days=184)
 """What was decided, learnt and raised is kept for the longest half-year: articles 19 and 26(6) of the EU AI Act ask for
 logs of six months at least. It holds no patients' text."""
 
+MAX_STATE_BYTES: Final = 8 * 2**20
+"""A calibrator of a thousand groups and some thousand clinicians is one message; Kafka's default is 1 MiB."""
+
 INPUTS: Final[tuple[type[Event], ...]] = (Response, Feedback)
 RECORDS: Final[tuple[type[Event], ...]] = (Decision, Label, Outcome, Closure, Alarm, DeadLetter)
 
@@ -56,7 +59,8 @@ class Topic(NamedTuple):
         if self.retention:
             return {"cleanup.policy": "delete", "retention.ms": str(int(self.retention.total_seconds() * 1000))}
         # The segment being written is never compacted: an hour bounds what a restart reads twice.
-        return {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
+        compacted = {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
+        return compacted | {"max.message.bytes": str(MAX_STATE_BYTES)}
 
 
 class Found(NamedTuple):

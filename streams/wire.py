@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.exceptions import ProducerSendError
 
 from models.errors import DeliveryError
@@ -52,7 +53,7 @@ async def send_all(app: faust.App, sends: Sequence[Send]) -> list[Any]:
         async with asyncio.timeout(DELIVERY_TIMEOUT_S):
             futures = [await _send(app, s) for s in sends]
             return await asyncio.gather(*futures)
-    except (ProducerSendError, TimeoutError, OSError) as error:
+    except (ProducerSendError, KafkaError, TimeoutError, OSError) as error:
         raise DeliveryError(f"{len(sends)} records to {sends[0].topic}: {type(error).__name__}") from error
 
 

@@ -145,9 +145,13 @@ class Batch:
         topic = record.topic.removeprefix(self._stage.context.prefix)
         try:
             event = decode(TYPES[topic], record)
+            self._enter(event, record)
         except EventError as error:
             self._sends.append(self._stage.context.dead_letter(self._stage.name, record, error))
             return
+        self.advance((topic,), self._stage.clock.bounded(event.occurred_at))
+
+    def _enter(self, event: Decision | Feedback | Watermark, record: Record) -> None:
         if isinstance(event, Decision):
             self._set(joining.on_decision(self._row(event.response_id), joining.known(event)))
         elif isinstance(event, Feedback):
@@ -156,8 +160,6 @@ class Batch:
             )
             self._set(row)
             self._emit(effects)
-        assert isinstance(event, Decision | Feedback | Watermark)
-        self.advance((topic,), self._stage.clock.bounded(event.occurred_at))
 
     def advance(self, topics: Iterable[str], to: datetime) -> None:
         """Move the event time of some inputs and let it reach what is due."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError
 from faust.types.tuples import TP, RecordMetadata
 
 from models.events import Label, Watermark, decode, encode
@@ -26,6 +27,7 @@ class Broker:
         self.sent: list[Any] = []
         self.settled: list[int] = []
         self.down = False
+        self.losing = False
         self._unacked_messages: set[Any] = set()
 
     async def send(self, topic: str, key: Any, value: Any, partition: Any, *_: Any) -> Any:
@@ -34,7 +36,10 @@ class Broker:
         self.sent.append(SimpleNamespace(topic=topic, key=key, value=value))
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         offset = len(self.sent)
-        done.set_result(RecordMetadata(topic, partition or 0, TP(topic, partition or 0), offset))
+        if self.losing:
+            done.set_exception(KafkaTimeoutError())
+        else:
+            done.set_result(RecordMetadata(topic, partition or 0, TP(topic, partition or 0), offset))
         return done
 
     def owns(self, message: Any) -> bool:
@@ -92,8 +97,10 @@ async def test_undecodable_bytes_do_not_stop_the_agent(app: App, double: Broker)
     assert [s.topic for s in double.sent if "changelog" not in s.topic] == ["dead-letters"]
 
 
-async def test_nothing_is_settled_when_the_broker_does_not_take_it(app: App, double: Broker) -> None:
-    double.down = True
+@pytest.mark.parametrize("how", ["down", "losing"])
+async def test_nothing_is_settled_when_the_broker_does_not_take_it(app: App, double: Broker, how: str) -> None:
+    """It refuses at once, or takes a record and never acknowledges it."""
+    setattr(double, how, True)
     crashed: list[BaseException] = []
 
     async def crash(reason: BaseException) -> None:

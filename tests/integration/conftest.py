@@ -1,18 +1,11 @@
-"""A broker of its own for tests that hurt it."""
+"""A broker of its own for tests that hurt it, and a model for tests that restart workers."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.trainers import WordPieceTrainer
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from models.training import synth
+from tests import tiny_model as tiny
 from tests.apache_kafka import ApacheKafka, apache_kafka
 
 
@@ -25,19 +18,5 @@ def own_kafka(tmp_path: Path) -> Iterator[ApacheKafka]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with random weights and a vocabulary of its own: real loading, real scoring, no training."""
-    folder = tmp_path_factory.mktemp("tiny")
-    words = WordPiece(unk_token="[UNK]")
-    tokenizer = Tokenizer(words)
-    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
-    special = {"unk": "[UNK]", "pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    texts = [f"{r.query} {r.response}" for r in synth.generate(synth.Config(responses=300)).responses]
-    tokenizer.train_from_iterator(texts, WordPieceTrainer(vocab_size=800, special_tokens=list(special.values())))
-    named = {f"{name}_token": token for name, token in special.items()}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **named).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = BertConfig(
-        vocab_size=800, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=1
-    )
-    BertForSequenceClassification(shape).save_pretrained(folder)
-    return folder
+    """A model with random weights."""
+    return tiny.make(tmp_path_factory.mktemp("tiny"))

@@ -104,9 +104,16 @@ class Stage:
     def __init__(self) -> None:
         self.state = FakeState()
         self.handled: list[int] = []
+        self.poisoned: list[int] = []
 
     async def handle(self, partition: int, records: Any) -> Any:
+        if any(r.value == b"poison" for r in records):
+            raise ZeroDivisionError
         self.handled += [r.offset for r in records]
+        return SimpleNamespace(rows={}, sends=[])
+
+    async def poison(self, record: Any) -> Any:
+        self.poisoned.append(record.offset)
         return SimpleNamespace(rows={}, sends=[])
 
     def done(self, partition: int) -> None:
@@ -124,6 +131,14 @@ def test_a_partition_that_was_lost_is_not_touched() -> None:
     asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
     assert stage.handled == []
     assert made._released == {}
+
+
+def test_what_cannot_be_processed_is_set_aside_alone() -> None:
+    made, stage = consumer(10, 11, 12), Stage()
+    events = [SimpleNamespace(message=m) for m in made._open[PART].values()]
+    events[1].message.value = b"poison"
+    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
+    assert (stage.handled, stage.poisoned, made._released) == ([10, 12], [11], {PART: 13})
 
 
 def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:

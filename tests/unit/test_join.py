@@ -179,6 +179,17 @@ def test_a_timer_of_a_row_that_is_gone_wakes_nobody() -> None:
     assert [say(s.topic, s.value) for s in stage.sent if s.topic != "outcomes"] == ["orphan f1", "unlabelled r1"]
 
 
+def test_a_client_in_a_loop_cannot_grow_a_row_beyond_what_a_broker_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.joining.MAX_TOLD", 2)
+    said = [feedback(f"f{n}", clinician=f"c{n}") for n in range(3)]
+    assert told(decision(), *said, said[0], LATER, batch=1) == [
+        "dead-letters",
+        "duplicate f0",
+        "verdict f0: c0 accepts none x0.5",
+        "verdict f1: c1 accepts none x0.5",
+    ]
+
+
 def test_rows_are_gone_when_all_is_over() -> None:
     stage = theatre()
     for one in sequence(decision(), feedback("f1"), LATER, END, END):

@@ -1,0 +1,201 @@
+"""`python -m tests.mutants`: remove each safeguard in turn and show that a test catches it, by name.
+
+Each mutant is one change of the source that brings back a known fault. It is made in a copy of the tree, and the tests
+that guard it are run there: they must fail. `tests/unit/test_safeguards.py` does the same for the calibrator's parts
+within the default run.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("models", "streams", "tests", "pyproject.toml")
+
+
+class Mutant(NamedTuple):
+    """A fault that comes back when `old` becomes `new` in `file`, and the tests that must catch it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "F1 an exception acks the record and skips it",
+        "streams/delivery.py",
+        "await self._one_by_one(stage, messages, error)",
+        "pass",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "F3 a commit passes what is under way",
+        "streams/delivery.py",
+        "return self._released[tp] if lowest_open is None else lowest_open",
+        "return self._released[tp]",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "F4 a send is not awaited",
+        "streams/wire.py",
+        "return await asyncio.gather(*futures)",
+        "return [await f if f.done() and not f.exception() else None for f in futures]",
+        "tests/agents/test_agents.py",
+    ),
+    Mutant(
+        "F5 an id counts again",
+        "streams/agents/fold.py",
+        "if id_ in news.ids or id_ in held.recent or self.state.get(partition, _id(id_)):",
+        "if False:",
+        "tests/unit/test_fold.py",
+    ),
+    Mutant(
+        "F14 a stop cuts a batch in half",
+        "streams/delivery.py",
+        "await asyncio.gather(*self._under_way, return_exceptions=True)",
+        "pass",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "F15 a failed commit counts",
+        "streams/delivery.py",
+        "if not committed:",
+        "if False:",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "I2 outcomes go before the state",
+        "streams/delivery.py",
+        "        if plan.rows:\n            await stage.state.write(partition, plan.rows)\n"
+        "        if plan.sends:\n            await send_all(self._app, plan.sends)\n",
+        "        if plan.sends:\n            await send_all(self._app, plan.sends)\n"
+        "        if plan.rows:\n            await stage.state.write(partition, plan.rows)\n",
+        "tests/agents/test_agents.py",
+    ),
+    Mutant(
+        "I3 a repeat is decided anew",
+        "streams/agents/score.py",
+        "if kept := plan.rows.get(key) or self.state.get(partition, key):",
+        "if kept := None:",
+        "tests/unit/test_score.py",
+    ),
+    Mutant(
+        "I4 a feedback id counts twice",
+        "models/joining.py",
+        "if old.feedback_id == new.feedback_id:",
+        "if False:",
+        "tests/unit/test_join.py tests/property/test_join.py",
+    ),
+    Mutant(
+        "I5 event time is that of the faster input",
+        "streams/agents/join.py",
+        "self.timers.advance(min(self.reached.values()))",
+        "self.timers.advance(max(self.reached.values()))",
+        "tests/unit/test_join.py tests/property/test_join.py",
+    ),
+    Mutant(
+        "I5 a verdict settles with whatever has arrived",
+        "models/joining.py",
+        "[h for h in parked if h.occurred_at <= parked[0].occurred_at + horizons.settle]",
+        "parked",
+        "tests/unit/test_join.py tests/property/test_join.py",
+    ),
+    Mutant(
+        "I13 a lost partition is worked on",
+        "streams/delivery.py",
+        "return self._open[message.tp].get(message.offset) is message",
+        "return True",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "messages that reached no agent are passed over",
+        "streams/delivery.py",
+        "return [m.offset for m in messages] == list(islice(self._open[messages[0].tp], len(messages)))",
+        "return True",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "outcomes of an unfinished batch are not sent again",
+        "streams/agents/join.py",
+        "if row.sequence > sent:",
+        "if False:",
+        "tests/property/test_join.py",
+    ),
+    Mutant(
+        "I6 a score that is not finite",
+        "models/tiers.py",
+        "if facts.upper is None or not isfinite(facts.upper):",
+        "if facts.upper is None:",
+        "tests/unit/test_tiers.py",
+    ),
+    Mutant(
+        "I6 a deadline that is missed",
+        "streams/scorer.py",
+        'return Failed("deadline_missed")',
+        "return await job.answer",
+        "tests/unit/test_score.py",
+    ),
+    Mutant(
+        "I6 calibrations out of contact",
+        "streams/calibrations.py",
+        "return held if self.in_contact else held._replace(current=False)",
+        "return held",
+        "tests/unit/test_calibrations.py",
+    ),
+    Mutant(
+        "plain text to another machine",
+        "streams/settings.py",
+        "if (far := _far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):",
+        "if (far := None):",
+        "tests/unit/test_settings.py",
+    ),
+    Mutant(
+        "a model that was changed",
+        "models/encoder/artifact.py",
+        "if recorded.get(name) != present.get(name):",
+        "if False:",
+        "tests/unit/test_encoder.py",
+    ),
+)
+
+
+def main() -> int:
+    """Try every mutant, or those whose name holds one of the arguments."""
+    wanted = [m for m in MUTANTS if not sys.argv[1:] or any(word in m.name for word in sys.argv[1:])]
+    survivors = [m.name for m in wanted if not caught(m)]
+    sys.stdout.write(f"{len(wanted) - len(survivors)} of {len(wanted)} caught\n")
+    return int(bool(survivors))
+
+
+def caught(mutant: Mutant) -> bool:
+    """Whether a guarding test fails with the fault, and say by which."""
+    with TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for name in COPIED:
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tree / name)
+        infect(tree / mutant.file, mutant)
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
+        done = subprocess.run(
+            ["env", f"PYTHONPATH={folder}", *command], cwd=tree, capture_output=True, text=True, check=False
+        )
+    failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    sys.stdout.write(f"{mutant.name}: {failed[0].lower() if failed else f'NOT CAUGHT (pytest: {done.returncode})'}\n")
+    sys.stdout.flush()
+    return done.returncode == 1 and bool(failed)
+
+
+def infect(file: Path, mutant: Mutant) -> None:
+    """Make the change, which must have exactly one place."""
+    text = file.read_text()
+    assert text.count(mutant.old) == 1, f"{mutant.name}: `{mutant.old}` is not in {mutant.file} once"
+    file.write_text(text.replace(mutant.old, mutant.new))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
