@@ -182,6 +182,7 @@ class Consumer(AIOKafkaConsumer):
         try:
             await super().on_partitions_revoked(revoked)
         finally:
+            self.lose()  # what came in between was given to nobody, and is read again by whoever gets the partition
             self.app.delivery.resume()
 
 
@@ -203,8 +204,13 @@ class Delivery:
                 await self._run(self._deliver(stage, events))
 
     async def tick(self, stage: Stage, partitions: Iterable[int]) -> None:
-        """Let time pass in a stage's partitions, and look for messages that nobody works on."""
-        if not (self._under_way or self._draining or self._app.rebalancing):
+        """Let time pass in a stage's partitions, and look for messages that nobody works on.
+
+        Not while the rows are still being recovered: what is read off them now would be kept, and be too little.
+        """
+        if self._app.rebalancing or self._app.in_recovery:
+            return
+        if not (self._under_way or self._draining):
             await self._app.consumer.fetch_stranded()
         for partition in sorted(partitions):
             if not self._draining:

@@ -83,6 +83,7 @@ async def tell(app: App, topic: str, *values: bytes) -> None:
 async def test_an_agent_joins_writes_its_changelog_first_and_settles_last(app: App, double: Broker) -> None:
     await tell(app, "decisions", encode(decision()), encode(Watermark(occurred_at=at(900))))
     double.settled.clear()
+    double.sent.clear()
     await tell(app, "feedback", encode(feedback("f1")), encode(Watermark(occurred_at=at(900))))
     topics = [s.topic for s in double.sent]
     [label] = [decode(Label, s.value) for s in double.sent if s.topic == "labels"]

@@ -105,11 +105,16 @@ class Stage:
         self.state = FakeState()
         self.handled: list[int] = []
         self.poisoned: list[int] = []
+        self.ticks = 0
 
     async def handle(self, partition: int, records: Any) -> Any:
         if any(r.value == b"poison" for r in records):
             raise ZeroDivisionError
         self.handled += [r.offset for r in records]
+        return SimpleNamespace(rows={}, sends=[])
+
+    async def tick(self, partition: int) -> Any:
+        self.ticks += 1
         return SimpleNamespace(rows={}, sends=[])
 
     async def poison(self, record: Any) -> Any:
@@ -160,11 +165,26 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
     assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
 
 
+@pytest.mark.parametrize("state", ["rebalancing", "in_recovery"])
+def test_no_time_passes_while_the_rows_are_being_recovered(state: str) -> None:
+    """JOIN would set its timers by the rows that are there, and never wake those that come."""
+    app = SimpleNamespace(rebalancing=False, in_recovery=False, consumer=consumer())
+    setattr(app, state, True)
+    stage = Stage()
+    asyncio.run(Delivery(app).tick(stage, [0]))
+    assert stage.ticks == 0
+    setattr(app, state, False)
+    asyncio.run(Delivery(app).tick(stage, [0]))
+    assert stage.ticks == 1
+
+
 def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
     seen: list[str] = []
 
     async def run() -> None:
-        app = SimpleNamespace(rebalancing=False, consumer=SimpleNamespace(commit=lambda: _say(seen, "committed")))
+        app = SimpleNamespace(
+            rebalancing=False, in_recovery=False, consumer=SimpleNamespace(commit=lambda: _say(seen, "committed"))
+        )
         delivery, release = Delivery(app), asyncio.Event()
 
         async def batch() -> None:
