@@ -5,6 +5,7 @@ DemurError
 ├── ArtifactError        a model folder is missing, tampered with, or not loadable safely
 ├── StateError           a persisted state cannot be restored: unknown version or damaged
 ├── DeliveryError        an outcome or a state record could not be made durable: the worker ends
+├── LeaseLost            a partition may be another's by now: what was begun is left to whoever has it
 └── EventError           a message breaks the contract: dead letter, and red for its response
     ├── Undecodable      not JSON, not UTF-8, NaN or infinity
     ├── Oversized        larger than the declared bound
@@ -34,6 +35,10 @@ class StateError(DemurError):
 
 class DeliveryError(DemurError):
     """An outcome or a state record could not be made durable."""
+
+
+class LeaseLost(DemurError):
+    """A partition may have been given to another worker: nothing may be written to it."""
 
 
 class EventError(DemurError):

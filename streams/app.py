@@ -12,7 +12,8 @@ from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from mode.supervisors import CrashingSupervisor
 
 from streams.connection import faust_credentials
-from streams.delivery import Consumer, Delivery, Stage
+from streams.consumer import Consumer
+from streams.delivery import Delivery, Stage
 from streams.settings import Settings
 from streams.state import State, raw_schema
 from streams.topics import MAX_STATE_BYTES

@@ -1,37 +1,24 @@
-"""Delivery: state durable, then outcomes durable, then the offset. The one place that knows how.
+"""Delivery: state durable, then outcomes durable, then the offset. Together with `consumer`, the place that knows how.
 
 What Faust does that this replaces (each seen; faust-streaming 0.15.3):
 
 - an exception acks the record and skips it; undecodable bytes are acked: agents read raw bytes and nothing escapes;
-- acks out of order commit past a gap: an offset is committed only up to the lowest message not yet settled here;
 - the commit follows a flush that may return early: nothing is settled before the broker acknowledged all of it;
-- a failed commit still counts as committed in memory: it is put back;
-- a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
-  out of order, and what was left out is read again;
 - a graceful stop or a rebalance cuts batches in half: it waits until those under way are settled, then commits.
 """
 
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
-from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
-from faust.types import TP
 
-from models.errors import DeliveryError
+from models.errors import DeliveryError, LeaseLost
 from streams.state import State
 from streams.wire import Send, send_all
-
-FETCH_WAIT_MS: Final = 50
-"""The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs twenty fetches a second."""
-
-STRANDED_S: Final = 3.0
-"""While no batch is under way, an agent has its messages within milliseconds."""
 
 log = structlog.get_logger(__name__)
 
@@ -85,107 +72,6 @@ class Stage(Protocol):
         """The partitions are no longer ours: drop what is cached."""
 
 
-class ConsumerThread(AIOKafkaConsumerThread):
-    """Faust's consumer thread, which asks a quiet broker more often than every 1.5 s (fixed in Faust)."""
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        return consumer
-
-
-class Consumer(AIOKafkaConsumer):
-    """Faust's consumer, committing exactly what `settle` released."""
-
-    app: Any
-
-    def __init__(self, transport: Any, callback: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(transport, self._receive, *args, **kwargs)
-        self._pass_on = callback
-        self._open: dict[TP, dict[int, Any]] = defaultdict(dict)
-        self._arrived: dict[tuple[TP, int], float] = {}
-        self._rewound: dict[TP, float] = {}
-        self._released: dict[TP, int] = {}
-
-    def _new_consumer_thread(self) -> ConsumerThread:
-        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
-
-    async def _receive(self, message: Any) -> None:
-        """Remember an input as under way before any agent sees it; offsets arrive in order. Changelogs pass too."""
-        if message.tp.topic in self.app.inputs:
-            self._open[message.tp][message.offset] = message
-            self._arrived[message.tp, message.offset] = monotonic()
-        await self._pass_on(message)
-
-    def owns(self, message: Any) -> bool:
-        """Whether this very message is still ours to process."""
-        return self._open[message.tp].get(message.offset) is message
-
-    def settle(self, messages: Iterable[Any]) -> None:
-        """Release messages whose outcomes are durable."""
-        for m in messages:
-            self._arrived.pop((m.tp, m.offset), None)
-            if self._open[m.tp].pop(m.offset, None) is not None:
-                self._released[m.tp] = max(self._released.get(m.tp, 0), m.offset + 1)
-
-    def under_way(self) -> tuple[tuple[TP, int], ...] | None:
-        """Return the lowest message under way of each partition; None: there is none."""
-        return tuple((tp, next(iter(messages))) for tp, messages in self._open.items() if messages) or None
-
-    def follow(self, messages: Sequence[Any]) -> bool:
-        """Whether these are the very next of their partition; else those before them reached no agent."""
-        return [m.offset for m in messages] == list(islice(self._open[messages[0].tp], len(messages)))
-
-    async def fetch_stranded(self) -> None:
-        """Read again what no agent was given for a while."""
-        for tp, messages in list(self._open.items()):
-            if messages and monotonic() - self._arrived[tp, next(iter(messages))] > STRANDED_S:
-                await self.rewind(tp)
-
-    async def rewind(self, tp: TP) -> None:
-        """Read a partition again from the lowest message under way on; once, and then wait for it to come."""
-        if monotonic() - self._rewound.get(tp, 0.0) > STRANDED_S:
-            self._rewound[tp] = monotonic()
-            log.warning("messages were received but given to no agent: reading them again", topic=tp.topic)
-            await self.seek(tp, next(iter(self._open[tp])))
-
-    def lose(self) -> None:
-        """Forget everything: the group is rebalancing and what is committed will be read again from there."""
-        self._open.clear()
-        self._arrived.clear()
-        self._rewound.clear()
-        self._released.clear()
-
-    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
-        return (tp for tp in self._released if topics is None or tp in topics or tp.topic in topics)
-
-    def _new_offset(self, tp: TP) -> int | None:
-        lowest_open = next(iter(self._open[tp]), None)
-        return self._released[tp] if lowest_open is None else lowest_open
-
-    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
-        """Read from these offsets on; Faust would still drop what lies before those it had read until then."""
-        await super().seek_wait(partitions)
-        self._read_offset.update({tp: offset or None for tp, offset in partitions.items()})
-
-    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002 (Faust's signature)
-        before = {tp: self._committed_offset[tp] for tp in offsets}
-        committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
-        if not committed:
-            self._committed_offset.update(before)
-        return committed
-
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Let batches under way finish, commit them, then let the partitions go."""
-        await self.app.delivery.drain()
-        self.lose()
-        try:
-            await super().on_partitions_revoked(revoked)
-        finally:
-            self.lose()  # what came in between was given to nobody, and is read again by whoever gets the partition
-            self.app.delivery.resume()
-
-
 class Delivery:
     """Runs batches through stages, so that a crash at any point loses nothing and repeats only what is idempotent."""
 
@@ -195,6 +81,7 @@ class Delivery:
         self._locks: dict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stages: list[Stage] = []
         self._draining = False
+        self._writing = 0
 
     async def consume(self, stage: Stage, stream: Any) -> None:
         """The body of an agent: take what is queued, settle it, again."""
@@ -239,22 +126,41 @@ class Delivery:
     async def act(self, stage: Stage, partition: int, plan: Plan) -> None:
         """Carry out a plan: state first, so that what was sent can always be derived again; then outcomes."""
         if plan.rows:
-            await stage.state.write(partition, plan.rows)
+            await self._ours(stage.state.write(partition, plan.rows))
         if plan.sends:
-            await send_all(self._app, plan.sends)
+            await self._ours(send_all(self._app, plan.sends))
         stage.done(partition)
+
+    async def _ours(self, write: Coroutine[Any, Any, Any]) -> None:
+        """Write while the partitions are ours. Raises `LeaseLost` when they may not be."""
+        if not self._app.consumer.lease.holds(monotonic()):
+            write.close()
+            raise LeaseLost
+        self._writing += 1
+        try:
+            await write
+        finally:
+            self._writing -= 1
+
+    def overstays(self) -> bool:
+        """Whether something is being written that may not be ours any more: the worker must end at once."""
+        return self._writing > 0 and not self._app.consumer.lease.holds(monotonic())
 
     async def _tick(self, stage: Stage, partition: int) -> None:
         async with self._locks[stage.name, partition]:
-            await self.act(stage, partition, await stage.tick(partition))
+            try:
+                await self.act(stage, partition, await stage.tick(partition))
+            except LeaseLost:
+                stage.forget()
 
     async def _deliver(self, stage: Stage, events: Sequence[Any]) -> None:
         messages = sorted((e.message for e in events if self._app.consumer.owns(e.message)), key=_place)
         parts = [list(part) for _, part in groupby(messages, key=lambda m: m.tp)]
-        try:
-            await asyncio.gather(*(self._deliver_part(stage, part) for part in parts))
-        except DeliveryError as error:
-            log.error("delivery failed: the worker ends, another takes over", stage=stage.name, error=str(error))  # noqa: TRY400 (its text is enough)
+        done = await asyncio.gather(*(self._deliver_part(stage, part) for part in parts), return_exceptions=True)
+        for error in filter(None, done):
+            if not isinstance(error, DeliveryError):
+                raise error
+            log.error("delivery failed: the worker ends, another takes over", stage=stage.name, error=str(error))
             await self._app.crash(error)
 
     async def _deliver_part(self, stage: Stage, messages: Sequence[Any]) -> None:
@@ -264,13 +170,21 @@ class Delivery:
                 await self._app.consumer.rewind(messages[0].tp)
                 return
             try:
-                plan = await stage.handle(partition, [_record(m) for m in messages])
-                await self.act(stage, partition, plan)
-            except DeliveryError:
-                raise
-            except Exception as error:  # noqa: BLE001 (no input may stop the stream: it is tried alone, then set aside)
-                await self._one_by_one(stage, messages, error)
+                await self._process(stage, partition, messages)
+            except LeaseLost:
+                log.warning("no word from the broker: a batch is put off", stage=stage.name)
+                stage.forget()
+                return
         self._app.consumer.settle(messages)
+
+    async def _process(self, stage: Stage, partition: int, messages: Sequence[Any]) -> None:
+        try:
+            plan = await stage.handle(partition, [_record(m) for m in messages])
+            await self.act(stage, partition, plan)
+        except (DeliveryError, LeaseLost):
+            raise
+        except Exception as error:  # noqa: BLE001 (no input may stop the stream: it is tried alone, then set aside)
+            await self._one_by_one(stage, messages, error)
 
     async def _one_by_one(self, stage: Stage, messages: Sequence[Any], error: Exception) -> None:
         log.warning("a batch failed; its records are tried alone", stage=stage.name, error=type(error).__name__)

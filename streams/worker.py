@@ -8,7 +8,6 @@ from typing import Final
 
 import structlog
 
-from models.errors import DeliveryError
 from streams import topics
 from streams.health import Health, serve
 from streams.metrics import Metrics
@@ -19,11 +18,13 @@ from streams.watchdog import PATIENCE_S, Watchdog, progress
 GRACE_S: Final = 50.0
 """Less than what a supervisor grants (`stop_grace_period` in docker-compose.yml)."""
 
+LOOK_S: Final = 0.2
+
 log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises `DeliveryError` if a stage failed: start again, nothing is lost."""
+    """Run until SIGTERM or SIGINT. If a stage fails the process ends with status 1: start again, nothing is lost."""
     if settings.create_topics:
         topics.create(settings, changelogs(settings))
     topics.check(topics.describe(settings, changelogs(settings)))
@@ -42,10 +43,10 @@ async def _run(settings: Settings, built: Sequence[Built], metrics: Metrics) -> 
             await asyncio.gather(*(b.app.start() for b in built))
             log.info("working", stages=settings.stages, bootstrap=settings.bootstrap)
             await _until(stop, built)
+            if failed := next((b.app for b in built if b.app.crashed), None):
+                _quit(f"stage {failed.conf.id} failed ({failed.crash_reason!r})")
         finally:
             await _end(built)
-    if failed := [b.app for b in built if b.app.crashed]:
-        raise DeliveryError(f"stage {failed[0].conf.id} failed ({failed[0].crash_reason!r}): start the worker again")
 
 
 def _checks(built: Built) -> dict[str, Callable[[], bool]]:
@@ -54,7 +55,7 @@ def _checks(built: Built) -> dict[str, Callable[[], bool]]:
 
 
 async def _until(stop: asyncio.Event, built: Sequence[Built]) -> None:
-    """Wait for the signal, or for the first stage that fails or is stuck."""
+    """Wait for the signal, or for the first stage that fails."""
     ends = [stop.wait(), _watch(built), *(b.app.wait_until_stopped() for b in built)]
     waits = [asyncio.ensure_future(end) for end in ends]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -63,15 +64,16 @@ async def _until(stop: asyncio.Event, built: Sequence[Built]) -> None:
 
 
 async def _watch(built: Sequence[Built]) -> None:
-    """Return when a stage makes no progress."""
+    """End the process when a stage makes no progress, or writes what may be another's by now."""
     dogs = [Watchdog() for _ in built]
     while True:
-        await asyncio.sleep(1)
+        await asyncio.sleep(LOOK_S)
         now = asyncio.get_running_loop().time()
         for b, dog in zip(built, dogs, strict=True):
             if dog.is_stuck(progress(b.app), now):
-                await b.app.crash(DeliveryError(f"no progress for {PATIENCE_S:.0f} s"))
-                return
+                _quit(f"stage {b.app.conf.id} made no progress for {PATIENCE_S:.0f} s")
+            if b.app.delivery.overstays():
+                _quit(f"stage {b.app.conf.id} was cut off from the broker while it wrote")
 
 
 async def _end(built: Sequence[Built]) -> None:
@@ -80,5 +82,10 @@ async def _end(built: Sequence[Built]) -> None:
     try:
         await asyncio.wait_for(stopping, GRACE_S)
     except TimeoutError:
-        log.error("stages did not stop in time: the worker ends without them")  # noqa: TRY400 (no traceback helps)
-        os._exit(1)
+        _quit("stages did not stop in time")
+
+
+def _quit(why: str) -> None:
+    """End at once, as `kill -9` would: a graceful stop would send what is still held for others' partitions."""
+    log.error("the worker ends: start it again, nothing is lost", why=why)
+    os._exit(1)

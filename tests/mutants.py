@@ -36,7 +36,7 @@ MUTANTS = (
     ),
     Mutant(
         "F3 a commit passes what is under way",
-        "streams/delivery.py",
+        "streams/consumer.py",
         "return self._released[tp] if lowest_open is None else lowest_open",
         "return self._released[tp]",
         "tests/unit/test_delivery.py",
@@ -64,7 +64,7 @@ MUTANTS = (
     ),
     Mutant(
         "F15 a failed commit counts",
-        "streams/delivery.py",
+        "streams/consumer.py",
         "if not committed:",
         "if False:",
         "tests/unit/test_delivery.py",
@@ -108,14 +108,28 @@ MUTANTS = (
     ),
     Mutant(
         "I13 a lost partition is worked on",
-        "streams/delivery.py",
+        "streams/consumer.py",
         "return self._open[message.tp].get(message.offset) is message",
         "return True",
         "tests/unit/test_delivery.py",
     ),
     Mutant(
-        "messages that reached no agent are passed over",
+        "I13 a worker writes when its session may be over",
         "streams/delivery.py",
+        "            write.close()\n            raise LeaseLost\n",
+        "            pass\n",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "a worker that stands still goes on",
+        "streams/worker.py",
+        "if dog.is_stuck(progress(b.app), now):",
+        "if False:",
+        "tests/unit/test_worker.py",
+    ),
+    Mutant(
+        "messages that reached no agent are passed over",
+        "streams/consumer.py",
         "return [m.offset for m in messages] == list(islice(self._open[messages[0].tp], len(messages)))",
         "return True",
         "tests/unit/test_delivery.py",

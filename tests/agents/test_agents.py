@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from models.joining import Horizons
 from streams.agents.join import Join
 from streams.app import App, create_app
 from streams.clock import EventClock
+from streams.consumer import Lease
 from streams.settings import Settings, load
 from tests.stagecraft import at, context, decision, feedback
 
@@ -28,6 +30,8 @@ class Broker:
         self.settled: list[int] = []
         self.down = False
         self.losing = False
+        self.lease = Lease(session_s=60.0)
+        self.lease.renew(monotonic())
         self._unacked_messages: set[Any] = set()
 
     async def send(self, topic: str, key: Any, value: Any, partition: Any, *_: Any) -> Any:

@@ -9,8 +9,8 @@ import faust
 import pytest
 from faust.types.tuples import TP
 
-from streams.delivery import Consumer, Delivery
-from tests.stagecraft import FakeState
+from streams.consumer import Consumer, Lease
+from streams.delivery import Delivery
 
 PART = TP("feedback", 0)
 
@@ -22,6 +22,8 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     made._committed_offset = {PART: committed}
     made._pass_on = _nothing
     made.app = SimpleNamespace(inputs={PART.topic})
+    made.lease = Lease(session_s=6.0)
+    made.lease.renew(float("inf"))
     for offset in offsets:
         asyncio.run(made._receive(message(offset)))
     return made
@@ -69,7 +71,7 @@ def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch, *, succ
         self._committed_offset.update(offsets)  # Faust does so whether or not it succeeded
         return succeeds
 
-    monkeypatch.setattr("streams.delivery.AIOKafkaConsumer._commit_offsets", commit)
+    monkeypatch.setattr("streams.consumer.AIOKafkaConsumer._commit_offsets", commit)
     asyncio.run(made._commit_offsets({PART: 11}))
     assert made._committed_offset[PART] == (11 if succeeds else 10)
 
@@ -77,7 +79,7 @@ def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch, *, succ
 def test_a_changelog_is_read_by_no_agent_and_never_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made = consumer()
     asyncio.run(made._receive(message(10, TP("demur-join-state-changelog", 0))))
-    monkeypatch.setattr("streams.delivery.monotonic", lambda: 1e12)
+    monkeypatch.setattr("streams.consumer.monotonic", lambda: 1e12)
     asyncio.run(made.fetch_stranded())  # would seek, and fail for want of a consumer
 
 
@@ -91,41 +93,50 @@ def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.Monke
     settle(made, 12)
     asyncio.run(made.fetch_stranded())
     assert sought == []
-    monkeypatch.setattr("streams.delivery.monotonic", lambda: 1e12)
+    monkeypatch.setattr("streams.consumer.monotonic", lambda: 1e12)
     asyncio.run(made.fetch_stranded())
     assert sought == [(PART, 10)]
 
 
 class Stage:
-    """Records what it is asked to handle."""
+    """Records what it is asked to do."""
 
     name, batch = "test", 10
 
-    def __init__(self) -> None:
-        self.state = FakeState()
+    def __init__(self, rows: Any = None, on_write: Any = lambda: None) -> None:
+        self.state = SimpleNamespace(write=self.write)
+        self.rows, self.on_write = rows or {}, on_write
         self.handled: list[int] = []
         self.poisoned: list[int] = []
-        self.ticks = 0
+        self.written: list[Any] = []
+        self.ticks = self.forgotten = self.finished = 0
+
+    def plan(self) -> Any:
+        return SimpleNamespace(rows=self.rows, sends=["an outcome"] if self.rows else [])
+
+    async def write(self, partition: int, rows: Any) -> None:
+        self.written.append(rows)
+        self.on_write()
 
     async def handle(self, partition: int, records: Any) -> Any:
         if any(r.value == b"poison" for r in records):
             raise ZeroDivisionError
         self.handled += [r.offset for r in records]
-        return SimpleNamespace(rows={}, sends=[])
+        return self.plan()
 
     async def tick(self, partition: int) -> Any:
         self.ticks += 1
-        return SimpleNamespace(rows={}, sends=[])
+        return self.plan()
 
     async def poison(self, record: Any) -> Any:
         self.poisoned.append(record.offset)
-        return SimpleNamespace(rows={}, sends=[])
+        return self.plan()
 
     def done(self, partition: int) -> None:
-        return
+        self.finished += 1
 
     def forget(self) -> None:
-        return
+        self.forgotten += 1
 
 
 def test_a_partition_that_was_lost_is_not_touched() -> None:
@@ -144,6 +155,30 @@ def test_what_cannot_be_processed_is_set_aside_alone() -> None:
     events[1].message.value = b"poison"
     asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
     assert (stage.handled, stage.poisoned, made._released) == ([10, 12], [11], {PART: 13})
+
+
+@pytest.mark.parametrize("when", ["before the rows", "before the outcomes"])
+def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None:
+    """Its session may be over and another worker at work; if not, the batch is read again."""
+    made = consumer(10, 11)
+    stage = Stage(rows={b"k": b"v"}, on_write=made.lease.end)
+    if when == "before the rows":
+        made.lease.end()
+    events = [SimpleNamespace(message=m) for m in made._open[PART].values()]
+    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
+    assert stage.written == ([] if when == "before the rows" else [{b"k": b"v"}])
+    assert (made._released, stage.forgotten, stage.finished) == ({}, 1, 0)
+
+
+def test_a_write_that_outlasts_the_session_is_noticed() -> None:
+    made = consumer(10)
+    delivery = Delivery(SimpleNamespace(consumer=made))
+    stage = Stage(rows={b"k": b"v"}, on_write=lambda: seen.append(delivery.overstays()))
+    seen: list[bool] = []
+    asyncio.run(delivery.act(stage, 0, SimpleNamespace(rows=stage.rows, sends=[])))
+    made.lease.end()
+    delivery._writing = 1
+    assert (seen, delivery.overstays()) == ([False], True)
 
 
 def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
