@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # CI must not pass on a lesser broker than Apache Kafka itself.
 PYTEST := $(BIN)/pytest $(if $(CI),--require-kafka)
 
-.PHONY: demo test lint check simulate bench lock clean
+.PHONY: demo test lint check simulate chaos chaos-short mutants bench lock clean
 
 demo: $(READY)
 	$(BIN)/demur demo $(ARGS)
@@ -31,6 +31,17 @@ check: $(READY)
 # A hundred thousand schedules of duplicates, disorder and crashes; `make test` runs two thousand.
 simulate: $(READY)
 	$(BIN)/pytest -m slow
+
+# Kills, stops, pauses, storms, a broker that dies, a network that breaks, a full disk; the short form is part of CI.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --json chaos.json $(ARGS)
+
+chaos-short: $(READY)
+	$(BIN)/python -m tests.chaos --runs 1 --responses 120 --faults kill_worker,restart_all,pause_worker,rebalance_storm,kill_broker $(ARGS)
+
+# Each safeguard removed in turn, and the test that catches it.
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 bench: $(READY)
 	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python -P $$benchmark; done

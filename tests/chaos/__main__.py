@@ -98,7 +98,7 @@ def once(row: Row, house: House, options: argparse.Namespace, seed: int) -> None
             run(row, direct, scene, seed=seed, responses=options.responses)
         if options.keep and not row.holds:
             for member in company.members:
-                (options.keep / f"{row.fault}-{seed}-{member.log.parent.name}.log").write_text(member.log.read_text())
+                (options.keep / f"{row.fault}-{seed}-{member.log.parent.name}.log").write_bytes(member.log.read_bytes())
 
 
 @contextmanager

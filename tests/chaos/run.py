@@ -60,6 +60,7 @@ class Feeding(threading.Thread):
         super().__init__(name="feed", daemon=True)
         self._settings, self._what = settings, what
         self.error: Exception | None = None
+        self.started = threading.Event()
 
     def run(self) -> None:
         """Send everything; `error` says what went wrong."""
@@ -74,6 +75,7 @@ class Feeding(threading.Thread):
         for n, item in enumerate(self._what):
             time.sleep(max(0.0, began + n / RATE - time.monotonic()))
             send(producer, self._settings, item)
+            self.started.set()
         producer.flush()
         producer.close()
 
@@ -86,6 +88,7 @@ def run(row: Row, settings: Settings, scene: Scene, *, seed: int, responses: int
     good = list(items(week.arrivals))
     feed = Feeding(settings, [*good, *broken(week.responses[0], week.feedback[0])])
     feed.start()
+    feed.started.wait(RECOVERY_S)
     while feed.is_alive():
         row.strikes += 1
         row.recoveries_s.append(strike(row.fault, settings, scene))
