@@ -11,12 +11,16 @@ import faust
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from mode.supervisors import CrashingSupervisor
 
+from streams.changelog import changelog_reader
 from streams.connection import faust_credentials
 from streams.consumer import Consumer
 from streams.delivery import Delivery, Stage
 from streams.settings import Settings
-from streams.state import State, raw_schema
+from streams.state import State, rows_in
 from streams.topics import MAX_STATE_BYTES
+
+RAW: Final[Any] = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+"""Bytes in, bytes out: nothing is decoded by Faust."""
 
 IDLE_S: Final = 1.0
 """How often a stage looks at what became due while no events came."""
@@ -56,7 +60,8 @@ def create_app(settings: Settings, name: str, topics: Sequence[str], build: Call
     app = App(f"{settings.topic_prefix}demur-{name}", **_conf(settings, name))
     app.delivery = Delivery(app)
     app.inputs = frozenset(settings.topic_prefix + topic for topic in topics)
-    stage = build(State(app, "state", settings.partitions))
+    rows = rows_in(settings.store, settings.data_dir / name)
+    stage = build(State(app, "state", rows, changelog_reader(settings)))
     for topic in sorted(app.inputs):
         _agent(app, stage, topic, settings.partitions)
     _timer(app, stage)
@@ -67,7 +72,7 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
     return {
         "broker": [f"aiokafka://{b}" for b in settings.bootstrap.split(",")],
         "broker_credentials": faust_credentials(settings),
-        "store": "rocksdb://?driver=rocksdict" if settings.store == "rocksdb" else "memory://",
+        "store": "memory://",  # Faust holds no tables: see `state`
         "datadir": str(settings.data_dir / name),
         "topic_partitions": settings.partitions,
         "topic_allow_declare": False,  # topics are made by `demur topics`: workers need no CREATE permission
@@ -87,7 +92,7 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
 
 
 def _agent(app: App, stage: Stage, topic: str, partitions: int) -> None:
-    source = app.topic(topic, schema=raw_schema(), partitions=partitions)
+    source = app.topic(topic, schema=RAW, partitions=partitions)
 
     async def run(stream: Any) -> None:
         await app.delivery.consume(stage, stream)

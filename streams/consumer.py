@@ -6,7 +6,6 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 - a failed commit still counts as committed in memory: it is put back;
 - a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
   out of order, and what was left out is read again;
-- what was read ahead of a rebalance hides older records from the recovery after it: a seek is believed;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`).
 """
 
@@ -106,10 +105,9 @@ class Consumer(AIOKafkaConsumer):
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _receive(self, message: Any) -> None:
-        """Remember an input as under way before any agent sees it; offsets arrive in order. Changelogs pass too."""
-        if message.tp.topic in self.app.inputs:
-            self._open[message.tp][message.offset] = message
-            self._arrived[message.tp, message.offset] = monotonic()
+        """Remember a message as under way before any agent sees it; offsets arrive in order."""
+        self._open[message.tp][message.offset] = message
+        self._arrived[message.tp, message.offset] = monotonic()
         await self._pass_on(message)
 
     def owns(self, message: Any) -> bool:
@@ -157,11 +155,6 @@ class Consumer(AIOKafkaConsumer):
     def _new_offset(self, tp: TP) -> int | None:
         lowest_open = next(iter(self._open[tp]), None)
         return self._released[tp] if lowest_open is None else lowest_open
-
-    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
-        """Read from these offsets on; Faust would still drop what lies before those it had read until then."""
-        await super().seek_wait(partitions)
-        self._read_offset.update({tp: offset or None for tp, offset in partitions.items()})
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002 (Faust's signature)
         before = {tp: self._committed_offset[tp] for tp in offsets}

@@ -91,11 +91,8 @@ class Delivery:
                 await self._run(self._deliver(stage, events))
 
     async def tick(self, stage: Stage, partitions: Iterable[int]) -> None:
-        """Let time pass in a stage's partitions, and look for messages that nobody works on.
-
-        Not while the rows are still being recovered: what is read off them now would be kept, and be too little.
-        """
-        if self._app.rebalancing or self._app.in_recovery:
+        """Let time pass in a stage's partitions, and look for messages that nobody works on. Not in a rebalance."""
+        if self._app.rebalancing:
             return
         if not (self._under_way or self._draining):
             await self._app.consumer.fetch_stranded()
@@ -111,6 +108,7 @@ class Delivery:
             await self._app.consumer.commit()
         for stage in self._stages:
             stage.forget()
+            stage.state.close()
 
     def resume(self) -> None:
         """Take batches again."""
@@ -142,6 +140,10 @@ class Delivery:
         finally:
             self._writing -= 1
 
+    def recovered(self) -> int:
+        """Return how many rows were read from changelogs so far."""
+        return sum(stage.state.recovered for stage in self._stages)
+
     def overstays(self) -> bool:
         """Whether something is being written that may not be ours any more: the worker must end at once."""
         return self._writing > 0 and not self._app.consumer.lease.holds(monotonic())
@@ -149,9 +151,12 @@ class Delivery:
     async def _tick(self, stage: Stage, partition: int) -> None:
         async with self._locks[stage.name, partition]:
             try:
+                await stage.state.open(partition)
                 await self.act(stage, partition, await stage.tick(partition))
             except LeaseLost:
-                stage.forget()
+                self._put_off(stage, partition)
+            except DeliveryError as error:
+                await self._give_up(stage, error)
 
     async def _deliver(self, stage: Stage, events: Sequence[Any]) -> None:
         messages = sorted((e.message for e in events if self._app.consumer.owns(e.message)), key=_place)
@@ -160,8 +165,17 @@ class Delivery:
         for error in filter(None, done):
             if not isinstance(error, DeliveryError):
                 raise error
-            log.error("delivery failed: the worker ends, another takes over", stage=stage.name, error=str(error))
-            await self._app.crash(error)
+            await self._give_up(stage, error)
+
+    async def _give_up(self, stage: Stage, error: DeliveryError) -> None:
+        log.error("delivery failed: the worker ends, another takes over", stage=stage.name, error=str(error))
+        await self._app.crash(error)
+
+    def _put_off(self, stage: Stage, partition: int) -> None:
+        """Forget what a batch began; if the partition is still ours, the batch is read again."""
+        log.warning("no word from the broker: a batch is put off", stage=stage.name)
+        stage.forget()
+        stage.state.close(partition)
 
     async def _deliver_part(self, stage: Stage, messages: Sequence[Any]) -> None:
         partition = messages[0].partition
@@ -170,10 +184,10 @@ class Delivery:
                 await self._app.consumer.rewind(messages[0].tp)
                 return
             try:
+                await stage.state.open(partition)
                 await self._process(stage, partition, messages)
             except LeaseLost:
-                log.warning("no word from the broker: a batch is put off", stage=stage.name)
-                stage.forget()
+                self._put_off(stage, partition)
                 return
         self._app.consumer.settle(messages)
 

@@ -1,87 +1,176 @@
-"""A stage's rows: a Faust table whose every write is durable in the changelog before it is applied locally.
+"""A stage's rows: each owned by one partition of its input, and durable in a compacted changelog before it is applied.
 
-Faust's own table writes go through a buffer whose flush returns early (`faust.md` F4). Here a write is sent straight
-to the changelog, awaited, and then applied by the same road that recovery takes, so that the local store never holds
-what the changelog does not. Partitions are explicit: nothing depends on Faust's "current event".
+Faust's tables are not used. Seen on 0.15.3 with real Kafka: writes go through a buffer whose flush returns early; a
+rebalance during a recovery leaves rows out, or waits for ever; the memory store drops its standbys' rows but not their
+offsets. Here a partition is read from its changelog when it is first touched after it was assigned, by a reader of its
+own, up to the end that the broker names; before an assignment the last owner has drained or its lease has run out.
+So nothing is recovered while it changes, and there is no standby to go stale.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
 
 import faust
-from faust.types import TP
+from rocksdict import Options, Rdict, WriteBatch
 
+from models.errors import DeliveryError
 from streams.wire import Send, send_all
 
+NEXT: Final = b"\xffnext"
+"""Key of the changelog offset to read from, among the rows on disk; no stage's key begins with this byte."""
 
-class _Message(NamedTuple):
-    """The shape of a changelog message that Faust's stores read when they recover."""
 
-    tp: TP
-    partition: int
+class Change(NamedTuple):
+    """One record of a changelog; a value of None deletes."""
+
     offset: int
-    key: bytes | None
+    key: bytes
     value: bytes | None
 
 
-class _Event(NamedTuple):
-    key: bytes | None
-    value: bytes | None
-    message: _Message
+Reader = Callable[[str, int, int], AsyncIterator[Sequence[Change]]]
+"""Reads a changelog: topic, partition, and offset to begin with. Raises `DeliveryError`."""
 
 
-def raw_schema() -> Any:
-    """Bytes in, bytes out: nothing is decoded by Faust."""
-    return faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+class Rows(Protocol):
+    """The rows of one partition. `next` is the changelog offset after the last change applied."""
+
+    next: int
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return a row."""
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the rows."""
+
+    def apply(self, changes: Iterable[Change], following: int) -> None:
+        """Apply changes, of which none lies at `following` or beyond."""
+
+    def close(self) -> None:
+        """Give up what is held."""
+
+
+class Memory:
+    """Rows in memory: read anew from the whole changelog at every assignment."""
+
+    def __init__(self) -> None:
+        self.next = 0
+        self._rows: dict[bytes, bytes] = {}
+        self.get = self._rows.get
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the rows as they are now."""
+        yield from list(self._rows.items())
+
+    def apply(self, changes: Iterable[Change], following: int) -> None:
+        """Apply changes in order."""
+        for _, key, value in changes:
+            if value is None:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = value
+        self.next = following
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Disk:
+    """Rows in RocksDB, with the offset that they reach in the same write: a restart reads only what came since."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._db: Any = Rdict(str(folder), Options(raw_mode=True))
+        self.get = self._db.get
+        self.next = int(self._db.get(NEXT) or 0)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the rows; the offset is not one of them."""
+        yield from ((key, value) for key, value in self._db.items() if key != NEXT)
+
+    def apply(self, changes: Iterable[Change], following: int) -> None:
+        """Apply changes and the offset at once."""
+        batch = WriteBatch(raw_mode=True)
+        for _, key, value in changes:
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        batch.put(NEXT, str(following).encode())
+        self._db.write(batch)
+        self.next = following
+
+    def close(self) -> None:
+        """Let another process open it."""
+        self._db.close()
 
 
 class State:
-    """Rows of bytes, each owned by one partition of the stage's input."""
+    """Rows of bytes by partition. Whoever reads or writes a partition has opened it."""
 
-    def __init__(self, app: faust.App, name: str, partitions: int) -> None:
-        self._app = app
-        self._table = app.Table(name, partitions=partitions, key_type=bytes, value_type=bytes, schema=raw_schema())
-
-    @property
-    def changelog(self) -> str:
+    def __init__(self, app: faust.App, name: str, make: Callable[[int], Rows], read: Reader) -> None:
+        self._app, self._make, self._read = app, make, read
+        self.changelog = f"{app.conf.id}-{name}-changelog"
         """Name of the compacted topic that holds the rows."""
-        name: str = self._table.changelog_topic.get_topic_name()
-        return name
+        self.recovered = 0
+        """Changes read so far by all openings: shows that one makes progress."""
+        self._open: dict[int, Rows] = {}
+        self._opening: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return a row, or None."""
-        value: bytes | None = (
-            self._store._db_for_partition(partition).get(key) if self._on_disk else self._store.data.get(key)
-        )
-        return value
+        return self._open[partition].get(key)
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the rows of a partition."""
-        if self._on_disk:
-            rows = self._store._db_for_partition(partition).items()
-            yield from ((k, v) for k, v in rows if k != self._store.offset_key)  # Faust keeps its offset among them
-            return
-        owner = self._store._key_partition
-        yield from ((k, v) for k, v in list(self._store.data.items()) if owner.get(k) == partition)
+        return self._open[partition].items()
+
+    async def open(self, partition: int) -> None:
+        """Read what the changelog holds, unless that is done. Raises `DeliveryError`."""
+        async with self._opening[partition]:
+            if partition not in self._open:
+                rows = self._make(partition)
+                try:
+                    async for changes in self._read(self.changelog, partition, rows.next):
+                        self._apply(rows, changes)
+                        self.recovered += len(changes)
+                except BaseException:
+                    rows.close()
+                    raise
+                self._open[partition] = rows
 
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Make rows durable, then apply them; None deletes. Raises `DeliveryError`."""
         sends = [Send(self.changelog, key, value, partition=partition) for key, value in rows.items()]
         done = await send_all(self._app, sends)
-        events = [
-            _Event(s.key, s.value, _Message(TP(s.topic, partition), partition, meta.offset, s.key, s.value))
-            for s, meta in zip(sends, done, strict=True)
-        ]
-        self._store.apply_changelog_batch(events, to_key=_same, to_value=_same)
+        self._apply(self._open[partition], [Change(m.offset, *row) for m, row in zip(done, rows.items(), strict=True)])
 
-    @property
-    def _store(self) -> Any:
-        return self._table.data
+    def close(self, *partitions: int) -> None:
+        """Give up these partitions, or all."""
+        for partition in partitions or tuple(self._open):
+            if rows := self._open.pop(partition, None):
+                rows.close()
 
-    @property
-    def _on_disk(self) -> bool:
-        return hasattr(self._store, "_db_for_partition")
+    @staticmethod
+    def _apply(rows: Rows, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
+        try:
+            rows.apply(changes, max(change.offset for change in changes) + 1)
+        except Exception as error:
+            raise DeliveryError(f"the state cannot be written here: {error}") from error  # a full disk, say
 
 
-def _same(value: bytes | None) -> bytes | None:
-    return value
+def rows_in(store: str, folder: Path) -> Callable[[int], Rows]:
+    """Return what makes a partition's rows: in memory, or in RocksDB below `folder`."""
+
+    def make(partition: int) -> Any:
+        try:
+            return Disk(folder / f"partition-{partition}") if store == "rocksdb" else Memory()
+        except Exception as error:
+            raise DeliveryError(f"the state of partition {partition} cannot be opened: {error}") from error
+
+    return make

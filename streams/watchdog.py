@@ -1,7 +1,7 @@
-"""Ends a worker that makes no progress, so that its supervisor starts another: Faust's recovery can wait for ever.
+"""Ends a worker that makes no progress, so that its supervisor starts another.
 
-What counts as progress is any change: of the offsets that a recovery has read, or of what was settled. A stage without
-anything to do needs none.
+What counts as progress is any change: of the rows that were read from a changelog, or of what was settled. A stage
+without anything to do needs none.
 """
 
 from collections.abc import Hashable
@@ -34,7 +34,7 @@ class Watchdog:
 
 def progress(app: Any) -> Hashable:
     """Return what changes while a stage works, or None when it has nothing to do."""
-    if app.rebalancing or app.in_recovery:
-        return "recovering", tuple(sorted(app.tables.recovery.active_offsets.values()))
-    lowest: Hashable = app.consumer.under_way()
-    return lowest
+    if app.rebalancing:
+        return "rebalancing"
+    lowest = app.consumer.under_way()
+    return None if lowest is None else (lowest, app.delivery.recovered())

@@ -135,13 +135,6 @@ MUTANTS = (
         "tests/unit/test_delivery.py",
     ),
     Mutant(
-        "time passes while the rows are being recovered",
-        "streams/delivery.py",
-        "if self._app.rebalancing or self._app.in_recovery:",
-        "if False:",
-        "tests/unit/test_delivery.py",
-    ),
-    Mutant(
         "outcomes of an unfinished batch are not sent again",
         "streams/agents/join.py",
         "if row.sequence > sent:",

@@ -1,6 +1,7 @@
 """The agents in Faust's test context: real app, real agent, real table; only broker and clock are doubles."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from time import monotonic
 from types import SimpleNamespace
@@ -61,8 +62,14 @@ def double() -> Broker:
     return Broker()
 
 
+async def nothing(*_: Any) -> AsyncIterator[list[Any]]:
+    """An empty changelog."""
+    yield []
+
+
 @pytest.fixture
-async def app(double: Broker, tmp_path: Any) -> App:
+async def app(double: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> App:
+    monkeypatch.setattr("streams.app.changelog_reader", lambda _: nothing)
     settings: Settings = load(data_dir=tmp_path)
     made = create_app(
         settings, "join", ["decisions", "feedback"], lambda state: Join(context(), state, HORIZONS, EventClock(), b"")

@@ -70,7 +70,8 @@ class Feeding(threading.Thread):
             self.error = error
 
     def _send(self) -> None:
-        producer = KafkaProducer(**kafka_options(self._settings), max_request_size=2**21)
+        patient = {"max_block_ms": 600_000, "delivery_timeout_ms": 600_000}
+        producer = KafkaProducer(**kafka_options(self._settings), max_request_size=2**21, **patient)
         began = time.monotonic()
         for n, item in enumerate(self._what):
             time.sleep(max(0.0, began + n / RATE - time.monotonic()))
@@ -127,7 +128,9 @@ def count(row: Row, settings: Settings, sent: Sequence[Item]) -> None:
     told = {orjson.loads(item.value)["feedback_id"] for item in sent if item.topic == Feedback.topic}
     ends = Counter(x["feedback_id"] for x in (*labels, *(c for c in closures if c["reason"] in ENDLESS)))
     closed = {x["response_id"] for x in labels} | {x["response_id"] for x in closures if x["reason"] == "unlabelled"}
-    row.lost += len(asked - set(decided)) + len(told - set(ends)) + len(asked - closed)
+    missing = {"decision of": asked - set(decided), "end of": told - set(ends), "label or closure of": asked - closed}
+    row.lost += sum(map(len, missing.values()))
+    row.differences += [f"no {what} {name}" for what, names in missing.items() for name in sorted(names)[:3]]
     row.duplicated += sum(len(values) > 1 for values in decided.values()) + sum(n > 1 for n in ends.values())
     row.duplicated += max(0, newest_version(settings) - sum(evidence(label) for label in labels))
     greens = [orjson.loads(v) for values in decided.values() for v in values if b'"tier":"green"' in v]

@@ -21,7 +21,6 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     made._open, made._released, made._arrived, made._rewound = defaultdict(dict), {}, {}, {}
     made._committed_offset = {PART: committed}
     made._pass_on = _nothing
-    made.app = SimpleNamespace(inputs={PART.topic})
     made.lease = Lease(session_s=6.0)
     made.lease.renew(float("inf"))
     for offset in offsets:
@@ -76,13 +75,6 @@ def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch, *, succ
     assert made._committed_offset[PART] == (11 if succeeds else 10)
 
 
-def test_a_changelog_is_read_by_no_agent_and_never_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = consumer()
-    asyncio.run(made._receive(message(10, TP("demur-join-state-changelog", 0))))
-    monkeypatch.setattr("streams.consumer.monotonic", lambda: 1e12)
-    asyncio.run(made.fetch_stranded())  # would seek, and fail for want of a consumer
-
-
 def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made, sought = consumer(10, 11, 12), []
 
@@ -104,11 +96,12 @@ class Stage:
     name, batch = "test", 10
 
     def __init__(self, rows: Any = None, on_write: Any = lambda: None) -> None:
-        self.state = SimpleNamespace(write=self.write)
+        self.state = SimpleNamespace(write=self.write, open=self.open, close=self.close)
         self.rows, self.on_write = rows or {}, on_write
         self.handled: list[int] = []
         self.poisoned: list[int] = []
         self.written: list[Any] = []
+        self.opened: list[int] = []
         self.ticks = self.forgotten = self.finished = 0
 
     def plan(self) -> Any:
@@ -117,6 +110,12 @@ class Stage:
     async def write(self, partition: int, rows: Any) -> None:
         self.written.append(rows)
         self.on_write()
+
+    async def open(self, partition: int) -> None:
+        self.opened.append(partition)
+
+    def close(self, *partitions: int) -> None:
+        self.opened = [p for p in self.opened if partitions and p not in partitions]
 
     async def handle(self, partition: int, records: Any) -> Any:
         if any(r.value == b"poison" for r in records):
@@ -200,26 +199,21 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
     assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
 
 
-@pytest.mark.parametrize("state", ["rebalancing", "in_recovery"])
-def test_no_time_passes_while_the_rows_are_being_recovered(state: str) -> None:
-    """JOIN would set its timers by the rows that are there, and never wake those that come."""
-    app = SimpleNamespace(rebalancing=False, in_recovery=False, consumer=consumer())
-    setattr(app, state, True)
+def test_no_time_passes_in_a_rebalance() -> None:
+    app = SimpleNamespace(rebalancing=True, consumer=consumer())
     stage = Stage()
     asyncio.run(Delivery(app).tick(stage, [0]))
     assert stage.ticks == 0
-    setattr(app, state, False)
+    app.rebalancing = False
     asyncio.run(Delivery(app).tick(stage, [0]))
-    assert stage.ticks == 1
+    assert (stage.ticks, stage.opened) == (1, [0])
 
 
 def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
     seen: list[str] = []
 
     async def run() -> None:
-        app = SimpleNamespace(
-            rebalancing=False, in_recovery=False, consumer=SimpleNamespace(commit=lambda: _say(seen, "committed"))
-        )
+        app = SimpleNamespace(rebalancing=False, consumer=SimpleNamespace(commit=lambda: _say(seen, "committed")))
         delivery, release = Delivery(app), asyncio.Event()
 
         async def batch() -> None:

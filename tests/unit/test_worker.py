@@ -19,11 +19,9 @@ def stage(*progress: Any, rebalancing: bool = False, overstays: bool = False) ->
 
     app: Any = SimpleNamespace(
         rebalancing=rebalancing,
-        in_recovery=False,
         conf=SimpleNamespace(id="demur-join"),
         consumer=SimpleNamespace(under_way=under_way),
-        delivery=SimpleNamespace(overstays=lambda: overstays),
-        tables=SimpleNamespace(recovery=SimpleNamespace(active_offsets={"a": 7})),
+        delivery=SimpleNamespace(overstays=lambda: overstays, recovered=lambda: 7),
     )
     return Built(app, {})
 
@@ -44,7 +42,7 @@ def leave(status: int) -> None:
 @pytest.mark.parametrize(
     "ill",
     [stage("offset 3"), stage("offset 3", rebalancing=True), stage(None, overstays=True)],
-    ids=["stands still", "recovers for ever", "writes after its session"],
+    ids=["stands still", "rebalances for ever", "writes after its session"],
 )
 async def test_a_worker_that_harms_ends(ill: Built) -> None:
     with pytest.raises(SystemExit):

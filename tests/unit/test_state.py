@@ -1,0 +1,96 @@
+"""Rows of a partition: what was written is there after a restart, in memory and on disk, whatever a changelog holds."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from models.errors import DeliveryError
+from streams import state as module
+from streams.state import Change, State, rows_in
+
+
+class Log:
+    """A changelog: what is sent to it can be read from it."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.read_from: list[int] = []
+
+    async def send(self, _: Any, sends: Sequence[Any]) -> list[Any]:
+        begin = len(self.changes)
+        self.changes += [Change(begin + n, s.key, s.value) for n, s in enumerate(sends)]
+        return [SimpleNamespace(offset=begin + n) for n in range(len(sends))]
+
+    async def read(self, topic: str, partition: int, start: int) -> AsyncIterator[list[Change]]:
+        assert (topic, partition) == ("demur-join-state-changelog", 3)
+        self.read_from.append(start)
+        for change in self.changes[start:]:
+            yield [change]
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    made = Log()
+    monkeypatch.setattr(module, "send_all", made.send)
+    return made
+
+
+def state(log: Log, store: str, folder: Path) -> State:
+    app: Any = SimpleNamespace(conf=SimpleNamespace(id="demur-join"))
+    return State(app, "state", rows_in(store, folder), log.read)
+
+
+@pytest.mark.parametrize(("store", "again"), [("memory", 0), ("rocksdb", 3)])
+async def test_rows_outlive_the_worker(log: Log, tmp_path: Path, store: str, again: int) -> None:
+    first = state(log, store, tmp_path)
+    await first.open(3)
+    await first.write(3, {b"a": b"1", b"b": b"2"})
+    await first.write(3, {b"a": None})
+    first.close()
+    log.changes.append(Change(3, b"c", b"3"))  # another worker was here meanwhile
+    second = state(log, store, tmp_path)
+    await second.open(3)
+    await second.open(3)
+    assert sorted(second.items(3)) == [(b"b", b"2"), (b"c", b"3")]
+    assert (second.get(3, b"a"), second.get(3, b"b")) == (None, b"2")
+    assert log.read_from == [0, again], "once an assignment, and from disk only what is new"
+    second.close(3)
+
+
+async def test_nothing_is_read_off_a_partition_that_is_not_open(log: Log, tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        state(log, "memory", tmp_path).get(3, b"a")
+
+
+async def test_a_changelog_that_breaks_off_leaves_nothing_open(log: Log, tmp_path: Path) -> None:
+    async def breaks(*_: Any) -> AsyncIterator[list[Change]]:
+        yield [Change(0, b"a", b"1")]
+        raise DeliveryError("gone")
+
+    made = State(SimpleNamespace(conf=SimpleNamespace(id="demur-join")), "state", rows_in("memory", tmp_path), breaks)  # type: ignore[arg-type]
+    with pytest.raises(DeliveryError):
+        await made.open(3)
+    with pytest.raises(KeyError):
+        made.get(3, b"a")
+
+
+async def test_a_disk_that_takes_nothing_more_is_no_fault_of_the_event(log: Log, tmp_path: Path) -> None:
+    """Else every event would end as a dead letter."""
+    made = state(log, "memory", tmp_path)
+    await made.open(3)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    made._open[3].apply = full  # type: ignore[method-assign]
+    with pytest.raises(DeliveryError, match="No space left"):
+        await made.write(3, {b"a": b"1"})
+
+
+def test_a_folder_that_cannot_be_used_ends_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "partition-3").write_text("no database")
+    with pytest.raises(DeliveryError, match="partition 3"):
+        rows_in("rocksdb", tmp_path)(3)
