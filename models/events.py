@@ -40,6 +40,9 @@ Verb = Literal["accepted", "edited", "disagreed", "flagged", "abandoned", "retra
 Action = Literal["show", "banner", "review", "withhold"]
 Ending = Literal["unlabelled", "duplicate", "superseded", "orphan"]
 
+YEARS: Final = range(1970, 2200)
+"""In which an event may have occurred: with any horizon added it is still a date."""
+
 _QUOTED: Final = re.compile(r"'[^']*'")
 """msgspec quotes offending values in its messages; they may be patient text."""
 
@@ -272,6 +275,8 @@ def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
         event: E = msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
         raise Invalid(_QUOTED.sub("(value)", str(error))) from None
+    if (at := getattr(event, "occurred_at", None)) is not None and at.year not in YEARS:
+        raise Invalid(f"field `occurred_at` is not in the years {YEARS[0]} to {YEARS[-1]}: correct the sender's clock")
     return event
 
 

@@ -72,7 +72,8 @@ class Calibrations:
         try:
             found: Calibration = decode(Calibration, value)
             serving = thresholds(found)
-        except (EventError, StateError) as error:
+            serving.risk(0.0, {})
+        except (EventError, StateError, ArithmeticError, ValueError) as error:  # numbers may be absurd, too
             log.error("a calibration cannot be read: it is not used", error=type(error).__name__)  # noqa: TRY400 (no values)
             return
         held = self._held.get(found.deployment, Calibrated()).calibration

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import structlog
 import typer
@@ -134,6 +134,32 @@ def topics(
 
 
 @app.command()
+def verify(
+    bootstrap: Annotated[
+        str | None, typer.Option("--bootstrap", help="A Kafka broker; by default the settings'.")
+    ] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="What stands before the topics' names.")] = None,
+    policy: Annotated[list[Path] | None, typer.Option("--policy", help="Each policy that was in force.")] = None,
+    config: Config = None,
+    replayed: Annotated[bool, typer.Option("--replayed", help="The topics of `demur demo` or `replay`.")] = False,  # noqa: FBT002 (typer's way)
+) -> None:
+    """Recompute every decision, label and calibrator version from the topics, and name each difference.
+
+    Needs the settings of the workers (horizons, digest key, policies). Events may flow meanwhile: what is not yet due
+    is counted as pending. Ends with status 1 if anything differs.
+    """
+    from streams.verify import sentence  # noqa: PLC0415 (quick `--help`)
+    from streams.verify import verify as compare  # noqa: PLC0415 (the same)
+
+    given = {"bootstrap": bootstrap, "topic_prefix": prefix} | (REPLAYED if replayed else {})
+    report = compare(load(config, **{name: value for name, value in given.items() if value is not None}), policy or ())
+    for difference in report.differences:
+        typer.echo(str(difference))
+    typer.echo(sentence(report))
+    raise typer.Exit(bool(report.differences))
+
+
+@app.command()
 def train(
     out: Annotated[Path, typer.Option("--out", help="Folder for the artifact.")],
     data: Annotated[list[Path] | None, typer.Option("--data", help="Judged answers; by default synthetic.")] = None,
@@ -219,6 +245,10 @@ def score(
         sys.stdout.buffer.write(line + b"\n")
 
 
+REPLAYED: Final = {"time_source": "event", "horizon_s": 3 * 86_400.0}
+"""Time is what the events say, and horizons fit a week."""
+
+
 def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str, Any]:
     """Settings of a run that replays: time is what the events say, topics are made, horizons fit a week."""
     own = {} if given is None else {"topic_prefix": f"run-{data.name}."}
@@ -226,9 +256,8 @@ def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str
         "bootstrap": address,
         "model": model,
         "data_dir": data,
-        "time_source": "event",
-        "horizon_s": 3 * 86_400.0,
         "session_timeout_s": 3.0,
+        **REPLAYED,
         **own,
     }
 
@@ -251,7 +280,8 @@ def _progress(console: Console) -> Iterator[Any]:
 
 
 def _close(console: Console, finished: Any) -> None:
-    console.print(f"report   {finished.report}\nsummary  {finished.summary}", highlight=False, soft_wrap=True)
+    lines = (f"oracle   {finished.oracle}", f"report   {finished.report}", f"summary  {finished.summary}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
     if finished.wrong:
         raise DemurError("the accounts do not balance: " + "; ".join(finished.wrong))
 

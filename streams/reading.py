@@ -20,12 +20,15 @@ def read_all(settings: Settings, topic: str) -> list[ConsumerRecord]:
 
     They come by partition and, within it, by offset. Raises `SettingsError` if the topic does not exist.
     """
-    with _reader(settings, [topic]) as (consumer, partitions):
-        ends = consumer.end_offsets(partitions)
-        records: list[ConsumerRecord] = []
-        while any(consumer.position(partition) < _end(consumer, partition, end) for partition, end in ends.items()):
-            records += _poll(consumer, FETCH_MS)
+    with reader(settings, [topic]) as (consumer, partitions):
+        records = list(read_to(consumer, consumer.end_offsets(partitions)))
     return sorted(records, key=lambda record: (record.partition, record.offset))
+
+
+def read_to(consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> Iterator[ConsumerRecord]:
+    """Yield records until every partition has been read at least to its end."""
+    while any(consumer.position(partition) < _end(consumer, partition, end) for partition, end in ends.items()):
+        yield from _poll(consumer, FETCH_MS)
 
 
 def tail(settings: Settings, *topics: str, wait_ms: int = 200) -> Iterator[list[ConsumerRecord]]:
@@ -33,7 +36,7 @@ def tail(settings: Settings, *topics: str, wait_ms: int = 200) -> Iterator[list[
 
     Yields at least every `wait_ms`, an empty list if nothing came, so that the caller can redraw or leave.
     """
-    with _reader(settings, topics) as (consumer, _):
+    with reader(settings, topics) as (consumer, _):
         while True:
             yield _poll(consumer, wait_ms)
 
@@ -48,7 +51,8 @@ def _poll(consumer: KafkaConsumer, wait_ms: int) -> list[ConsumerRecord]:
 
 
 @contextmanager
-def _reader(settings: Settings, topics: Iterable[str]) -> Iterator[tuple[KafkaConsumer, list[TopicPartition]]]:
+def reader(settings: Settings, topics: Iterable[str]) -> Iterator[tuple[KafkaConsumer, list[TopicPartition]]]:
+    """Yield a consumer at the beginning of topics (names without prefix), and their partitions."""
     reach(settings)
     consumer = KafkaConsumer(
         **kafka_options(settings),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,9 +24,12 @@ from streams.feed import Item, broken, end_of, items
 from streams.report import write_report
 from streams.settings import Settings
 from streams.stages import policies
+from streams.verify import sentence, verify
 
 SHOWN: Final = ("faust-streaming", "kafka-python", "transformers", "torch", "river", "orjson")
 DAY_S: Final = 86_400.0
+SAID: Final = 5
+"""Differences named; `demur verify` names all."""
 SIMULATED: Final = (
     "The verdicts are real; the files have no times, so arrival and delay of each verdict are simulated from the seed."
 )
@@ -36,8 +40,10 @@ class Finished(NamedTuple):
 
     report: Path
     summary: Path
+    oracle: str
+    """What the oracle found in the topics, in one line."""
     wrong: list[str]
-    """Accounts that do not balance; empty: nothing was lost."""
+    """Accounts that do not balance, and what the oracle found; empty: nothing was lost."""
 
 
 def demonstrate(  # noqa: PLR0913 (one argument per thing that a user says)
@@ -100,8 +106,11 @@ def broker_for(bootstrap: str | None, out: Path) -> Iterator[tuple[str, str]]:
 
 def _finish(settings: Settings, plan: Plan, run: Run, out: Path, console: Console) -> Finished:
     accounts, run = drive(settings, plan, run, out, console)
+    found = verify(settings, at_rest=True)
+    run = replace(run, oracle_differences=len(found.differences))
     report = write_report(accounts, run, out)
-    return Finished(report, report.with_name("summary.json"), balances(accounts, run.dead_letters_planted))
+    wrong = [*balances(accounts, run.dead_letters_planted), *(f"oracle: {one}" for one in found.differences[:SAID])]
+    return Finished(report, report.with_name("summary.json"), sentence(found), wrong)
 
 
 def _run(settings: Settings, **facts: Any) -> Run:

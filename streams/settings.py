@@ -173,8 +173,8 @@ def _one_sentence(file: Path | None) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise SettingsError(_sentence(error.errors())) from None
-    except TOMLDecodeError as error:
-        raise SettingsError(f"settings file {file} is not TOML: {error}") from None
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {file} is not TOML in UTF-8: {error}") from None
     except SourceError as error:
         raise SettingsError(str(error)) from None
 

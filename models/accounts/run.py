@@ -62,6 +62,8 @@ class Run:
     seconds: float = 0.0
     drift: Drift | None = None
     dead_letters_planted: int | None = None
+    oracle_differences: int | None = None
+    """What `models.oracle` found in the run's topics."""
     note: str = ""
     """Where the data come from, in one sentence, e.g. that delays are simulated."""
     settings: dict[str, str] = field(default_factory=dict)

@@ -40,6 +40,7 @@ def summary(accounts: Accounts, run: Run) -> dict[str, Any]:
         "label_to_decision_ms": quantiles(accounts.lags.to_decision()),
         "balanced": not wrong,
         "imbalances": wrong,
+        "oracle_differences": run.oracle_differences,
         "note": run.note,
         "settings": run.settings,
         "versions": run.versions,

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from models.errors import EventError, SettingsError
-from models.events import Depth, Event, Feedback, Label, Response, decode
+from models.events import Depth, Event, Feedback, Label, Response, decode, parse
 from models.labels import reason_of, verdict
 from models.salience import tokens
 from models.training.draw import Draw
@@ -57,7 +57,7 @@ class _Row(msgspec.Struct, frozen=True):
 
 def read(*paths: Path) -> list[Example]:
     """Read verdict files. Raises `SettingsError` naming file, line and field."""
-    return [_example(row) for path in paths for row in _lines(path, msgspec.json.Decoder(_Row).decode)]
+    return [_example(row) for path in paths for row in _lines(path, _row)]
 
 
 def read_logs(responses: Path, judgements: Path) -> list[Example]:
@@ -114,6 +114,10 @@ def _verdict_on(example: Example, at: datetime) -> Arrival:
         occurred_at=at,
     )
     return Arrival(at, feedback)
+
+
+def _row(line: bytes) -> _Row:
+    return msgspec.convert(parse(line), _Row)
 
 
 def _example(row: _Row) -> Example:
@@ -181,7 +185,7 @@ def _lines(path: Path, parse: Any) -> Iterator[Any]:
 def _parsed(path: Path, number: int, line: bytes, parse: Any) -> Any:
     try:
         return parse(line)
-    except (EventError, msgspec.DecodeError) as error:
+    except (EventError, msgspec.ValidationError) as error:
         raise SettingsError(f"{path}, line {number}: {error}") from error
 
 

@@ -1,0 +1,60 @@
+"""The oracle: from the topics' full logs, what every decision, label, closure and calibrator version must be.
+
+    logs.py         what it is given and returns
+    wire.py         each record of ours: contract, canonical bytes, digest, key, identical repeats
+    decisions.py    responses against decisions;  tiering.py, risk.py: tier, reasons, action and risk anew
+    verdicts.py     feedback and decisions against labels and closures;  rows.py the join anew, tides.py its clock
+    told.py         labels against outcomes
+    calibrators.py  the label log against every published or cited version
+    letters.py      dead letters against the records that they point at
+
+Nothing here runs the stages' code: not `joining`, `tiers`, `policy.act`, `deciding`, nor the scorers' reading of a
+calibration. Shared, because a second one would be absurd: the wire types and their decoding (the contract itself), the
+calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drugs (`salience`: a vocabulary).
+
+**What it decides.** Whatever the interleaving of topics, batches, crashes and redeliveries was, and at any speed:
+
+- I1, I2: each response, feedback and broken message has its one end if its offset is committed and its time has come;
+- I3, I4: one decision per response and one label per verdict, repeats byte for byte, no feedback id counted twice;
+- I5: labels, weights, corrections and closures are what the rules give for *some* moment at which the settle window may
+  have closed; in a replay, where the watermark follows from the logs, for a moment that it can have reached;
+- I6, I7: risk (to 1e-9), tier, reasons, action, audit draw and digests of every decision;
+- I8: version n is the fold of the first n changes of the label log, bit for bit, published or cited;
+- I12: each record of ours has canonical bytes and the digest that its `ce_id` header says.
+
+**What it cannot decide**, because no log holds it:
+
+- the raw logit (it runs no encoder), `model_hash` before the first label, `decided_at` in live operation, and the two
+  doubts that are in `reasons` alone (see `tiering`);
+- how far a conversation's outcomes or the calibrations had come when a response was scored: any beginning will do;
+- what an input would have said: of a field on which nothing depends (a comment, the action of a superseded verdict), an
+  edit leaves no trace; nor does a swap of two labels that carry no evidence;
+- the alarms of WATCH; a rollback, which is a person's and not in the label log; a calibrator whose policy changed on
+  the way (it is folded under the last policy given);
+- what is beyond retention: counted as such. Calibrations that Kafka has compacted away are recomputed if cited.
+
+On a live system inputs that are not committed or not due, and whatever was written in the last moments, are pending.
+"""
+
+from models.oracle.calibrators import Versions
+from models.oracle.decisions import Decisions
+from models.oracle.letters import check_letters
+from models.oracle.logs import Difference, Entry, Logs, Report, Rules, Topics
+from models.oracle.told import check_labels
+from models.oracle.verdicts import Verdicts
+from models.oracle.wire import check_wire
+
+__all__ = ["Difference", "Entry", "Logs", "Report", "Rules", "check"]
+
+
+def check(logs: Logs, rules: Rules) -> Report:
+    """Recompute everything and return what differs; pure, and the same for the same logs."""
+    topics, report = Topics(logs), Report()
+    check_wire(topics, report)
+    check_letters(topics, report)
+    versions = Versions(topics, rules, report)
+    versions.check()
+    Decisions(topics, rules, versions, report).check()
+    Verdicts(topics, rules, report).check()
+    check_labels(topics, report)
+    return report

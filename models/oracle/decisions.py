@@ -1,0 +1,185 @@
+"""Responses against decisions: each response has one, and it says of the response what the response says."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+
+from models.errors import EventError
+from models.events import DeadLetter, Decision, Id, Outcome, Response, parse
+from models.oracle.calibrators import Versions
+from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
+from models.oracle.tiering import complaints, config_hash, policy_of
+from models.policy import Policy
+from models.salience import digest as salience
+
+Complaint = tuple[str, str]
+
+
+class Asked(NamedTuple):
+    """A record of `responses` that says whose it is: a response, or what is left of one that breaks the contract."""
+
+    entry: Entry
+    response: Response | None
+    rest: dict[str, Any]
+    codes: frozenset[str]
+    """Why it may be refused."""
+
+
+class Decisions:
+    """The check of every decision."""
+
+    def __init__(self, topics: Topics, rules: Rules, versions: Versions, report: Report) -> None:
+        self._topics = topics
+        self._rules = rules
+        self._versions = versions
+        self._report = report
+        self._asked: dict[str, list[Asked]] = defaultdict(list)
+        self._histories = _histories(topics)
+        self._letters = {(d.source_topic, d.partition, d.offset): d.code for d in _letters(topics)}
+
+    def check(self) -> None:
+        """Hold responses and decisions against each other, both ways."""
+        for asked in self._all():
+            self._asked[asked.rest["response_id"]].append(asked)
+            self._check_asked(asked)
+        for decided in self._topics.decisions.values():
+            self._check_decided(decided)
+
+    def _all(self) -> Iterator[Asked]:
+        for entry, response in self._topics.found[Response.topic]:
+            code = self._letters.get(self._place(entry))
+            yield Asked(entry, response, {"response_id": response.response_id}, frozenset({code} if code else ()))
+        for entry, error in self._topics.refused[Response.topic]:
+            rest = rest_of(entry)
+            if rest["response_id"] is not None:
+                yield Asked(entry, None, rest, frozenset({error.code, "internal"}))
+
+    def _place(self, entry: Entry) -> tuple[str, int, int]:
+        return self._topics.logs.prefix + entry.topic, entry.partition, entry.offset
+
+    def _check_asked(self, asked: Asked) -> None:
+        if asked.rest["response_id"] in self._topics.decisions:
+            self._report.checked["responses"] += 1
+        elif self._topics.logs.consumed("score", asked.entry):
+            self._report.differ("I1", asked.entry, "a response without a decision, though its offset is committed")
+        else:
+            self._report.pending["responses"] += 1
+
+    def _check_decided(self, decided: Found[Decision]) -> None:
+        logs, candidates = self._topics.logs, self._asked.get(decided.event.response_id, [])
+        if not logs.judged(decided.entry):
+            self._report.pending["decisions"] += 1
+        elif not candidates and logs.is_cut(Response.topic):
+            self._report.beyond["decisions"] += 1
+        elif not candidates:
+            self._report.differ("I1", decided.entry, "decides on a response that is not in the log")
+        else:
+            found = [list(self._complaints(decided, asked)) for asked in candidates]
+            self._report.checked["decisions"] += 1
+            for invariant, what in min(found, key=len):
+                self._report.differ(invariant, decided.entry, what)
+
+    def _complaints(self, decided: Found[Decision], asked: Asked) -> Iterator[Complaint]:
+        decision = decided.event
+        refused = decision.reasons[:1] == ("invalid_input",)
+        if refused or asked.response is None:
+            yield from self._refusal(decision, asked)
+            return
+        yield from _echo(decision, asked.response, self._rules.key)
+        yield from _groups(decision, asked.response, self._histories.get(decision.conversation_id, []))
+        if self._rules.replayed and decision.decided_at != decision.occurred_at:
+            yield "I7", "`decided_at` is not the time of the event, in a replay"
+        policy = policy_of(decision, self._rules)
+        if policy is None:
+            yield "I7", "`config_hash` names no policy that was given: pass every policy that was in force"
+            return
+        if self._versions.unknown and decision.calibrator_version:
+            self._report.beyond["risks"] += 1
+            return
+        cited = self._versions.cited(decision)
+        if cited is None:
+            yield "I8", f"cites version {decision.calibrator_version}, to which no beginning of the label log leads"
+            return
+        found = [list(complaints(decision, policy, one)) for one in cited]
+        yield from min(found, key=len)
+
+    def _refusal(self, decision: Decision, asked: Asked) -> Iterator[Complaint]:
+        """What holds of the red decision on a message that breaks the contract."""
+        if decision.reasons[:1] != ("invalid_input",) or len(decision.reasons) != 2:
+            yield "I6", "the response breaks the contract, and `reasons` do not say so"
+            return
+        code = decision.reasons[1]
+        if code not in asked.codes or self._letters.get(self._place(asked.entry)) != code:
+            yield "I1", "refused for a reason that its record and its dead letter do not give"
+        whose = asked.rest if asked.response is None else rest_of(asked.entry)
+        wanted = Decision(
+            response_id=decision.response_id,
+            conversation_id=whose["conversation_id"] or "unknown",
+            deployment=whose["deployment"] or "unknown",
+            tier="red",
+            action="review",
+            reasons=decision.reasons,
+            model_hash=decision.model_hash,
+            config_hash=config_hash(Policy()),
+            occurred_at=decision.decided_at,
+            decided_at=decision.decided_at,
+        )
+        for name in fields_that_differ(decision, wanted):
+            yield ("I6" if name in {"tier", "action"} else "I7"), f"`{name}` is not what a refusal says"
+
+
+def _echo(decision: Decision, response: Response, key: bytes) -> Iterator[Complaint]:
+    """What a decision repeats of its response."""
+    for name in ("conversation_id", "turn", "deployment", "occurred_at"):
+        if getattr(decision, name) != getattr(response, name):
+            yield "I7", f"`{name}` is not that of the response"
+    seen = blake2b(orjson.dumps([response.query, response.response]), key=key, digest_size=16).hexdigest()
+    if decision.input_digest != seen:
+        yield "I7", "`input_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
+    if decision.salience_digest != salience(response.response or "", key):
+        yield "I7", "`salience_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
+
+
+def _groups(decision: Decision, response: Response, outcomes: list[Outcome]) -> Iterator[Complaint]:
+    """Groups; how far the conversation's outcomes had come is not in the logs, so any beginning of them will do."""
+    others = {outcome.rejected for outcome in outcomes if outcome.response_id != response.response_id}
+    words = {"none", *("rejected" if rejected else "accepted" for rejected in others)}
+    wanted = {"category": response.category or "unknown", "site": response.site}
+    if response.response is None:
+        wanted["moment"] = "pre-response"
+    found = dict(decision.groups)
+    if found.pop("history", None) not in words:
+        yield "I7", "`groups.history` is not what any beginning of the conversation's outcomes gives"
+    if found != wanted:
+        yield "I7", "`groups` are not those of the response"
+
+
+def rest_of(entry: Entry) -> dict[str, str | None]:
+    """Return whose a record is, as far as it says so."""
+    try:
+        found = parse(entry.value, limit=len(entry.value))
+    except EventError:
+        found = {"response_id": dict(entry.headers).get("ce_id", b"").decode("ascii", "replace")}
+    return {name: _id(found.get(name)) for name in ("response_id", "conversation_id", "deployment")}
+
+
+def _id(value: object) -> str | None:
+    try:
+        return msgspec.convert(value, Id)
+    except msgspec.ValidationError:
+        return None
+
+
+def _histories(topics: Topics) -> dict[str, list[Outcome]]:
+    found: dict[str, list[Outcome]] = defaultdict(list)
+    for _, outcome in topics.found[Outcome.topic]:
+        found[outcome.conversation_id].append(outcome)
+    return found
+
+
+def _letters(topics: Topics) -> Iterator[DeadLetter]:
+    return (letter for _, letter in topics.found[DeadLetter.topic] if letter.stage == "score")

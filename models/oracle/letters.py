@@ -1,0 +1,72 @@
+"""Dead letters: each points at a real record, by its digest, and says what is wrong with it; none is missing."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from models.events import DeadLetter, Feedback, Response, digest
+from models.oracle.decisions import rest_of
+from models.oracle.logs import READERS, Entry, Found, Refused, Report, Topics
+
+MOST_TOLD: Final = 1000
+"""Feedback that JOIN keeps of one response."""
+INTERNAL: Final = ("internal", "not processable")
+"""A valid record that a stage could not process: a fault of ours, but not one that a log can show."""
+
+
+def check_letters(topics: Topics, report: Report) -> None:
+    """Hold dead letters and refused records against each other, both ways."""
+    refused = {_place(one): one for ones in topics.refused.values() for one in ones}
+    there: set[tuple[str, tuple[str, int, int]]] = set()
+    for found in topics.found[DeadLetter.topic]:
+        letter = found.event
+        topic = letter.source_topic.removeprefix(topics.logs.prefix)
+        place = (topic, letter.partition, letter.offset)
+        there.add((letter.stage, place))
+        for what in _complaints(topics, found, topic, refused.get(place)):
+            report.differ("I1", found.entry, what)
+        report.checked["dead letters"] += 1
+    for place, one in refused.items():
+        for stage in READERS.get(one.entry.topic, ()):
+            if (stage, place) in there:
+                continue
+            if topics.logs.consumed(stage, one.entry):
+                report.differ("I1", one.entry, f"breaks the contract, and {stage} wrote no dead letter: {one.error}")
+            else:
+                report.pending["dead letters"] += 1
+
+
+def _complaints(topics: Topics, found: Found[DeadLetter], topic: str, refused: Refused | None) -> Iterator[str]:
+    letter = found.event
+    source = topics.logs.at(topic, letter.partition, letter.offset)
+    if source is None:
+        if letter.offset >= topics.logs.starts.get((topic, letter.partition), 0):
+            yield "points at no record"
+        return
+    if not letter.source_topic.startswith(topics.logs.prefix) or letter.stage not in READERS.get(topic, ()):
+        yield f"no stage {letter.stage} reads that topic"
+    if (letter.digest, letter.size_bytes) != (digest(source.value), len(source.value)):
+        yield "`digest` or `size_bytes` is not that of the record that it points at"
+    if not _is_right(topics, letter, source, refused):
+        yield "`code` or `detail` is not what is wrong with the record that it points at"
+    response_id = rest_of(source)["response_id"] if letter.stage == "score" and topic == Response.topic else None
+    if letter.response_id != response_id:
+        yield "`response_id` is not what the record says"
+
+
+def _is_right(topics: Topics, letter: DeadLetter, source: Entry, refused: Refused | None) -> bool:
+    """Whether a letter says what is wrong with its record, as far as a log can show it."""
+    said = (letter.code, letter.detail)
+    if letter.code == "excessive" and refused is None:
+        return _told_before(topics, source) >= MOST_TOLD
+    return said == INTERNAL or (refused is not None and said == (refused.error.code, str(refused.error)))
+
+
+def _told_before(topics: Topics, source: Entry) -> int:
+    """Count the feedback that its response had when a record came."""
+    told = [f for f in topics.found[Feedback.topic] if isinstance(f.event, Feedback) and f.entry[1] == source.partition]
+    whose = next((f.event.response_id for f in told if f.entry is source), None)
+    return len({f.event.feedback_id for f in told if f.event.response_id == whose and f.entry.offset < source.offset})
+
+
+def _place(one: Refused) -> tuple[str, int, int]:
+    return one.entry.topic, one.entry.partition, one.entry.offset

@@ -1,0 +1,209 @@
+"""What the oracle is given, what it returns, and the reading of records by contract."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from models.errors import EventError
+from models.events import (
+    Alarm,
+    Calibration,
+    Closure,
+    DeadLetter,
+    Decision,
+    Event,
+    Feedback,
+    Label,
+    Outcome,
+    Response,
+    Watermark,
+    decode,
+)
+from models.joining import Horizons
+from models.policy import Policies
+
+E = TypeVar("E", bound=Event)
+
+CONTRACT: Final[dict[str, Any]] = {
+    **{t.topic: t for t in (Response, Label, Outcome, Closure, Calibration, Alarm, DeadLetter)},
+    **{t.topic: t | Watermark for t in (Decision, Feedback)},
+}
+"""What each topic may carry, and nothing else."""
+READERS: Final[dict[str, tuple[str, ...]]] = {
+    Response.topic: ("score",),
+    Outcome.topic: ("score",),
+    Decision.topic: ("join", "watch"),
+    Feedback.topic: ("join",),
+    Label.topic: ("learn", "watch"),
+    Closure.topic: ("watch",),
+}
+"""Which stages consume a topic."""
+INPUTS: Final = frozenset({Response.topic, Feedback.topic})
+"""Written by others; everything else is ours, and must be as we would have written it."""
+
+
+class Entry(NamedTuple):
+    """One record of a log. `topic` without its prefix; `at_ms`: the record's timestamp."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+    at_ms: int = 0
+
+
+class Logs(NamedTuple):
+    """The topics' records, each topic's by partition and offset, and what is known of how far the stages have come."""
+
+    entries: Mapping[str, Sequence[Entry]]
+    prefix: str = ""
+    committed: Mapping[tuple[str, str, int], int] | None = None
+    """Per (stage, topic, partition), asked *before* the logs' ends. None: the stages have consumed everything."""
+    until_ms: int | None = None
+    """What is younger may be half of a batch: evidence, but not judged. None: the stream is at rest."""
+    starts: Mapping[tuple[str, int], int] = {}
+    """First offsets above 0: what lay before them is beyond retention."""
+
+    def consumed(self, stage: str, entry: Entry) -> bool:
+        """Whether the stage has committed past this record, so that its outcomes must be durable (I2)."""
+        if self.committed is None:
+            return True
+        return entry.offset < self.committed.get((stage, entry.topic, entry.partition), 0)
+
+    def judged(self, entry: Entry) -> bool:
+        """Whether the batch that this record of ours belongs to must be complete."""
+        return self.until_ms is None or entry.at_ms <= self.until_ms
+
+    def is_cut(self, topic: str) -> bool:
+        """Whether records of a topic are beyond retention."""
+        return any(start > 0 for (name, _), start in self.starts.items() if name == topic)
+
+    def at(self, topic: str, partition: int, offset: int) -> Entry | None:
+        """Return the record at a place."""
+        found = self.entries.get(topic, ())
+        place = bisect_left(found, (partition, offset), key=lambda entry: (entry.partition, entry.offset))
+        entry = found[place] if place < len(found) else None
+        return entry if entry is not None and (entry.partition, entry.offset) == (partition, offset) else None
+
+
+class Rules(NamedTuple):
+    """What the stages were told: policies, horizons, the key of the digests, and whose clock lets time pass."""
+
+    policies: tuple[Policies, ...] = (Policies(),)
+    """Every policy that was in force; calibrators are folded under the last."""
+    horizons: Horizons = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
+    key: bytes = b""
+    replayed: bool = False
+    """Time is what the events say (`time_source` event), so that nothing depends on when it was processed."""
+
+
+class Found(NamedTuple, Generic[E]):
+    """A record and what it says."""
+
+    entry: Entry
+    event: E
+
+
+class Refused(NamedTuple):
+    """A record that breaks the contract."""
+
+    entry: Entry
+    error: EventError
+
+
+class Difference(NamedTuple):
+    """Where a log is not what it must be, which invariant of the design that breaks, and how. Holds no content."""
+
+    invariant: str
+    topic: str
+    partition: int
+    offset: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}: {self.what} ({self.invariant})"
+
+
+class Report:
+    """What was found."""
+
+    def __init__(self) -> None:
+        self.differences: list[Difference] = []
+        self.checked: Counter[str] = Counter()
+        """Facts recomputed, by kind."""
+        self.pending: Counter[str] = Counter()
+        """Not judged yet: inputs not yet committed or due, and what is too young."""
+        self.beyond: Counter[str] = Counter()
+        """Not to be judged any more: what it followed from is beyond retention."""
+
+    def differ(self, invariant: str, entry: Entry, what: str) -> None:
+        """Note a difference."""
+        self.differences.append(Difference(invariant, entry.topic, entry.partition, entry.offset, what))
+
+
+class Topics:
+    """The logs, decoded once."""
+
+    def __init__(self, logs: Logs) -> None:
+        self.logs = logs
+        self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
+        self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
+        for topic, type_ in CONTRACT.items():
+            for entry in logs.entries.get(topic, ()):
+                self._read(topic, type_, entry)
+
+    def first(self, topic: str, id_: str) -> dict[str, Found[Any]]:
+        """Return the first record of each id: what readers that know ids go by."""
+        known: dict[str, Found[Any]] = {}
+        for found in self.found[topic]:
+            if not isinstance(found.event, Watermark):
+                known.setdefault(getattr(found.event, id_), found)
+        return known
+
+    @cached_property
+    def decisions(self) -> dict[str, Found[Decision]]:
+        """The effective decision of each response."""
+        return self.first(Decision.topic, "response_id")
+
+    @cached_property
+    def labels(self) -> dict[str, Found[Label]]:
+        """By label id."""
+        return self.first(Label.topic, "label_id")
+
+    @cached_property
+    def closures(self) -> dict[str, Found[Closure]]:
+        """By closure id."""
+        return self.first(Closure.topic, "closure_id")
+
+    @cached_property
+    def outcomes(self) -> dict[str, Found[Outcome]]:
+        """By label id."""
+        return self.first(Outcome.topic, "label_id")
+
+    def ours(self) -> Iterator[Found[Any]]:
+        """Yield every record that our stages wrote."""
+        for topic, found in self.found.items():
+            if topic not in INPUTS:
+                yield from (one for one in found if not isinstance(one.event, Watermark))
+
+    def _read(self, topic: str, type_: Any, entry: Entry) -> None:
+        try:
+            self.found[topic].append(Found(entry, decode(type_, entry.value)))
+        except EventError as error:
+            self.refused[topic].append(Refused(entry, error))
+
+
+def fields_that_differ(one: Any, other: Any) -> list[str]:
+    """Name the fields in which two events of one type differ.
+
+    >>> from datetime import UTC, datetime
+    >>> at = datetime(2026, 1, 5, tzinfo=UTC)
+    >>> fields_that_differ(Watermark(occurred_at=at), Watermark(occurred_at=at.replace(year=2027)))
+    ['occurred_at']
+    """
+    return [name for name in one.__struct_fields__ if getattr(one, name) != getattr(other, name)]

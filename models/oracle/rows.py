@@ -1,0 +1,247 @@
+"""The join of one response, written anew from its rules: what each feedback must end as.
+
+Feedback is judged `settle` after it occurred, in the order in which it occurred. The first one settles the response
+with all that occurred within `settle` of it: the last verdict of each clinician by (occurred_at, feedback_id) becomes
+a label, the others are superseded, and those who give evidence share the weight. Whatever is judged later is a label
+of a further clinician (who takes one share more), a correction or a revocation if it is its clinician's latest, and
+superseded if it is not. What arrives after its time is judged as it comes: *when* it arrived is in no log, only
+bounds of it, so `Course` is asked for each possibility.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from models.events import Closure, Decision, Depth, Feedback, Label, Outcome, Scored
+from models.oracle.tides import EPOCH, FOREVER
+from models.salience import digest
+
+MOST_LOOKED: Final = 5_000
+"""Steps of courses looked into. A response has a handful of feedback, and most of it comes in its time."""
+CONTENT: Final = frozenset({"recipient-disagrees-evidence", "recipient-concerns-outcomes"})
+CONTEXT: Final = frozenset({
+    "not-convenient-feasible", "does-not-align-preferences", "cds-suboptimal-context", "cds-not-applicable",
+})  # fmt: skip
+"""HL7 `non-adherence-reason-codes`: against the content of the advice, or only against its moment."""
+
+
+class Ruling(NamedTuple):
+    """What one feedback says."""
+
+    rejected: bool
+    depth: Depth
+    evidence: bool
+
+
+def ruling(said: Feedback, salience: str, key: bytes) -> Ruling:
+    """Decide a feedback: reason code, then edit, then action. `salience`: the digest of the response's doses.
+
+    >>> from datetime import UTC, datetime
+    >>> at = datetime(2026, 1, 5, tzinfo=UTC)
+    >>> said = Feedback(feedback_id="f", response_id="r", clinician="c", action="edited", occurred_at=at)
+    >>> ruling(said, "", b"")
+    Ruling(rejected=True, depth='surface', evidence=True)
+    """
+    against = said.reason_code in CONTENT
+    if said.action in {"accepted", "retracted"} or (said.action == "abandoned" and not against):
+        return Ruling(rejected=False, depth="none", evidence=said.action == "accepted")
+    if against or said.reason_code in CONTEXT:
+        deep = against
+    elif said.edited_response is not None:
+        deep = digest(said.edited_response, key) != salience
+    else:
+        deep = said.action != "edited"
+    return Ruling(rejected=True, depth="deep" if deep else "surface", evidence=True)
+
+
+class Judged(NamedTuple):
+    """What became of one feedback: a label, or None: superseded; and at which event time it was due."""
+
+    said: Feedback
+    label: Label | None
+    due: datetime
+
+
+class Course(NamedTuple):
+    """A settled response on its way: what waits, what has become of the rest, each clinician's labels and share."""
+
+    decision: Decision
+    settle: timedelta
+    key: bytes
+    waiting: tuple[Feedback, ...] = ()
+    judged: tuple[Judged, ...] = ()
+    chains: tuple[tuple[Feedback, ...], ...] = ()
+    shares: tuple[int, ...] = ()
+
+    def hear(self, said: Feedback) -> "Course":
+        """Let a feedback arrive."""
+        return self._replace(waiting=tuple(sorted((*self.waiting, said), key=_when)))
+
+    def until(self, now: datetime) -> "Course":
+        """Let event time reach `now`: judge what is due."""
+        course = self
+        while course.waiting and course.waiting[0].occurred_at + course.settle <= now:
+            course = course._next() if course.judged else course._first()
+        return course
+
+    def _first(self) -> "Course":
+        due = self.waiting[0].occurred_at + self.settle
+        window = [said for said in self.waiting if said.occurred_at <= due]
+        last = {said.clinician: said for said in window}  # they are in order of time
+        chains = tuple((last[who],) for who in sorted(last))
+        share = max(1, sum(self._ruling(chain[-1]).evidence for chain in chains))
+        course = self._replace(chains=chains, shares=(share,) * len(chains), waiting=self.waiting[len(window) :])
+        labels = {said.feedback_id: course.label(place, 0) for place, (said,) in enumerate(chains)}
+        return course._replace(judged=tuple(Judged(said, labels.get(said.feedback_id), due) for said in window))
+
+    def _next(self) -> "Course":
+        said, *rest = self.waiting
+        due, course = said.occurred_at + self.settle, self._replace(waiting=tuple(rest))
+        place = next((i for i, chain in enumerate(self.chains) if chain[0].clinician == said.clinician), None)
+        if place is not None and max(map(_when, self.chains[place])) > _when(said):
+            return course._replace(judged=(*self.judged, Judged(said, None, due)))
+        if place is None:
+            place = len(self.chains)
+            course = course._replace(chains=(*self.chains, ()), shares=(*self.shares, max(self.shares) + 1))
+        chains = [chain + (said,) * (i == place) for i, chain in enumerate(course.chains)]
+        course = course._replace(chains=tuple(chains))
+        label = course.label(place, len(chains[place]) - 1)
+        return course._replace(judged=(*self.judged, Judged(said, label, due)))
+
+    def _ruling(self, said: Feedback) -> Ruling:
+        return ruling(said, self.decision.salience_digest, self.key)
+
+    def label(self, place: int, turn: int) -> Label:
+        """Return the label of a clinician's verdict, the `turn`-th."""
+        chain = self.chains[place][: turn + 1]
+        return _label(self.decision, chain, self._ruling(chain[-1]), self.shares[place])
+
+
+def courses(
+    start: Course, arrivals: Sequence[tuple[Feedback, datetime]], fits: Callable[[Judged], bool]
+) -> Iterator[Course]:
+    """Yield the courses that a row may have taken, likely ones first.
+
+    Args:
+        start: nothing has arrived yet.
+        arrivals: feedback in its order of arrival, each with the latest event time that may have been reached before.
+        fits: whether what became of a feedback is what the logs say; what follows from a misfit is not looked into.
+    """
+    yield _straight(start, arrivals)
+    open_, looked = [(0, EPOCH, start)], 0
+    while open_ and looked < MOST_LOOKED:
+        looked += 1
+        at, now, course = open_.pop()
+        if at == len(arrivals):
+            yield course.until(FOREVER)
+            continue
+        said, high = arrivals[at]
+        dues = {one.occurred_at + course.settle for one in (*course.waiting, said)}
+        times = [now, *sorted(due for due in dues if now < due <= high)]
+        for then in reversed(times):
+            moved = course.until(then).hear(said).until(then)
+            if all(map(fits, moved.judged[len(course.judged) :])):
+                open_.append((at + 1, then, moved))
+
+
+def _straight(course: Course, arrivals: Sequence[tuple[Feedback, datetime]]) -> Course:
+    """Return the course if nothing came late."""
+    for said, _ in arrivals:
+        course = course.hear(said)
+    return course.until(FOREVER)
+
+
+def outcome(label: Label) -> Outcome | None:
+    """Return what the conversation is told of a label, if anything."""
+    if label.kind != "verdict" or label.weight == 0.0:
+        return None
+    return Outcome(
+        label_id=label.label_id,
+        conversation_id=label.decision.conversation_id,
+        response_id=label.response_id,
+        turn=label.decision.turn,
+        rejected=label.rejected,
+        depth=label.depth,
+        occurred_at=label.occurred_at,
+    )
+
+
+def unlabelled(decision: Decision, horizon: timedelta) -> Closure:
+    """Return the closure of a response that nobody judged in time."""
+    return Closure(
+        closure_id=name(decision.response_id, "unlabelled", ""),
+        reason="unlabelled",
+        response_id=decision.response_id,
+        deployment=decision.deployment,
+        tier=decision.tier,
+        groups=decision.groups,
+        closed_at=decision.occurred_at + horizon,
+    )
+
+
+def superseded(decision: Decision, said: Feedback, origin: str) -> Closure:
+    """Return the closure of a verdict that another of the same clinician replaces."""
+    return Closure(
+        closure_id=name(said.response_id, "superseded", origin),
+        reason="superseded",
+        response_id=said.response_id,
+        feedback_id=said.feedback_id,
+        deployment=decision.deployment,
+        tier=decision.tier,
+        groups=decision.groups,
+        closed_at=said.occurred_at,
+    )
+
+
+def duplicate(said: Feedback, origin: str) -> Closure:
+    """Return the closure of a feedback whose id was seen before."""
+    return Closure(
+        closure_id=name(said.response_id, "duplicate", origin),
+        reason="duplicate",
+        response_id=said.response_id,
+        feedback_id=said.feedback_id,
+        closed_at=said.occurred_at,
+    )
+
+
+def orphan(said: Feedback, origin: str, wait: timedelta) -> Closure:
+    """Return the closure of a feedback without a response, or after its end."""
+    return Closure(
+        closure_id=name(said.response_id, "orphan", origin),
+        reason="orphan",
+        response_id=said.response_id,
+        feedback_id=said.feedback_id,
+        closed_at=said.occurred_at + wait,
+    )
+
+
+def name(*parts: str) -> str:
+    """Return the id that derives from these parts."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+def _when(said: Feedback) -> tuple[datetime, str]:
+    return said.occurred_at, said.feedback_id
+
+
+def _label(decision: Decision, chain: Sequence[Feedback], says: Ruling, share: int) -> Label:
+    said, place = chain[-1], len(chain) - 1
+    first = name(said.response_id, said.clinician, "")
+    ids = [first, *(name(said.response_id, said.clinician, later.feedback_id) for later in chain[1:])]
+    return Label(
+        label_id=ids[place],
+        feedback_id=said.feedback_id,
+        response_id=said.response_id,
+        deployment=decision.deployment,
+        clinician=said.clinician,
+        action=said.action,
+        rejected=says.rejected,
+        depth=says.depth,
+        weight=says.evidence / share,
+        kind="verdict" if not place else "revocation" if said.action == "retracted" else "correction",
+        revises=ids[place - 1] if place else None,
+        delay_s=max(0.0, (said.occurred_at - decision.occurred_at).total_seconds()),
+        occurred_at=said.occurred_at,
+        decision=Scored(**{field: getattr(decision, field) for field in Scored.__struct_fields__}),
+    )

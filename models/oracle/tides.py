@@ -1,0 +1,59 @@
+"""How far event time had come when JOIN took a record: bounds, because two topics interleave as they like.
+
+JOIN's time in a partition is the lesser of two watermarks: the latest times of what it has consumed of `decisions` and
+of `feedback`. Each topic is consumed in order; how they interleave is in no log. In a replay nothing else moves time.
+Live, the wall clock does: then there is no upper bound, and an event counts for the lower one at most as late as its
+record's timestamp.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Final
+
+from models.events import Decision, Feedback, Watermark
+from models.oracle.logs import Found, Rules, Topics
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+FOREVER: Final = datetime(9000, 1, 1, tzinfo=UTC)
+Input = Decision | Feedback | Watermark
+
+
+class Tides:
+    """Bounds of the event time in every partition of JOIN."""
+
+    def __init__(self, topics: Topics, rules: Rules) -> None:
+        self._replayed = rules.replayed
+        self._low: dict[tuple[str, int], datetime] = defaultdict(lambda: EPOCH)
+        self._decided: dict[int, datetime] = defaultdict(lambda: EPOCH)
+        self._offsets: dict[int, list[int]] = defaultdict(list)
+        times: dict[int, list[datetime]] = defaultdict(list)
+        for topic in (Decision.topic, Feedback.topic):
+            for found in topics.found[topic]:
+                place = topic, found.entry.partition
+                if topics.logs.consumed("join", found.entry):
+                    self._low[place] = max(self._low[place], self._surely(found))
+                if topic == Feedback.topic:
+                    self._offsets[found.entry.partition].append(found.entry.offset)
+                    times[found.entry.partition].append(found.event.occurred_at)
+                else:
+                    self._decided[found.entry.partition] = max(self._decided[place[1]], found.event.occurred_at)
+        self._told = {partition: list(accumulate(found, max)) for partition, found in times.items()}
+
+    def low(self, partition: int) -> datetime:
+        """Return how far time has surely come."""
+        return min(self._low[Decision.topic, partition], self._low[Feedback.topic, partition])
+
+    def high(self, partition: int, before: int | None = None) -> datetime:
+        """Return how far it may have come at most, before the feedback at this offset was taken (None: in the end)."""
+        if not self._replayed:
+            return FOREVER
+        offsets = self._offsets[partition]
+        place = len(offsets) if before is None else bisect_left(offsets, before)
+        told = self._told[partition][place - 1] if place else EPOCH
+        return min(told, self._decided[partition])
+
+    def _surely(self, found: Found[Input]) -> datetime:
+        at = found.event.occurred_at
+        return at if self._replayed else min(at, datetime.fromtimestamp(found.entry.at_ms / 1000.0, UTC))

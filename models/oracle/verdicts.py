@@ -1,0 +1,277 @@
+"""Feedback and decisions against labels and closures: each input has its one end, and each end its input."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from models.events import Closure, DeadLetter, Decision, Ending, Feedback, Label
+from models.oracle import rows
+from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
+from models.oracle.rows import Course, Judged, courses
+from models.oracle.tides import Tides
+
+ENDINGS: Final[tuple[Ending, ...]] = ("duplicate", "superseded", "orphan")
+
+Complaint = tuple[str, Entry, str]
+
+
+class Told(NamedTuple):
+    """One record of feedback, and the closures that are named after it."""
+
+    entry: Entry
+    said: Feedback
+    closed: dict[Ending, Found[Closure]]
+
+    @property
+    def origin(self) -> str:
+        """What its closures are named after."""
+        return f"{self.said.feedback_id}@{self.entry.partition}:{self.entry.offset}"
+
+
+class Row(NamedTuple):
+    """What the logs have of one response in one partition of JOIN."""
+
+    partition: int
+    decided: Found[Decision] | None
+    told: list[Told]
+
+
+class Verdicts:
+    """The check of every row."""
+
+    def __init__(self, topics: Topics, rules: Rules, report: Report) -> None:
+        self._topics = topics
+        self._logs = topics.logs
+        self._rules = rules
+        self._report = report
+        self._tides = Tides(topics, rules)
+        self._labels: dict[str, list[Found[Label]]] = defaultdict(list)
+        for label in topics.labels.values():
+            self._labels[label.event.response_id].append(label)
+        self._explained: set[str] = set()
+        """Ids of labels and closures that follow from some input."""
+
+    def check(self) -> None:
+        """Hold inputs and ends against each other, both ways."""
+        for row in self._rows().values():
+            self._check_row(row)
+        for id_, label in self._topics.labels.items():
+            self._check_stray(id_, label.entry)
+        for id_, closure in self._topics.closures.items():
+            self._check_stray(id_, closure.entry)
+
+    def _rows(self) -> dict[tuple[int, str], Row]:
+        """Cut the inputs by response, as JOIN does; what it set aside never reached a row."""
+        letters = (letter for _, letter in self._topics.found[DeadLetter.topic] if letter.stage == "join")
+        aside = {(d.source_topic, d.partition, d.offset) for d in letters}
+        found: dict[tuple[int, str], Row] = {}
+        for topic in (Decision.topic, Feedback.topic):
+            for entry, event in self._topics.found[topic]:
+                place = (self._logs.prefix + topic, entry.partition, entry.offset)
+                if place not in aside and isinstance(event, Decision | Feedback):
+                    self._put(found, entry, event)
+        return found
+
+    def _put(self, found: dict[tuple[int, str], Row], entry: Entry, event: Decision | Feedback) -> None:
+        key = entry.partition, event.response_id
+        row = found.setdefault(key, Row(entry.partition, None, []))
+        if isinstance(event, Feedback):
+            row.told.append(self._told(entry, event))
+        elif row.decided is None:
+            found[key] = row._replace(decided=Found(entry, event))
+
+    def _told(self, entry: Entry, said: Feedback) -> Told:
+        told = Told(entry, said, {})
+        for reason in ENDINGS:
+            closure = self._topics.closures.get(rows.name(said.response_id, reason, told.origin))
+            if closure is not None:
+                told.closed[reason] = closure
+                self._explained.add(closure.event.closure_id)
+        return told
+
+    def _check_row(self, row: Row) -> None:
+        labels = self._labels.get(row.decided.event.response_id, []) if row.decided else []
+        ends = [label.entry for label in labels]
+        ends += [closure.entry for told in row.told for closure in told.closed.values()]
+        if not all(map(self._logs.judged, ends)):
+            self._explained |= {label.event.label_id for label in labels}
+            self._report.pending["rows in the making"] += 1
+            return
+        heard = self._hear(row)
+        settled = bool(labels) or any("superseded" in told.closed for told in heard)
+        if settled and row.decided:
+            self._check_settled(row, row.decided, heard, labels)
+        else:
+            self._check_unsettled(row, heard)
+        if row.decided:
+            self._check_silence(row, row.decided, heard=bool(heard), settled=settled)
+
+    def _hear(self, row: Row) -> list[Told]:
+        """Return the feedback that counts, first of its id; check the ends of what does not."""
+        heard: list[Told] = []
+        known: set[str] = set()
+        lost: set[str] = set()
+        for told in row.told:
+            id_, closed = told.said.feedback_id, told.closed
+            self._report.checked["feedback"] += 1
+            if len(closed) > 1:
+                self._report.differ("I1", told.entry, f"has {len(closed)} ends: {', '.join(closed)}")
+            if "orphan" in closed:
+                lost.add(id_)
+                self._check_orphan(row, told)
+            elif id_ in known or "duplicate" in closed:
+                self._check_duplicate(told, row, repeated=id_ in known | lost)
+            else:
+                known.add(id_)
+                heard.append(told)
+        return heard
+
+    def _check_duplicate(self, told: Told, row: Row, *, repeated: bool) -> None:
+        if (found := told.closed.get("duplicate")) is None:
+            self._check_missing(row, told, "a repeated feedback that was not closed as a duplicate", at_once=True)
+            return
+        if not repeated:
+            self._report.differ("I5", found.entry, "a duplicate, though its id was not there before")
+        self._compare(found, rows.duplicate(told.said, told.origin))
+
+    def _check_orphan(self, row: Row, told: Told) -> None:
+        found, wait = told.closed["orphan"], self._rules.horizons.orphan
+        self._compare(found, rows.orphan(told.said, told.origin, wait))
+        first = min(other.said.occurred_at for other in row.told if "orphan" in other.closed)
+        given_up = self._tides.high(row.partition) >= first + wait
+        late = self._may_be_over(row, told.entry.offset)
+        if row.decided and told.said.occurred_at > row.decided.event.occurred_at + self._rules.horizons.response:
+            late = self._may_be_over(row)
+        if not given_up and not late:
+            self._report.differ("I5", found.entry, "an orphan before its time: its response might still have come")
+
+    def _may_be_over(self, row: Row, before: int | None = None) -> bool:
+        """Whether the row may have ended by then, so that further feedback comes too late."""
+        return row.decided is not None and self._tides.high(row.partition, before) >= self._end(row.decided)
+
+    def _end(self, decided: Found[Decision]) -> datetime:
+        """When a response is closed: a settle window after its horizon."""
+        horizons = self._rules.horizons
+        return decided.event.occurred_at + horizons.response + horizons.settle
+
+    def _check_unsettled(self, row: Row, heard: Sequence[Told]) -> None:
+        for told in heard:
+            if "superseded" in told.closed and not self._logs.is_cut(Decision.topic):
+                self._report.differ("I5", told.closed["superseded"].entry, "superseded, but no decision is in the log")
+            elif not told.closed:
+                self._check_missing(row, told, "feedback without an end, though its time has come", at_once=False)
+
+    def _check_missing(self, row: Row, told: Told, what: str, *, at_once: bool) -> None:
+        """Note a feedback that has no end: a difference only where it must have one, whatever the interleaving."""
+        horizons = self._rules.horizons
+        known = row.decided is not None and self._logs.consumed("join", row.decided.entry)
+        over = self._may_be_over(row)
+        wait = 2 * horizons.settle if known and not over else max(horizons.orphan, 2 * horizons.settle)
+        due = at_once and not over  # else: at the latest with the window of another one
+        due = due or told.said.occurred_at + wait <= self._tides.low(row.partition)
+        if due and self._logs.consumed("join", told.entry):
+            self._report.differ("I1", told.entry, what)
+        else:
+            self._report.pending["feedback"] += 1
+
+    def _check_settled(
+        self, row: Row, decided: Found[Decision], heard: Sequence[Told], labels: Sequence[Found[Label]]
+    ) -> None:
+        """Take the course of things that leaves least to complain of."""
+        named = {label.event.feedback_id for label in labels}
+        self._explained |= {label.event.label_id for label in labels}
+        if self._logs.is_cut(Feedback.topic) and named - {told.said.feedback_id for told in row.told}:
+            self._report.beyond["labels"] += len(labels)
+            return
+        self._report.checked["labels"] += len(labels)
+        known = {told.said.feedback_id: told for told in heard}
+        start = Course(decided.event, self._rules.horizons.settle, self._rules.key)
+        arrivals = [(told.said, self._tides.high(row.partition, told.entry.offset)) for told in heard]
+        tries = (
+            list(self._complaints(row, known, course, labels))
+            for course in courses(start, arrivals, lambda judged: not any(self._wrong(row, known, judged)))
+        )
+        for complaint in _least(tries):
+            self._report.differ(*complaint)
+
+    def _complaints(
+        self, row: Row, known: Mapping[str, Told], course: Course, labels: Sequence[Found[Label]]
+    ) -> Iterator[Complaint]:
+        """Yield what is wrong with a row if this was its course."""
+        for judged in course.judged:
+            yield from self._wrong(row, known, judged)
+        ids = {judged.label.label_id for judged in course.judged if judged.label}
+        for extra in (label for label in labels if label.event.label_id not in ids):
+            yield "I4", extra.entry, "a label that does not follow from the feedback on its response"
+
+    def _wrong(self, row: Row, known: Mapping[str, Told], judged: Judged) -> Iterator[Complaint]:
+        """Yield what is wrong with the end of one feedback."""
+        assert row.decided is not None
+        told = known[judged.said.feedback_id]
+        found = self._topics.labels.get(judged.label.label_id) if judged.label else told.closed.get("superseded")
+        due = judged.due <= self._tides.low(row.partition) and self._logs.consumed("join", told.entry)
+        if judged.label and "superseded" in told.closed:
+            yield "I5", told.closed["superseded"].entry, "superseded, but no later verdict of its clinician stands"
+        if found is None and due:
+            end = "have become a label" if judged.label else "be superseded: another verdict of its clinician stands"
+            yield "I1", told.entry, f"has no end: it must {end}"
+        if found is None or (judged.label and found.event.feedback_id != judged.said.feedback_id and not due):
+            return
+        wanted = judged.label or rows.superseded(row.decided.event, told.said, told.origin)
+        if names := fields_that_differ(found.event, wanted):
+            yield "I5", found.entry, f"not what feedback and decision give: {', '.join(names)}"
+        if judged.due > self._tides.high(row.partition):
+            yield "I5", found.entry, "judged before its time had come"
+
+    def _check_silence(self, row: Row, decided: Found[Decision], *, heard: bool, settled: bool) -> None:
+        """A response is closed as unlabelled at its horizon, exactly when nobody judged it."""
+        self._report.checked["responses joined"] += 1
+        wanted = rows.unlabelled(decided.event, self._rules.horizons.response)
+        found = self._topics.closures.get(wanted.closure_id)
+        if found is None:
+            if not (heard or settled):
+                self._check_open(row, decided)
+            return
+        self._explained.add(wanted.closure_id)
+        if not self._logs.judged(found.entry):
+            return
+        self._compare(found, wanted)
+        if settled:
+            self._report.differ("I1", found.entry, "closed as unlabelled, though it has a label")
+        if self._tides.high(row.partition) < self._end(decided):
+            self._report.differ("I5", found.entry, "closed as unlabelled before its horizon")
+
+    def _check_open(self, row: Row, decided: Found[Decision]) -> None:
+        due = self._end(decided) <= self._tides.low(row.partition)
+        if due and self._logs.consumed("join", decided.entry):
+            self._report.differ("I1", decided.entry, "nobody judged its response in time, and it was not closed")
+        else:
+            self._report.pending["responses without feedback"] += 1
+
+    def _compare(self, found: Found[Closure], wanted: Closure) -> None:
+        self._report.checked["closures"] += 1
+        if names := fields_that_differ(found.event, wanted):
+            what = f"not the closure that feedback and decision give: {', '.join(names)}"
+            self._report.differ("I5", found.entry, what)
+
+    def _check_stray(self, id_: str, entry: Entry) -> None:
+        """What follows from no input at all."""
+        if id_ in self._explained:
+            return
+        if not self._logs.judged(entry):
+            self._report.pending["ends in the making"] += 1
+        elif self._logs.is_cut(Feedback.topic) or self._logs.is_cut(Decision.topic):
+            self._report.beyond["ends"] += 1
+        else:
+            self._report.differ("I1", entry, "follows from no feedback and no decision in the log")
+
+
+def _least(tries: Iterator[list[Complaint]]) -> list[Complaint]:
+    """Return the shortest list, the first empty one at once."""
+    best: list[Complaint] | None = None
+    for found in tries:
+        if not found:
+            return []
+        best = found if best is None or len(found) < len(best) else best
+    return best or []

@@ -1,0 +1,178 @@
+"""All stages without Kafka: topics in memory; batches, interleavings and crashes from a seed; the logs they leave."""
+
+import random
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import product
+from typing import Any, cast
+
+from models.calibration.ledger import thresholds
+from models.deciding import Calibrated, Failed
+from models.encoder.base import Score as RawScore
+from models.events import Calibration, Response, Watermark, decode, encode
+from models.joining import Horizons
+from models.oracle import Entry, Logs, Rules
+from models.policy import Policies, Policy
+from models.training import synth
+from streams.agents import fold, score
+from streams.agents.common import Context
+from streams.agents.expiry import Expiry
+from streams.agents.join import Join
+from streams.agents.learn import Learn
+from streams.agents.watch import Watch
+from streams.clock import Clock, EventClock
+from streams.delivery import Record
+from streams.feed import Item, items
+from streams.metrics import Metrics
+from streams.stages import INPUTS
+from streams.wire import Send
+from tests.stagecraft import Theatre
+
+KEY = b"a key of digests"
+HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
+"""Partitions may be a week apart here: LEARN, which keeps ids for two horizons, must still know them."""
+POLICIES = Policies(Policy(warm_up_labels=15, warm_up_deviation=2.0))
+RULES = Rules((POLICIES,), HORIZONS, KEY, replayed=True)
+CRASHES = ("no", "no", "no", "early", "written", "sent")
+
+
+class Reader:
+    """Scores at once, by a digest of the text: the same everywhere, and different for every answer."""
+
+    model_hash = "m" * 64
+
+    async def score(self, response: Response) -> RawScore | Failed:
+        number = zlib.crc32(f"{response.query}{response.response}".encode())
+        if number % 23 == 0:
+            return Failed("deadline_missed")
+        logit, alien = number / 2**32 * 8.0 - 6.0, number % 19 == 0
+        return RawScore(logit, truncated=number % 17 == 0, unknown=0.9 if alien else 0.0)
+
+
+class HandClock:
+    """Wall time, moved by hand."""
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+    def bounded(self, occurred_at: datetime) -> datetime:
+        return min(occurred_at, self.at)
+
+
+class Rehearsal:
+    """Topics in memory and the stages that read them."""
+
+    def __init__(
+        self, seed: int = 0, *, partitions: int = 2, crashes: bool = True, clock: HandClock | None = None
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.partitions = partitions
+        self.crashes = CRASHES if crashes else ("no",)
+        self.logs: dict[str, list[list[Entry]]] = defaultdict(lambda: [[] for _ in range(partitions)])
+        self.committed: dict[tuple[str, str, int], int] = {}
+        self._held: dict[str, Calibrated] = {}
+        self.clock: Clock = clock or EventClock()
+        context, time, horizon = Context("", Metrics()), self.clock, HORIZONS.response
+        parts = score.Parts(cast("Any", Reader()), cast("Any", self), POLICIES, time, KEY)
+        self.stages = {
+            "score": Theatre(lambda s: score.Score(context, s, Expiry(horizon, score.read_time), parts)),
+            "join": Theatre(lambda s: Join(context, s, HORIZONS, time, KEY)),
+            "learn": Theatre(lambda s: fold.Fold(Learn(POLICIES), context, s, _long(), time)),
+            "watch": Theatre(lambda s: fold.Fold(Watch(POLICIES), context, s, _long(), time)),
+        }
+
+    def of(self, deployment: str) -> Calibrated:
+        return self._held.get(deployment, Calibrated())
+
+    async def ready(self) -> None:
+        return
+
+    def play(
+        self, what: Iterable[Item], *, chunk: int = 20, meanwhile: Callable[[], None] = lambda: None
+    ) -> "Rehearsal":
+        """Send items, a few at a time, and let the stages run in between; then end the stream."""
+        waiting, end = list(what), None
+        while waiting:
+            for item in waiting[:20]:
+                end = max(end or item.arrives_at, item.arrives_at)
+                self.put(item.topic, item.key, item.value, item.headers)
+            waiting = waiting[20:]
+            self.run(some=True)
+            meanwhile()
+        self.run()
+        return self.finish(end + 2 * HORIZONS.response)
+
+    def finish(self, at: datetime) -> "Rehearsal":
+        """Let every horizon pass."""
+        for topic, partition in product(Watermark.topics, range(self.partitions)):
+            self.put(topic, None, encode(Watermark(occurred_at=at)), [], partition)
+        return self.run()
+
+    def put(self, topic: str, key: bytes | None, value: bytes, headers: Any, partition: int | None = None) -> None:
+        place = zlib.crc32(key or b"") % self.partitions if partition is None else partition
+        log = self.logs[topic][place]
+        log.append(Entry(topic, place, len(log), key, value, tuple(headers or ()), self._now_ms()))
+        if topic == Calibration.topic and self.rng.random() < 0.7:  # scorers may lag behind
+            found = decode(Calibration, value)
+            self._held[found.deployment] = Calibrated(found, thresholds(found))
+
+    def _now_ms(self) -> int:
+        now = self.clock.now()
+        return int(now.timestamp() * 1000) if now else 0
+
+    def run(self, *, some: bool = False) -> "Rehearsal":
+        """Let stages consume what there is in any interleaving (some of it, or all)."""
+        while (open_ := self._open()) and not (some and self.rng.random() < 0.05):
+            upstream = int(self.rng.random() ** 3 * len(open_))  # a worker far behind makes orphans of all feedback
+            name, topic, partition = open_[upstream]
+            at = self.committed.get((name, topic, partition), 0)
+            batch = self.logs[topic][partition][at : at + self.rng.randint(1, 12)]
+            stage = self.stages[name]
+            stage.run([_record(entry) for entry in batch], crash=self.rng.choice(self.crashes))
+            self.committed[name, topic, partition] = at + len(batch)
+            self._send(stage.sent)
+            stage.sent = []
+        return self
+
+    def _open(self) -> list[tuple[str, str, int]]:
+        return [
+            (name, topic, partition)
+            for name, topics in INPUTS.items()
+            for topic in topics
+            for partition in range(self.partitions)
+            if self.committed.get((name, topic, partition), 0) < len(self.logs[topic][partition])
+        ]
+
+    def _send(self, sends: Sequence[Send]) -> None:
+        for send in sends:
+            self.put(send.topic, send.key, send.value or b"", send.headers)
+
+    def left(self, *, at_rest: bool = True) -> Logs:
+        """Return the logs, and, unless the stream is at rest, how far the stages have come."""
+        entries = {topic: [entry for log in logs for entry in log] for topic, logs in self.logs.items()}
+        return Logs(entries, committed=None if at_rest else dict(self.committed))
+
+
+def _long() -> Expiry:
+    return Expiry(2 * HORIZONS.response, fold.read_time)
+
+
+def _record(entry: Entry) -> Record:
+    return Record(
+        entry.topic, entry.partition, entry.offset, entry.key, entry.value, dict(entry.headers), entry.at_ms / 1000
+    )
+
+
+def week(responses: int = 120, seed: int = 3, **changed: Any) -> synth.Week:
+    """A small week with everything untidy in it."""
+    untidy = {"orphans": 0.03, "duplicated": 0.1, "contradicted": 0.15} | changed
+    return synth.generate(synth.Config(responses=responses, seed=seed, drift=None, **untidy))
+
+
+def rehearsed(seed: int = 0, responses: int = 120, **how: Any) -> Rehearsal:
+    return Rehearsal(seed, **how).play(list(items(week(responses, seed + 3).arrivals)))
