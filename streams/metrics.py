@@ -52,6 +52,7 @@ class Metrics:
         self.decisions = self._counter("demur_decisions", "Decisions.", "tier", "action")
         self.reasons = self._counter("demur_decision_reasons", "Reasons of decisions; one may have several.", "reason")
         self.scoring_seconds = self._histogram("demur_scoring_seconds", "Time of a batch in the encoder.", LATENCIES_S)
+        self.queue = Gauge("demur_scoring_queue", "Responses that wait for the encoder.", registry=self.registry)
         self.batch_size = self._histogram("demur_batch_size", "Responses of a batch in the encoder.", SIZES)
 
     def _of_stages(self) -> None:

@@ -1,25 +1,37 @@
 """The micro-batcher: takes what is queued whenever the encoder is free, never waits for a batch to fill.
 
-Inference runs in one thread of its own (torch releases the interpreter lock in its kernels), so that the event loop
-is never blocked. Whatever goes wrong, an answer comes before the deadline: a score, or why there is none.
+Tokenising and inference have one thread of their own (their libraries release the interpreter lock), so that the event
+loop is never blocked. Whatever goes wrong, an answer comes before the deadline: a score, or why there is none. Who
+finds the queue full waits outside, within the same deadline: an agent then takes no further events from Kafka.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count, islice
+from threading import Event, Lock, Thread
+from time import monotonic
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import structlog
 
 from models.deciding import Failed
-from models.encoder.base import Score
+from models.encoder.base import Prepared, Score
+from models.errors import EncoderHung
 from models.events import Response
 from streams.metrics import Metrics
 
-CHARS_PER_TOKEN: Final = 4
-"""Of English text in WordPiece, about; it only sizes batches."""
+QUEUED: Final = 1024
+"""Responses in the queue, at most; an agent has no more than a batch of them there."""
+CHUNK: Final = 64
+"""Responses tokenised at once, at most: a call of the encoder is not kept waiting for more than it can take."""
+SHARE: Final = 0.25
+"""Of the deadline that one call may take, as far as the last ones tell: who comes during it must have time left."""
+PATIENCE: Final = 10
+"""Deadlines after which an encoder that has not answered never will."""
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -28,13 +40,21 @@ class Encodes(Protocol):
 
     model_hash: str
 
-    def score(self, responses: Sequence[Response]) -> list[Score]:
-        """Score responses, in order."""
+    def prepare(self, responses: Sequence[Response]) -> list[Any]:
+        """Tokenise: one `Prepared` a response."""
+
+    def infer(self, prepared: Sequence[Any]) -> list[Score]:
+        """Score what was prepared, in order."""
 
 
 class _Job(NamedTuple):
     response: Response
     answer: "asyncio.Future[Score | Failed]"
+
+
+class _Ready(NamedTuple):
+    job: _Job
+    prepared: Prepared
 
 
 class Scorer:
@@ -45,60 +65,133 @@ class Scorer:
         self._metrics = metrics
         self._budget = budget
         self._deadline_s = deadline_s
-        self._queue: deque[_Job] = deque()
-        self._thread = ThreadPoolExecutor(1, "encoder")
-        self._working: asyncio.Task[None] | None = None
+        self._room = asyncio.Semaphore(QUEUED)
+        self._numbers = count()
+        self._queue: dict[int, _Job] = {}
+        self._lock = Lock()
+        self._wake = Event()
+        self._closed = False
+        self._pace = float("inf")  # tokens a second
+        self._called_at: float | None = None
+        metrics.queue.set_function(lambda: len(self._queue))
+        self._thread = Thread(target=self._serve, name="encoder", daemon=True)  # one that hangs must not keep us alive
+        self._thread.start()
 
     @property
     def model_hash(self) -> str:
         """The encoder's."""
         return self._encoder.model_hash
 
+    @property
+    def hangs(self) -> bool:
+        """Whether the encoder has been silent for so long that it will not answer."""
+        called_at = self._called_at
+        late = called_at is not None and monotonic() - called_at > PATIENCE * self._deadline_s
+        return late or not (self._thread.is_alive() or self._closed)
+
     async def score(self, response: Response) -> Score | Failed:
         """Return the score of a response, or why there is none in time."""
-        job = _Job(response, asyncio.get_running_loop().create_future())
-        self._queue.append(job)
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
+        if self._closed:
+            return Failed("shutting_down")
         try:
-            async with asyncio.timeout(self._deadline_s):
-                return await job.answer
+            async with asyncio.timeout(self._deadline_s), self._room:
+                return await self._queued(response)
         except TimeoutError:
             return Failed("deadline_missed")
 
+    async def watch(self) -> None:
+        """Raise `EncoderHung` once it does: the worker ends, and another takes over."""
+        while not self.hangs:  # noqa: ASYNC110 (no event tells of an encoder that does nothing)
+            await asyncio.sleep(self._deadline_s)
+        raise EncoderHung(f"the encoder has not answered for {PATIENCE * self._deadline_s:g} s: start the worker again")
+
     def close(self) -> None:
-        """End the thread; a batch under way is not waited for."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Answer what is queued, then end the thread; nobody waits for it here."""
+        self._closed = True
+        self._wake.set()
 
-    async def _work(self) -> None:
-        while batch := self._take():
-            self._metrics.batch_size.observe(len(batch))
-            with self._metrics.scoring_seconds.time():
-                answers = await self._answers([job.response for job in batch])
-            for job, answer in zip(batch, answers, strict=True):
-                if not job.answer.done():
-                    job.answer.set_result(answer)
+    async def _queued(self, response: Response) -> Score | Failed:
+        number, job = next(self._numbers), _Job(response, asyncio.get_running_loop().create_future())
+        with self._lock:
+            self._queue[number] = job
+        self._wake.set()
+        try:
+            return await job.answer
+        finally:
+            with self._lock:
+                self._queue.pop(number, None)  # a text that nobody waits for is not kept
 
-    def _take(self) -> list[_Job]:
-        """Take jobs up to the budget; one that is larger alone passes alone; nobody waits any more for the late."""
-        batch: list[_Job] = []
+    def _serve(self) -> None:
+        """Live in the thread."""
+        ready: deque[_Ready] = deque()
+        while not self._closed:
+            self._wake.wait()
+            self._wake.clear()
+            while ready or self._queue:
+                if batch := self._next(ready):
+                    self._score(batch)
+
+    def _next(self, ready: deque[_Ready]) -> list[_Ready]:
+        """Take what is next, up to the budget; one that is larger alone passes alone; nobody waits for the late."""
+        budget = min(self._budget, self._pace * SHARE * self._deadline_s)
+        self._fill(ready)
+        batch: list[_Ready] = []
         spent = 0
-        while self._queue and (not batch or spent < self._budget):
-            job = self._queue.popleft()
-            if not job.answer.done():
-                batch.append(job)
-                spent += (len(job.response.query) + len(job.response.response or "")) // CHARS_PER_TOKEN
+        while ready and (not batch or spent + ready[0].prepared.size <= budget):
+            if not (found := ready.popleft()).job.answer.done():
+                batch.append(found)
+                spent += found.prepared.size
         return batch
 
-    async def _answers(self, responses: list[Response]) -> Sequence[Score | Failed]:
-        """Score a batch; when it fails, each alone, so that one text cannot spoil its neighbours."""
-        try:
-            return await self._run(responses)
-        except Exception as error:  # noqa: BLE001 (out of memory, a kernel's failure: no score, never a crash)
-            log.warning("the encoder failed", error=type(error).__name__, batch=len(responses))
-            if len(responses) == 1:
-                return [Failed(f"model_error: {type(error).__name__}")]
-        return [answer for r in responses for answer in await self._answers([r])]
+    def _fill(self, ready: deque[_Ready]) -> None:
+        """Tokenise until a batch is full or the queue is empty."""
+        while sum(found.prepared.size for found in ready) < self._budget and (jobs := self._pull()):
+            prepared = self._each(self._encoder.prepare, [job.response for job in jobs])
+            for job, found in zip(jobs, prepared, strict=True):
+                if isinstance(found, Failed):
+                    _answer([(job, found)])
+                else:
+                    ready.append(_Ready(job, found))
 
-    async def _run(self, responses: list[Response]) -> list[Score]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._encoder.score, responses)
+    def _pull(self) -> list[_Job]:
+        with self._lock:
+            return [self._queue.pop(number) for number in list(islice(self._queue, CHUNK))]
+
+    def _score(self, batch: Sequence[_Ready]) -> None:
+        start = monotonic()
+        answers = self._each(self._encoder.infer, [found.prepared for found in batch])
+        seconds = monotonic() - start
+        self._pace = sum(found.prepared.size for found in batch) / max(seconds, 1e-6)
+        self._metrics.batch_size.observe(len(batch))
+        self._metrics.scoring_seconds.observe(seconds)
+        _answer([(found.job, answer) for found, answer in zip(batch, answers, strict=True)])
+
+    def _each(self, work: Callable[[list[Any]], Sequence[T]], items: list[Any]) -> Sequence[T | Failed]:
+        """Work on a batch; when it fails, on each alone, so that one text cannot spoil its neighbours."""
+        self._called_at = monotonic()
+        try:
+            done = work(items)
+            if len(done) == len(items):
+                return done
+            name = "AnswersMissing"
+        except Exception as error:  # noqa: BLE001 (out of memory, a kernel's failure: no score, never a crash)
+            name = type(error).__name__
+        finally:
+            self._called_at = None
+        log.warning("the encoder failed", error=name, batch=len(items))
+        if len(items) == 1:
+            return [Failed(f"model_error: {name}")]
+        return [answer for item in items for answer in self._each(work, [item])]
+
+
+def _answer(answers: Sequence[tuple[_Job, Score | Failed]]) -> None:
+    """Hand answers over to the event loop that waits for them; it may be gone."""
+    for loop in {job.answer.get_loop() for job, _ in answers}:
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, [pair for pair in answers if pair[0].answer.get_loop() is loop])
+
+
+def _settle(answers: Sequence[tuple[_Job, Score | Failed]]) -> None:
+    for job, answer in answers:
+        if not job.answer.done():
+            job.answer.set_result(answer)

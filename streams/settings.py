@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     """A score that takes longer is red."""
     batch_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = 2048
     """Tokens that the encoder takes at once."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the encoder computes in: by default bfloat16 where the processor has AMX. It is part of the model's identity
+    to the calibrator: set it where workers' processors differ."""
 
     horizon_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 7 * 86_400.0
     """Wait for feedback before a response is closed as unlabelled."""

@@ -3,11 +3,14 @@
 `faust -A streams.stages:join worker` starts one stage by Faust's own command, with the settings of the environment.
 """
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from tomllib import TOMLDecodeError, loads
 from typing import Final, NamedTuple
+
+import structlog
 
 from models.errors import SettingsError
 from models.events import Closure, Decision, Feedback, Label, Outcome, Response
@@ -34,6 +37,8 @@ INPUTS: Final[dict[Stage, tuple[str, ...]]] = {
     "learn": (Label.topic,),
     "watch": (Decision.topic, Label.topic, Closure.topic),
 }
+
+log = structlog.get_logger(__name__)
 
 
 class Built(NamedTuple):
@@ -84,8 +89,14 @@ def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     """Load the encoder. Raises `ArtifactError`."""
     from models.encoder import load as load_encoder  # noqa: PLC0415 (torch: only SCORE pays for it)
 
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # noqa: TID251 (the library's own switch: a worker is one core)
     path = _reference() if settings.model == "reference" else settings.model
-    encoder = load_encoder(path, threads=1, batch_tokens=settings.batch_tokens)
+    encoder = load_encoder(path, threads=1, batch_tokens=settings.batch_tokens, precision=settings.precision)
+    if (
+        encoder.runtime.precision == "bfloat16"
+    ):  # in float32 a call takes a hundred times as long as its kernels' making
+        encoder.warm()
+    log.info("encoder", model=path, model_hash=encoder.model_hash[:12], **encoder.runtime._asdict())
     return Scorer(encoder, metrics, budget=settings.batch_tokens, deadline_s=settings.deadline_s)
 
 
@@ -102,7 +113,8 @@ def _score(settings: Settings, context: Context) -> Built:
     parts = score.Parts(encoder, calibrations, rules, clock, key(settings))
     app = create_app(settings, "score", INPUTS["score"], lambda state: score.Score(context, state, expiry, parts))
     app.task(calibrations.follow)
-    return Built(app, {"model": lambda: True, "calibrations": lambda: calibrations.caught_up})
+    app.task(encoder.watch)
+    return Built(app, {"model": lambda: not encoder.hangs, "calibrations": lambda: calibrations.caught_up})
 
 
 def _join(settings: Settings, context: Context) -> Built:

@@ -2,9 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from models.events import Response
+
+Precision = Literal["float32", "bfloat16"]
+Wanted = Literal["auto", "float32", "bfloat16"]
 
 
 class Score(NamedTuple):
@@ -19,15 +22,51 @@ class Score(NamedTuple):
     unknown: float
 
 
-class Encoder(ABC):
+class Prepared(Protocol):
+    """A response that is tokenised and cut."""
+
+    @property
+    def size(self) -> int:
+        """What it costs, in tokens: the unit of a batch's budget."""
+
+
+class Runtime(NamedTuple):
+    """How an encoder computes, as its self-test found.
+
+    `deviation`: the largest difference in probability from the plain float32 forward, on the test's texts.
+    `reason`: why it is not the faster way, where there is one.
+    """
+
+    path: Literal["packed", "plain"]
+    precision: Precision
+    deviation: float = 0.0
+    reason: str = ""
+
+
+P = TypeVar("P", bound=Prepared)
+
+
+class Encoder(ABC, Generic[P]):
     """A loaded model. `model_hash` names weights, vocabulary, template and numeric mode, in 64 hexadecimal digits."""
 
     model_hash: str
+    runtime: Runtime
 
-    @abstractmethod
     def score(self, responses: Sequence[Response]) -> list[Score]:
         """Score each response, in the order given. A response's logit does not depend on the others."""
+        return self.infer(self.prepare(responses))
 
     @abstractmethod
+    def prepare(self, responses: Sequence[Response]) -> list[P]:
+        """Do what needs no model: tokenise and cut."""
+
+    @abstractmethod
+    def infer(self, prepared: Sequence[P]) -> list[Score]:
+        """Score what was prepared, in the order given."""
+
     def count_tokens(self, responses: Sequence[Response]) -> list[int]:
-        """Return what each response costs, in tokens after truncation: the unit of a batch's budget."""
+        """Return what each response costs, in tokens after truncation."""
+        return [found.size for found in self.prepare(responses)]
+
+    def warm(self) -> None:
+        """Do beforehand what the first batches would wait for."""

@@ -1,10 +1,35 @@
-"""Group texts of similar length, so that little is padded."""
+"""Group texts into forward passes: packed end to end, or padded to the longest."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 BATCH_TOKENS: Final = 2048
-"""Padded tokens a forward pass: beyond it a CPU gains nothing (measured: tiny to base sizes, two cores)."""
+"""Tokens a forward pass: beyond it a CPU gains little (measured: tiny to base sizes, two cores)."""
+
+FINE, COARSE, MANY = 16, 64, 512
+"""Rows of a matrix are rounded up to a multiple of `FINE`, of `COARSE` above `MANY`: 56 sizes up to 2,048."""
+
+
+def packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield lists of indices, shortest texts first; lengths sum to `budget` tokens at most.
+
+    A text longer than the budget is a pack of its own.
+
+    >>> list(packs([30, 5, 9, 100], budget=40))
+    [[1, 2], [0], [3]]
+    >>> list(packs([10, 10, 10, 10], budget=40))
+    [[0, 1, 2, 3]]
+    """
+    rows: list[int] = []
+    spent = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if rows and spent + lengths[index] > budget:
+            yield rows
+            rows, spent = [], 0
+        rows.append(index)
+        spent += lengths[index]
+    if rows:
+        yield rows
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -23,3 +48,22 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         rows.append(index)
     if rows:
         yield rows
+
+
+def rounded(rows: int) -> int:
+    """Round up to one of few sizes, since oneDNN prepares a kernel for each.
+
+    >>> [rounded(n) for n in (1, 16, 180, 513, 2048)]
+    [16, 16, 192, 576, 2048]
+    """
+    step = FINE if rows <= MANY else COARSE
+    return -(-rows // step) * step
+
+
+def sizes(budget: int) -> list[int]:
+    """Return every value of `rounded` up to a budget.
+
+    >>> sizes(40)
+    [16, 32, 48]
+    """
+    return sorted({rounded(rows) for rows in range(1, budget + 1)})

@@ -1,61 +1,70 @@
 """A transformers classifier over (context and query, response): any architecture with a head of one or two labels."""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.encoder.base import Encoder, Score
-from models.encoder.batches import BATCH_TOKENS, batches
+from models.encoder.base import Encoder, Runtime, Score
+from models.encoder.batches import BATCH_TOKENS
 from models.encoder.template import segments
 from models.encoder.tokens import Framer, Tokens
 from models.events import Response
 
-STEP: Final = 16
-"""Row lengths are rounded up to a multiple, so that kernels are prepared for few distinct shapes."""
+
+class Forward(ABC):
+    """A way through a model."""
+
+    @abstractmethod
+    def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+        """Divide rows of these lengths into passes of up to `budget` tokens."""
+
+    @abstractmethod
+    def logits(self, rows: Sequence[Tokens]) -> Tensor:
+        """Return (B, labels) of one pass, in float32."""
+
+    @abstractmethod
+    def states(self, rows: Sequence[Tokens]) -> list[Tensor]:
+        """Return (T, E) for each row of one pass, in float32."""
+
+    def warm(self, budget: int) -> None:  # noqa: B027 (most ways need nothing)
+        """Do beforehand what the first passes would wait for."""
 
 
-class CrossEncoder(Encoder):
+class CrossEncoder(Encoder[Tokens]):
     """Scores with one forward pass over both segments."""
 
     def __init__(
-        self, model: Any, framer: Framer, model_hash: str, *, pad: int, batch_tokens: int = BATCH_TOKENS
+        self,
+        forward: Forward,
+        framer: Framer,
+        model_hash: str,
+        runtime: Runtime,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self.model_hash = model_hash
-        self._model = model
+        self.runtime = runtime
+        self._forward = forward
         self._framer = framer
-        self._pad = pad
-        self._typed = getattr(model.config, "type_vocab_size", 0) > 1
         self._batch_tokens = batch_tokens
 
-    def score(self, responses: Sequence[Response]) -> list[Score]:
-        """Score each response, in the order given."""
-        rows = self._tokens(responses)
-        return [Score(logit, row.truncated, row.unknown) for logit, row in zip(self._logits(rows), rows, strict=True)]
-
-    def count_tokens(self, responses: Sequence[Response]) -> list[int]:
-        """Return the length of each row without padding."""
-        return [len(row.ids) for row in self._tokens(responses)]
-
-    def _tokens(self, responses: Sequence[Response]) -> list[Tokens]:
+    def prepare(self, responses: Sequence[Response]) -> list[Tokens]:
+        """Tokenise."""
         return self._framer([segments(response) for response in responses])
 
-    def _logits(self, rows: list[Tokens]) -> list[float]:
-        logits = np.empty(len(rows))
-        for picked in batches([len(row.ids) for row in rows], self._batch_tokens):
-            logits[picked] = self._forward([rows[index] for index in picked])
-        return [float(logit) for logit in logits]
+    def infer(self, prepared: Sequence[Tokens]) -> list[Score]:
+        """Score each row, in the order given."""
+        logits = np.empty(len(prepared))
+        for picked in self._forward.group([row.size for row in prepared], self._batch_tokens):
+            logits[picked] = log_odds(self._forward.logits([prepared[index] for index in picked])).double().numpy()
+        return [Score(float(logit), row.truncated, row.unknown) for logit, row in zip(logits, prepared, strict=True)]
 
-    @torch.inference_mode()
-    def _forward(self, rows: list[Tokens]) -> np.ndarray:
-        inputs = {name: tensor.to(self._model.device) for name, tensor in self._padded(rows).items()}
-        return log_odds(self._model(**inputs).logits).double().cpu().numpy()
-
-    def _padded(self, rows: list[Tokens]) -> dict[str, Tensor]:
-        inputs = padded(rows, self._pad, STEP)
-        return inputs if self._typed else {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    def warm(self) -> None:
+        """Prepare every size of pass."""
+        self._forward.warm(self._batch_tokens)
 
 
 def padded(rows: Sequence[Tokens], pad: int, step: int = 1) -> dict[str, Tensor]:

@@ -1,19 +1,25 @@
 """A frozen sentence encoder: texts to one vector a text and one a token, all of length one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.encoder.batches import BATCH_TOKENS, batches
-from models.encoder.cross import STEP
+from models.encoder.base import Wanted
+from models.encoder.batches import BATCH_TOKENS
+from models.encoder.cross import Forward
+from models.encoder.forward import Layout
+from models.encoder.runtime import choose
+from models.encoder.tokens import Tokens, ends
 
 Vectors = NDArray[np.float32]
 
 LONGEST: Final = 256
 """Tokens of one text; sentence encoders were trained on no more."""
+
+PROBES: Final = ("Dose?", "When?", "Take two tablets of amlodipine 5 mg every day with water. " * 2)
 
 
 class Embedded(NamedTuple):
@@ -28,37 +34,55 @@ class Embedded(NamedTuple):
 class Embedder:
     """Embeds each distinct text of a call once."""
 
-    def __init__(self, model: Any, tokenizer: Any, batch_tokens: int = BATCH_TOKENS) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, batch_tokens: int = BATCH_TOKENS, precision: Wanted = "float32"
+    ) -> None:
         self.unknown = tokenizer.unk_token_id
-        self._model = model
         self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens
+        layout = Layout(tokenizer.pad_token_id or 0, typed=False, first=False)
+        self._forward, self.runtime = choose(model, layout, self._probe, precision)
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Embedded]:
+    def __call__(self, texts: Iterable[str]) -> dict[str, Embedded]:
         """Return the embedding of each distinct text."""
+        return self.embed(self.tokenise(texts))
+
+    def tokenise(self, texts: Iterable[str]) -> dict[str, Tokens]:
+        """Return the ids of each distinct text."""
         distinct = sorted(set(texts))
-        ids = self._tokenizer(distinct, verbose=False)["input_ids"] if distinct else []
+        read = [ends(text, LONGEST) for text in distinct]
+        found = self._tokenizer(read, verbose=False)["input_ids"] if read else []
+        cut = [len(part) < len(text) for part, text in zip(read, distinct, strict=True)]
+        return {text: _kept(ids, cut=lost) for text, ids, lost in zip(distinct, found, cut, strict=True)}
+
+    def embed(self, texts: Mapping[str, Tokens]) -> dict[str, Embedded]:
+        """Return the embedding of each tokenised text."""
+        names, rows = list(texts), list(texts.values())
         found: dict[str, Embedded] = {}
-        for picked in batches([min(LONGEST, len(row)) for row in ids], self._batch_tokens):
-            rows = self._forward([ids[index] for index in picked])
-            found.update(zip((distinct[index] for index in picked), rows, strict=True))
+        for picked in self._forward.group([row.size for row in rows], self._batch_tokens):
+            states = self._forward.states([rows[index] for index in picked])
+            found.update((names[i], _embedded(state, rows[i])) for i, state in zip(picked, states, strict=True))
         return found
 
-    @torch.inference_mode()
-    def _forward(self, ids: list[list[int]]) -> list[Embedded]:
-        kept = [row if len(row) <= LONGEST else [*row[: LONGEST - 1], row[-1]] for row in ids]
-        width = -(-max(map(len, kept)) // STEP) * STEP
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in kept])  # (B, T)
-        inputs = torch.tensor([row + [0] * (width - len(row)) for row in kept])
-        device = self._model.device
-        states = self._model(input_ids=inputs.to(device), attention_mask=mask.to(device)).last_hidden_state  # (B, T, H)
-        found = zip(states.float().cpu(), kept, ids, strict=True)
-        return [_embedded(state[: len(row)], row, cut=len(row) < len(full)) for state, row, full in found]
+    def warm(self) -> None:
+        """Prepare every size of pass."""
+        self._forward.warm(self._batch_tokens)
+
+    def _probe(self, forward: Forward) -> torch.Tensor:
+        """Similarities of all tokens: what the features are made of."""
+        vectors = unit(torch.cat(forward.states(list(self.tokenise(PROBES).values()))).numpy())
+        return torch.from_numpy(vectors @ vectors.T)
 
 
-def _embedded(states: torch.Tensor, ids: list[int], *, cut: bool) -> Embedded:
+def _kept(ids: list[int], *, cut: bool) -> Tokens:
+    """Cut to the longest; the last special token stays."""
+    kept = ids if len(ids) <= LONGEST else [*ids[: LONGEST - 1], ids[-1]]
+    return Tokens(kept, [0] * len(kept), cut or len(kept) < len(ids), 0.0)
+
+
+def _embedded(states: torch.Tensor, row: Tokens) -> Embedded:
     pooled, tokens = unit(states.mean(dim=0).numpy()), unit(states[1:-1].numpy())
-    return Embedded(pooled, tokens, ids[1:-1], cut)
+    return Embedded(pooled, tokens, row.ids[1:-1], row.truncated)
 
 
 def unit(vectors: Vectors) -> Vectors:

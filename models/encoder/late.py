@@ -20,6 +20,7 @@ from models.encoder.head import Head
 from models.encoder.passages import asks, passages, sentences
 from models.encoder.relations import Query, relate
 from models.encoder.template import clean
+from models.encoder.tokens import Tokens
 from models.events import Response
 
 HEAD_FILE = "head.safetensors"
@@ -41,22 +42,41 @@ class Reading(NamedTuple):
     cut: bool
 
 
-class LateEncoder(Encoder):
+class Texts(NamedTuple):
+    """One event, divided and tokenised. `answer` is its passages and whether any was left out."""
+
+    query: str
+    asked: list[str]
+    answer: tuple[list[str], bool] | None
+    tokens: dict[str, Tokens]
+
+    @property
+    def size(self) -> int:
+        """Tokens of all its texts."""
+        return sum(row.size for row in self.tokens.values())
+
+
+class LateEncoder(Encoder[Texts]):
     """Scores by the relation of query and answer; fields of the context are left to the calibrator's groups."""
 
     def __init__(self, embedder: Embedder, weights: Weights, model_hash: str) -> None:
         self.model_hash = model_hash
+        self.runtime = embedder.runtime
         self._embedder = embedder
         self._weights = weights
 
-    def score(self, responses: Sequence[Response]) -> list[Score]:
-        """Score each response, in the order given."""
-        readings = read(self._embedder, responses)
+    def prepare(self, responses: Sequence[Response]) -> list[Texts]:
+        """Divide and tokenise."""
+        return divide(self._embedder, responses)
+
+    def infer(self, prepared: Sequence[Texts]) -> list[Score]:
+        """Score each, in the order given."""
+        readings = embed(self._embedder, prepared)
         return [Score(logit(self._weights, reading), reading.cut, self._unknown(reading)) for reading in readings]
 
-    def count_tokens(self, responses: Sequence[Response]) -> list[int]:
-        """Return how many tokens are embedded for each."""
-        return [sum(len(part.ids) for part in _parts(reading)) for reading in read(self._embedder, responses)]
+    def warm(self) -> None:
+        """Prepare every size of pass."""
+        self._embedder.warm()
 
     def _unknown(self, reading: Reading) -> float:
         ids = [token for part in _parts(reading) for token in part.ids]
@@ -74,12 +94,24 @@ def logit(weights: Weights, reading: Reading) -> float:
 
 def read(embedder: Embedder, responses: Sequence[Response]) -> list[Reading]:
     """Embed all texts of a batch in one call."""
+    return embed(embedder, divide(embedder, responses))
+
+
+def divide(embedder: Embedder, responses: Sequence[Response]) -> list[Texts]:
+    """Cut queries into sentences and answers into passages, and tokenise all in one call."""
     queries = [clean(response.query) for response in responses]
     answers = [None if response.response is None else passages(clean(response.response)) for response in responses]
     asked = [sentences(query) for query in queries]
-    texts = [text for answer in answers if answer for text in answer[0]]
-    found = embedder([*queries, *(text for part in asked for text in part), *texts])
-    return [_reading(found, *parts) for parts in zip(queries, asked, answers, strict=True)]
+    texts = [[q, *part, *(a[0] if a else ())] for q, part, a in zip(queries, asked, answers, strict=True)]
+    tokens = embedder.tokenise(text for each in texts for text in each)
+    held = [{text: tokens[text] for text in each} for each in texts]
+    return [Texts(*parts) for parts in zip(queries, asked, answers, held, strict=True)]
+
+
+def embed(embedder: Embedder, events: Sequence[Texts]) -> list[Reading]:
+    """Embed each distinct text of a batch once."""
+    found = embedder.embed({text: row for event in events for text, row in event.tokens.items()})
+    return [_reading(found, event.query, event.asked, event.answer) for event in events]
 
 
 def _reading(

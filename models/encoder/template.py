@@ -42,7 +42,8 @@ def segments(response: Response) -> tuple[str, str]:
 def clean(text: str) -> str:
     """Normalise to NFKC, drop invisible characters, collapse white space. Idempotent."""
     if not _PLAIN.fullmatch(text):
-        text = unicodedata.normalize("NFKC", "".join(filter(_visible, text)))
+        hidden = {ord(character): None for character in set(text) if not _visible(character)}
+        text = unicodedata.normalize("NFKC", text.translate(hidden))
     return " ".join(text.split())
 
 

@@ -3,19 +3,23 @@
 import math
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from models.encoder import load
+from models import encoder as encoders
 from models.encoder.artifact import CARD, seal, verify
 from models.encoder.quiet import quiet
 from models.errors import ArtifactError
 from models.events import Response
 from models.training.vocabulary import learn
 
+load = partial(
+    encoders.load, precision="float32"
+)  # whose bounds these are; a processor with AMX would choose otherwise
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 TEXT = "take two tablets of amlodipine 5 mg every day with water and call us if anything is unclear"
 WORDS = TEXT.split()

@@ -2,24 +2,30 @@
 
 import math
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from models.encoder import load
+from models import encoder as encoders
 from models.encoder.embedder import LONGEST, Embedder
 from models.encoder.late import features, read
 from models.encoder.loading import open_sentences
 from models.encoder.passages import FIRST, LAST, PASSAGE, asks, passages, sentences
 from models.encoder.quiet import quiet
+from models.encoder.runtime import BOUNDS
 from models.errors import ArtifactError
 from models.training.data import from_week
 from models.training.examples import pending
 from models.training.late import inverse_frequency, train_late
 from models.training.synth import Config, generate
 from models.training.vocabulary import learn
+
+load = partial(
+    encoders.load, precision="float32"
+)  # whose bounds these are; a processor with AMX would choose otherwise
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,19 @@ def test_a_response_scores_the_same_whatever_its_batch_mates(artifact, examples)
     mates = [example.event for example in examples[:15]]
     for mate, together in zip(mates, encoder.score(mates), strict=True):
         assert encoder.score([mate])[0].logit == pytest.approx(together.logit, abs=1e-4)
+
+
+def test_its_sentence_encoder_is_packed_and_exact(artifact):
+    found = load(str(artifact)).runtime
+    assert (found.path, found.precision) == ("packed", "float32")
+    assert found.deviation < 1e-5
+
+
+def test_bfloat16_moves_no_risk_far(artifact, examples):
+    events = [example.event for example in examples[:40]]
+    both = (encoders.load(str(artifact), precision=precision).score(events) for precision in ("float32", "bfloat16"))
+    risks = [[1 / (1 + math.exp(-score.logit)) for score in scores] for scores in both]
+    assert np.abs(np.subtract(*risks)).max() < BOUNDS["bfloat16"]
 
 
 def test_it_scores_before_and_after_the_answer(artifact, examples):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -25,6 +25,11 @@ REPLAY = EventClock()
 EAGER = Policy(warm_up_labels=10, warm_up_deviation=2.0, audit_rate=0.0)
 
 
+class Prepared(NamedTuple):
+    response: Response
+    size: int
+
+
 class Stub:
     """An encoder that answers what a test wants."""
 
@@ -34,7 +39,11 @@ class Stub:
         self.answer = answer
         self.batches: list[int] = []
 
-    def score(self, responses: Sequence[Response]) -> list[RawScore]:
+    def prepare(self, responses: Sequence[Response]) -> list[Prepared]:
+        return [Prepared(r, (len(r.query) + len(r.response or "")) // 4) for r in responses]
+
+    def infer(self, prepared: Sequence[Prepared]) -> list[RawScore]:
+        responses = [found.response for found in prepared]
         self.batches.append(len(responses))
         if isinstance(self.answer, Exception) and any("poison" in r.query for r in responses):
             raise self.answer
@@ -121,11 +130,11 @@ def test_before_the_model_has_answered_the_same_path_scores() -> None:
 
 
 class Slow(Stub):
-    def score(self, responses: Sequence[Response]) -> list[RawScore]:
+    def infer(self, prepared: Sequence[Prepared]) -> list[RawScore]:
         import time
 
         time.sleep(0.3)
-        return super().score(responses)
+        return super().infer(prepared)
 
 
 DOUBTS: dict[str, tuple[Response, Stub, Any, str, str]] = {

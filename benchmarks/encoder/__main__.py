@@ -1,0 +1,184 @@
+"""How fast an encoder scores: packed, padded, alone, against the naive pipeline and the measured matrix limit.
+
+All variants of a model take turns in one process, so that a busy neighbour hits them alike; a ratio is formed within a
+turn, and the median over the turns is shown with the lowest and the highest. Seconds are processor time (of one thread,
+unless `--threads` says more): on a shared machine wall time measures the neighbours; `--wall` takes it all the same.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import pipeline
+
+from benchmarks.encoder.subjects import SHAPES, Shape, make, pairs
+from models.encoder import load
+from models.encoder.batches import packs
+from models.encoder.forward import Layout, Plain
+from models.encoder.loading import open_model
+from models.encoder.stack import Dense
+from models.encoder.template import segments
+from models.events import Response
+
+NAIVE = "naive pipeline, one at a time"
+PADDED = "pipeline, 32 in arrival order, padded"
+
+Calls = list[list[int]]
+"""Which pairs each call takes."""
+
+
+class Variant(NamedTuple):
+    """One way to score. `calls` says which pairs go into each call."""
+
+    score: Callable[[Sequence[Response]], Any]
+    calls: Calls
+    precision: str = "float32"
+    first: bool = False
+
+
+class Stage(NamedTuple):
+    """What all variants of a model have in common."""
+
+    shape: Shape
+    events: Sequence[Response]
+    lengths: Sequence[int]
+    clock: Callable[[], float]
+
+    def timed(self, work: Callable[[], Any]) -> float:
+        """Seconds that some work takes."""
+        start = self.clock()
+        work()
+        return self.clock() - start
+
+    def turn(self, variant: Variant) -> list[float]:
+        """Seconds of each call of a variant."""
+        calls = ([self.events[n] for n in call] for call in variant.calls)
+        return [self.timed(lambda call=call: variant.score(call)) for call in calls]
+
+    @torch.inference_mode()
+    def limit(self, precision: str) -> float:
+        """Operations a second of the widest matrix of a layer, with its weights laid out: the best of five."""
+        dense = Dense(torch.nn.Linear(self.shape.hidden, 4 * self.shape.hidden), dtype=getattr(torch, precision))
+        x = torch.randn(512, self.shape.hidden, dtype=getattr(torch, precision))
+        return 8 * self.shape.hidden**2 * 512 / min(self.timed(lambda: dense(x)) for _ in range(5))
+
+
+def variants(folder: str, lengths: Sequence[int], budget: int) -> dict[str, Variant]:
+    """Return every variant that this processor has."""
+    alone, whole = [[n] for n in range(len(lengths))], [list(range(len(lengths)))]
+    packed = list(packs(lengths, budget))
+    chunks = [list(range(start, min(start + 32, len(lengths)))) for start in range(0, len(lengths), 32)]
+    found = {NAIVE: Variant(_pipeline(folder, 1), alone), PADDED: Variant(_pipeline(folder, 32), chunks)}
+    found["plain, by length, padded"] = Variant(_plain(folder, budget), whole)
+    for precision in _precisions():
+        encoder = load(folder, batch_tokens=budget, precision=precision)
+        found[f"packed, {precision}"] = Variant(encoder.score, packed, precision, first=True)
+        found[f"packed, {precision}, one at a time"] = Variant(encoder.score, alone, precision, first=True)
+    return found
+
+
+def _precisions() -> list[Any]:
+    return ["float32", *(["bfloat16"] if torch.cpu.get_capabilities().get("amx_bf16") else [])]
+
+
+def _pipeline(folder: str, rows: int) -> Callable[[Sequence[Response]], Any]:
+    model, tokenizer = open_model(folder)
+    classify: Any = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+
+    def score(responses: Sequence[Response]) -> Any:
+        texts = [dict(zip(("text", "text_pair"), segments(r), strict=True)) for r in responses]
+        return classify(texts, batch_size=rows, truncation="longest_first", max_length=512)
+
+    return score
+
+
+def _plain(folder: str, budget: int) -> Callable[[Sequence[Response]], Any]:
+    """What a model of an unknown kind gets."""
+    encoder: Any = load(folder, batch_tokens=budget, precision="float32")
+    model, tokenizer = open_model(folder)
+    encoder._forward = Plain(model.eval(), Layout(tokenizer.pad_token_id, typed=True, first=True))  # noqa: SLF001
+    return encoder.score
+
+
+def measure(name: str, events: Sequence[Response], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return one row a variant; a first turn of each is thrown away."""
+    with TemporaryDirectory() as folder:
+        made = make(name, Path(folder))
+        lengths = load(made, precision="float32").count_tokens(events)
+        stage = Stage(SHAPES[name], events, lengths, perf_counter if options.wall else process_time)
+        found = variants(made, lengths, options.budget)
+        taken = [{kind: stage.turn(v) for kind, v in found.items()} for _ in range(options.rounds + 1)][1:]
+        peaks = {precision: stage.limit(precision) for precision in _precisions()}
+    return [
+        {"model": name, "variant": kind, **figures(stage, v, peaks[v.precision]), **speeds(taken, kind, len(events))}
+        for kind, v in found.items()
+    ]
+
+
+def figures(stage: Stage, variant: Variant, peak: float) -> dict[str, float]:
+    """What the table needs beside seconds."""
+    work = sum(stage.shape.flops(length, first=variant.first) for length in stage.lengths)
+    return {"gflop_per_pair": work / len(stage.lengths) / 1e9, "limit_gflops": peak / 1e9}
+
+
+def speeds(taken: list[dict[str, list[float]]], kind: str, count: int) -> dict[str, float]:
+    """Medians over the turns, the spread of the ratio, and how long a call takes."""
+    seconds = [sum(turn[kind]) for turn in taken]
+    ratios = [sum(turn[NAIVE]) / sum(turn[kind]) for turn in taken]
+    calls = np.array([second for turn in taken for second in turn[kind]]) * 1e3
+    return {
+        "pairs_per_s": count / median(seconds),
+        "ratio_to_naive": median(ratios),
+        "ratio_lowest": min(ratios),
+        "ratio_highest": max(ratios),
+        "p50_ms": float(np.percentile(calls, 50)),
+        "p99_ms": float(np.percentile(calls, 99)),
+        "pairs_per_call": count * len(taken) / len(calls),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a table in Markdown."""
+    lines = [
+        "| model | variant | pairs/s | times naive (lowest, highest) | of the limit | a call, p50 / p99 ms |",
+        "|---" * 6 + "|",
+    ]
+    for r in rows:
+        spread = f"{r['ratio_to_naive']:.2f} ({r['ratio_lowest']:.2f}, {r['ratio_highest']:.2f})"
+        lines.append(
+            f"| {r['model']} | {r['variant']} | {r['pairs_per_s']:.1f} | {spread} | {r['share_of_limit']:.0%} | "
+            f"{r['p50_ms']:.1f} / {r['p99_ms']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all models, print the table, write what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder", description=__doc__)
+    parser.add_argument("--models", default=",".join(SHAPES), help="some of " + ", ".join(SHAPES))
+    parser.add_argument("--pairs", type=int, default=24, help="pairs that each variant scores in a turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of every variant")
+    parser.add_argument("--budget", type=int, default=2048, help="tokens a call")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; one worker a core has one")
+    parser.add_argument("--wall", action="store_true", help="measure wall time")
+    parser.add_argument("--json", type=Path, help="write one row a model and variant")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    events = pairs(options.pairs)
+    rows: list[dict[str, Any]] = [row for name in options.models.split(",") for row in measure(name, events, options)]
+    for row in rows:
+        row["share_of_limit"] = row["pairs_per_s"] * row["gflop_per_pair"] / row["limit_gflops"]
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""How long a response waits for its score, against load: our batcher, and the usual one that waits for a batch to fill.
+
+The encoder's cost (processor seconds a call and a token, tokenising included) is measured on a real one first; then a
+stand-in sleeps for that cost, so that both batchers run side by side and a busy neighbour does not turn 95 % into an
+overload. What is compared is the policy; queueing, threads and event loop are real.
+"""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean, median
+from tempfile import TemporaryDirectory
+from time import perf_counter, process_time, sleep
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from benchmarks.encoder.subjects import SHAPES, make, pairs
+from models.deciding import Failed
+from models.encoder import load
+from models.encoder.base import Encoder, Score
+from models.encoder.batches import BATCH_TOKENS
+from models.events import Response
+from streams.metrics import Metrics
+from streams.scorer import Scorer
+
+ROWS, WAIT_S = 32, 0.05
+"""The fixed batcher's: so many rows, or so long after the first of them."""
+LOADS = (0.5, 0.8, 0.95)
+
+
+class Batcher(Protocol):
+    async def score(self, response: Response) -> Score | Failed: ...
+
+    def close(self) -> None: ...
+
+
+class Cost(NamedTuple):
+    """Seconds of a call: `call` + `token` times its tokens."""
+
+    call: float
+    token: float
+
+    def of(self, tokens: int) -> float:
+        """Seconds that a call of so many tokens takes."""
+        return self.call + self.token * tokens
+
+
+class Sized(NamedTuple):
+    """Stands for a tokenised response."""
+
+    size: int
+
+
+class Timed:
+    """An encoder that takes as long as the real one was measured to take."""
+
+    model_hash = "timed"
+
+    def __init__(self, encoder: Encoder[Any], events: Sequence[Response]) -> None:
+        tokens = encoder.count_tokens(events)
+        self._sizes = {event.response_id: Sized(size) for event, size in zip(events, tokens, strict=True)}
+        self.cost = cost_of(encoder, events)
+        self.mean = fmean(tokens)
+
+    def prepare(self, responses: Sequence[Response]) -> list[Sized]:
+        return [self._sizes[response.response_id] for response in responses]
+
+    def infer(self, prepared: Sequence[Sized]) -> list[Score]:
+        sleep(self.cost.of(sum(found.size for found in prepared)))
+        return [Score(0.0, truncated=False, unknown=0.0)] * len(prepared)
+
+
+class FixedWait:
+    """What serving frameworks do by default: wait until a batch is full, or for so long."""
+
+    def __init__(self, encoder: Timed) -> None:
+        self._encoder = encoder
+        self._thread = ThreadPoolExecutor(1)
+        self._queue: asyncio.Queue[tuple[Response, asyncio.Future[Score]]] = asyncio.Queue()
+        self._task = asyncio.create_task(self._serve())
+
+    async def score(self, response: Response) -> Score:
+        answer: asyncio.Future[Score] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((response, answer))
+        return await answer
+
+    def close(self) -> None:
+        self._task.cancel()
+        self._thread.shutdown()
+
+    async def _serve(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            end = perf_counter() + WAIT_S
+            while len(batch) < ROWS and (left := end - perf_counter()) > 0:
+                try:
+                    batch.append(await asyncio.wait_for(self._queue.get(), left))
+                except TimeoutError:
+                    break
+            responses = [response for response, _ in batch]
+            scores = await asyncio.get_running_loop().run_in_executor(self._thread, self._scored, responses)
+            for (_, answer), score in zip(batch, scores, strict=True):
+                answer.set_result(score)
+
+    def _scored(self, responses: list[Response]) -> list[Score]:
+        return self._encoder.infer(self._encoder.prepare(responses))
+
+
+def cost_of(encoder: Encoder[Any], events: Sequence[Response]) -> Cost:
+    """Measure a call of one response and of ten, and draw the line through both medians."""
+    few, many = events[:1], events[:10]
+    tokens = [sum(encoder.count_tokens(part)) for part in (few, many)]
+    seconds = [median(_seconds(encoder, part) for _ in range(9)) for part in (few, many)]
+    token = (seconds[1] - seconds[0]) / (tokens[1] - tokens[0])
+    return Cost(max(0.0, seconds[0] - token * tokens[0]), token)
+
+
+def _seconds(encoder: Encoder[Any], events: Sequence[Response]) -> float:
+    start = process_time()
+    encoder.score(events)
+    return process_time() - start
+
+
+async def waits(batcher: Batcher, events: Sequence[Response], rate: float, seed: int) -> list[float]:
+    """Send events at random times, `rate` a second on the mean; return the seconds that each waits."""
+    at = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, len(events)))
+    start = perf_counter()
+
+    async def one(response: Response, when: float) -> float:
+        await asyncio.sleep(max(0.0, start + when - perf_counter()))
+        await batcher.score(response)
+        return perf_counter() - start - when
+
+    found = await asyncio.gather(*(one(response, when) for response, when in zip(events, at, strict=True)))
+    batcher.close()
+    return found
+
+
+async def compare(encoder: Timed, events: Sequence[Response], rate: float, runs: int) -> dict[str, list[list[float]]]:
+    """Run both batchers side by side, several times each."""
+    kinds = {"ours": lambda: Scorer(encoder, Metrics(), deadline_s=60.0), "fixed wait": lambda: FixedWait(encoder)}
+    jobs = [(name, seed) for seed in range(runs) for name in kinds]
+    found = await asyncio.gather(*(waits(kinds[name](), events, rate, seed) for name, seed in jobs))
+    return {name: [took for took, job in zip(found, jobs, strict=True) if job[0] == name] for name in kinds}
+
+
+def figures(runs: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Percentiles of each run: their mean, lowest and highest, in milliseconds."""
+    figures: dict[str, float] = {}
+    for percent in (50, 99):
+        each = [float(np.percentile(run, percent)) * 1e3 for run in runs]
+        figures |= {f"p{percent}_ms": fmean(each), f"p{percent}_lowest": min(each), f"p{percent}_highest": max(each)}
+    return figures
+
+
+def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return one row a load and batcher."""
+    events = pairs(options.events)
+    with TemporaryDirectory() as folder:
+        encoder = load(make(model, Path(folder)))
+        timed = Timed(encoder, events)
+    full = BATCH_TOKENS / timed.mean / timed.cost.of(BATCH_TOKENS)  # responses a second when every call is full
+    known = {"model": model, "precision": encoder.runtime.precision, "alone_ms": timed.cost.of(int(timed.mean)) * 1e3}
+    rows = []
+    for share in LOADS:
+        found = asyncio.run(compare(timed, events, share * full, options.runs))
+        rate = {"load": share, "events_per_s": share * full}
+        rows += [{**known, **rate, "batcher": name, **figures(runs)} for name, runs in found.items()]
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as a table in Markdown."""
+    lines = ["| model | load | batcher | p50 ms (lowest, highest) | p99 ms (lowest, highest) |", "|---" * 5 + "|"]
+    for r in rows:
+        spans = [f"{r[f'{p}_ms']:.0f} ({r[f'{p}_lowest']:.0f}, {r[f'{p}_highest']:.0f})" for p in ("p50", "p99")]
+        load_ = f"{r['load']:.0%}, {r['events_per_s']:.1f}/s"
+        lines.append(f"| {r['model']}, {r['alone_ms']:.0f} ms alone | {load_} | {r['batcher']} | {' | '.join(spans)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure all models, print the table, write what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
+    parser.add_argument("--models", default="MiniLM-L6,tiny", help="some of " + ", ".join(SHAPES))
+    parser.add_argument("--events", type=int, default=500, help="responses of a run")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each load and batcher, with seeds of their own")
+    parser.add_argument("--json", type=Path, help="write one row a model, load and batcher")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [row for model in options.models.split(",") for row in measure(model, options)]
+    print(table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The two ways through a model: texts packed end to end, or padded to equal length.
+
+Both take rows of token ids and return logits a text, or states a token. `packed` is the fast one, for models of BERT's
+shape; whoever takes it compares it with `Plain` first (`runtime.py`).
+"""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.encoder.batches import batches, packs, rounded
+from models.encoder.cross import Forward, padded
+from models.encoder.stack import BERT, DISTILBERT, Stack, runs
+from models.encoder.tokens import Tokens
+
+STEP: Final = 16
+"""Padded rows are rounded up to a multiple, so that kernels are prepared for few distinct shapes."""
+
+
+class Layout(NamedTuple):
+    """What a model wants: its padding token, whether segments are told apart, whether only first tokens are read."""
+
+    pad: int
+    typed: bool
+    first: bool
+
+
+class Plain(Forward):
+    """Any transformers model, as it is."""
+
+    def __init__(self, model: Any, layout: Layout) -> None:
+        self._model, self._pad = model, layout.pad
+        self._names = ("input_ids", "attention_mask", *(["token_type_ids"] if layout.typed else []))
+
+    def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+        """Texts of similar length."""
+        return batches(lengths, budget)
+
+    def logits(self, rows: Sequence[Tokens]) -> Tensor:
+        """(B, labels)."""
+        return self._run(rows).logits.float().cpu()  # type: ignore[no-any-return]
+
+    def states(self, rows: Sequence[Tokens]) -> list[Tensor]:
+        """(T, E) of each row."""
+        states = self._run(rows).last_hidden_state.float().cpu()
+        return [state[: len(row.ids)] for state, row in zip(states, rows, strict=True)]
+
+    @torch.inference_mode()
+    def _run(self, rows: Sequence[Tokens]) -> Any:
+        inputs = padded(rows, self._pad, STEP)
+        return self._model(**{name: inputs[name].to(self._model.device) for name in self._names})
+
+
+class Packed(Forward):
+    """A model of BERT's shape whose encoder is a `Stack`."""
+
+    def __init__(self, model: Any, stack: Stack, layout: Layout) -> None:
+        self._model, self._stack, self._layout = model, stack, layout
+        reserved = getattr(model.base_model.embeddings, "padding_idx", None)  # RoBERTa's positions begin after it
+        self._position = 0 if reserved is None else reserved + 1
+
+    def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+        """As many as the budget holds."""
+        return packs(lengths, budget)
+
+    def warm(self, budget: int) -> None:
+        """Prepare kernels."""
+        with torch.inference_mode():
+            self._stack.warm(budget)
+
+    def logits(self, rows: Sequence[Tokens]) -> Tensor:
+        """(B, labels)."""
+        return self._run(rows).logits[: len(rows)]  # type: ignore[no-any-return]
+
+    def states(self, rows: Sequence[Tokens]) -> list[Tensor]:
+        """(T, E) of each row."""
+        lengths = [len(row.ids) for row in rows]
+        states = self._run(rows).last_hidden_state[0, : sum(lengths)]
+        return list(states.split(lengths))
+
+    @torch.inference_mode()
+    def _run(self, rows: Sequence[Tokens]) -> Any:
+        lengths = [len(row.ids) for row in rows]
+        size = rounded(sum(lengths))
+        inputs = {"input_ids": _flat([row.ids for row in rows], size, self._layout.pad)}
+        if self._layout.typed:
+            inputs["token_type_ids"] = _flat([row.types for row in rows], size, 0)
+        positions = [np.arange(self._position, self._position + length) for length in lengths]
+        inputs["position_ids"] = _flat(positions, size, self._position)
+        return self._model(**inputs, runs=runs(lengths))
+
+
+def _flat(parts: Sequence[Any], size: int, rest: int) -> Tensor:
+    """(1, size): the parts end to end, then `rest`."""
+    flat = np.full(size, rest, dtype=np.int64)
+    joined = np.concatenate(parts)
+    flat[: len(joined)] = joined
+    return torch.from_numpy(flat)[None]
+
+
+def packed(model: Any, layout: Layout, dtype: torch.dtype) -> Packed:
+    """Return the packed way through a model, which stays as it is; weights that are not copied are shared.
+
+    Raises `ValueError` that says why it has none.
+    """
+    base = model.base_model
+    names = next((names for names in (BERT, DISTILBERT) if _has(base, names.layers)), None)
+    if names is None:
+        raise ValueError("its layers are not where BERT's are")
+    try:
+        stack = Stack(base, names, dtype, first=layout.first)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"its layers are not made as BERT's are: {error}") from None
+    place = base.get_submodule(names.layers.rpartition(".")[0])
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return Packed(deepcopy(model, {**shared, id(place): stack}), stack, layout)
+
+
+def _has(base: Any, name: str) -> bool:
+    try:
+        base.get_submodule(name)
+    except AttributeError:
+        return False
+    return True

@@ -1,0 +1,85 @@
+"""Which way an encoder computes: chosen at the start, by what the processor has and by a test of exactness.
+
+Not by a race: a choice that hung on the load of the machine would change the model hash from start to start, and with
+it the calibrators. Dynamic int8 is left out: it moves single probabilities by up to .8 and flips one tier in a hundred.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from models.encoder.base import Precision, Runtime, Wanted
+from models.encoder.cross import Forward, log_odds
+from models.encoder.forward import Layout, Plain, packed
+from models.encoder.tokens import Framer
+from models.errors import ArtifactError
+
+BOUNDS: Final[dict[Precision, float]] = {"float32": 1e-5, "bfloat16": 0.03}
+"""Probability that a way may differ from the plain float32 forward, at most. Measured in float32: some 1e-7; in
+bfloat16: .012 to .026, and no tier moves."""
+
+_FAILURES: Final = (ValueError, TypeError, RuntimeError, AttributeError, IndexError)
+"""What a model of an unforeseen kind raises."""
+
+PROBES: Final = (
+    ("Dose?", "Daily."),
+    ("When?", "Daily."),
+    ("May she take amlodipine?", "Take two tablets of amlodipine 5 mg every day with water. " * 2),
+    ("What if a dose of warfarin was missed? " * 4, "Never take twice as much; tell us at the next visit. " * 6),
+)
+"""Of equal and of different lengths, about two hundred tokens."""
+
+Outputs = Callable[[Forward], Tensor]
+"""Runs the test's texts and returns probabilities, or what else is bounded by one."""
+
+
+def choose(model: Any, layout: Layout, test: Outputs, wanted: Wanted) -> tuple[Forward, Runtime]:
+    """Return the fastest way through a model that agrees with the plain one.
+
+    Raises `ArtifactError` if `wanted` names a precision that it cannot have.
+    """
+    plain = Plain(model, layout)
+    try:
+        expected = test(plain)
+    except _FAILURES as error:
+        raise ArtifactError(f"this model cannot score texts ({_line(error)}): choose another") from None
+    reason = ""
+    for precision in _candidates(model, wanted):
+        try:
+            way = packed(model, layout, getattr(torch, precision))
+            deviation = float((test(way) - expected).abs().max())
+        except _FAILURES as error:
+            reason = f"it cannot be packed, for {_line(error)}"
+            continue
+        if deviation <= BOUNDS[precision]:
+            return way, Runtime("packed", precision, deviation, reason)
+        reason = f"packed in {precision} a probability differs by {deviation:.1g}"
+    if wanted == "bfloat16":
+        raise ArtifactError(f"DEMUR_PRECISION: this model cannot compute in bfloat16 ({reason}): choose float32")
+    return plain, Runtime("plain", "float32", 0.0, reason)
+
+
+def probe(framer: Framer) -> Outputs:
+    """Return the test of a classifier: its probabilities of rejection for texts of several lengths."""
+    rows = framer(PROBES)
+    return lambda way: torch.sigmoid(log_odds(way.logits(rows)))
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _candidates(model: Any, wanted: Wanted) -> Iterator[Precision]:
+    if model.device.type != "cpu":
+        return
+    if wanted == "bfloat16" or (wanted == "auto" and _has_bfloat16()):
+        yield "bfloat16"
+    if wanted != "bfloat16":
+        yield "float32"
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in bfloat16 (AMX); without, it is slower than float32."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))

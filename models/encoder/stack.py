@@ -1,0 +1,206 @@
+"""The layers of a BERT-like encoder over texts that are packed end to end: no padding is computed.
+
+Every matrix works on all texts at once; only attention is told where one ends. Where a classifier reads the first token
+of each text, the last layer computes no other. Weights are laid out for oneDNN once.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from models.encoder.batches import FINE, rounded, sizes
+
+
+class Names(NamedTuple):
+    """Where a family keeps its layers, and the parts of one."""
+
+    layers: str
+    query: str
+    key: str
+    value: str
+    mix: str
+    middle: str
+    up: str
+    activation: str
+    down: str
+    end: str
+
+
+BERT: Final = Names(
+    layers="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    mix="attention.output.dense",
+    middle="attention.output.LayerNorm",
+    up="intermediate.dense",
+    activation="intermediate.intermediate_act_fn",
+    down="output.dense",
+    end="output.LayerNorm",
+)
+"""And what copied it: RoBERTa, XLM-R, CamemBERT, ELECTRA, MiniLM, ..."""
+
+DISTILBERT: Final = Names(
+    layers="transformer.layer",
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    mix="attention.out_lin",
+    middle="sa_layer_norm",
+    up="ffn.lin1",
+    activation="ffn.activation",
+    down="ffn.lin2",
+    end="output_layer_norm",
+)
+
+
+class Run(NamedTuple):
+    """Neighbours of equal length: one call of attention."""
+
+    start: int
+    texts: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """One past the last token."""
+        return self.start + self.texts * self.length
+
+
+def runs(lengths: Sequence[int]) -> list[Run]:
+    """Find the runs among texts that are packed in this order.
+
+    >>> runs([3, 3, 5])
+    [Run(start=0, texts=2, length=3), Run(start=6, texts=1, length=5)]
+    """
+    found: list[Run] = []
+    start = 0
+    for length, equal in groupby(lengths):
+        found.append(Run(start, len(list(equal)), length))
+        start = found[-1].end
+    return found
+
+
+class Stack(nn.Module):
+    """Stands in a transformers model for its encoder, and returns what that would: states (1, T, E).
+
+    With `first`, of each text only the first token's: (B rounded up, 1, E). Matrices and attention compute in `dtype`;
+    sums over layers and norms stay in float32: in bfloat16 they would move four times as many tiers.
+    """
+
+    def __init__(self, base: Any, names: Names, dtype: torch.dtype, *, first: bool) -> None:
+        """Raises `ValueError`, `AttributeError` or `TypeError` for layers of another shape than `names` says."""
+        super().__init__()
+        *layers, last = base.get_submodule(names.layers)
+        heads = base.config.num_attention_heads
+        self._width, self._first = base.config.hidden_size, first
+        self._layers = [Layer(layer, names, heads, dtype) for layer in layers]
+        self._layers.append((LastLayer if first else Layer)(last, names, heads, dtype))
+
+    def forward(
+        self, hidden_states: Tensor, runs: Sequence[Run], **_: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """(1, T, E) and where the texts stand in it; T may go on beyond the last text."""
+        x = hidden_states[0]  # (T, E)
+        for layer in self._layers:
+            x = layer(x, runs)
+        states: Any = x[:, None] if self._first else x[None]  # transformers' annotation is narrower than its use
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
+
+    def warm(self, budget: int) -> None:
+        """Let oneDNN prepare its kernels for every number of tokens up to `budget`; the layers share them."""
+        for rows in sizes(budget):
+            for layer in (self._layers[0], self._layers[-1]):
+                layer(torch.zeros(rows, self._width), [Run(0, rows // FINE, FINE)])
+
+
+class Layer:
+    """One layer over T tokens of all texts; `heads` H of size D, hidden size E = H D."""
+
+    def __init__(self, layer: nn.Module, names: Names, heads: int, dtype: torch.dtype) -> None:
+        _check(layer, names)
+        at: Any = layer.get_submodule
+        self._heads = heads
+        self._qkv = Dense(*(at(name) for name in (names.query, names.key, names.value)), dtype=dtype)
+        self._mix, self._middle = Dense(at(names.mix), dtype=dtype), at(names.middle)
+        self._up, self._activation = Dense(at(names.up), dtype=dtype), at(names.activation)
+        self._down, self._end = Dense(at(names.down), dtype=dtype), at(names.end)
+
+    def __call__(self, x: Tensor, found: Sequence[Run]) -> Tensor:
+        """(T, E) → (T, E)."""
+        q, k, v = self._qkv(x).chunk(3, dim=-1)  # each (T, E)
+        mixed = torch.zeros_like(q, memory_format=torch.contiguous_format)
+        for run in found:
+            part = slice(run.start, run.end)
+            mixed[part] = self._attend(q[part], k[part], v[part], run.texts)
+        return self._rest(mixed, x)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, texts: int) -> Tensor:
+        """Of B texts of length T: (B Q, E) and (B T, E) → (B Q, E)."""
+        shape = (texts, -1, self._heads, q.shape[-1] // self._heads)
+        q, k, v = (part.view(shape).transpose(1, 2) for part in (q, k, v))  # (B, H, Q or T, D)
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
+
+    def _rest(self, mixed: Tensor, x: Tensor) -> Tensor:
+        x = self._middle(self._mix(mixed) + x)
+        end: Tensor = self._end(self._down(self._activation(self._up(x))) + x)
+        return end
+
+
+class LastLayer(Layer):
+    """The same for the first token of each text alone: it asks, all tokens answer."""
+
+    def __init__(self, layer: nn.Module, names: Names, heads: int, dtype: torch.dtype) -> None:
+        super().__init__(layer, names, heads, dtype)
+        at: Any = layer.get_submodule
+        self._query = Dense(at(names.query), dtype=dtype)
+        self._qkv = Dense(at(names.key), at(names.value), dtype=dtype)
+
+    def __call__(self, x: Tensor, found: Sequence[Run]) -> Tensor:
+        """(T, E) → (B rounded up, E): the head too sees few sizes, and never one row, which BLAS sums otherwise."""
+        firsts = [start for run in found for start in range(run.start, run.end, run.length)]
+        asking = x[firsts + [0] * (rounded(len(firsts)) - len(firsts))]  # (B', E)
+        q, (k, v) = self._query(asking), self._qkv(x).chunk(2, dim=-1)
+        mixed, done = torch.zeros_like(q), 0
+        for run in found:
+            rows, part = slice(done, done + run.texts), slice(run.start, run.end)
+            mixed[rows] = self._attend(q[rows], k[part], v[part], run.texts)
+            done += run.texts
+        return self._rest(mixed, asking)
+
+
+class Dense:
+    """x Wᵀ + b in `dtype`, with the W of several layers at once, laid out as oneDNN wants it where it can."""
+
+    def __init__(self, *layers: nn.Linear, dtype: torch.dtype) -> None:
+        self._weight = torch.cat([layer.weight for layer in layers]).to(dtype)
+        self._bias = torch.cat([layer.bias for layer in layers]).to(dtype)
+        self._prepared = _has_kernels(self._weight)
+        if self._prepared:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)  # noqa: SLF001 (torch.compile's own way; there is no public one)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(T, in) → (T, out)."""
+        x = x.to(self._bias.dtype)
+        if self._prepared:
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")  # type: ignore[no-any-return]  # noqa: SLF001 (see above)
+        return linear(x, self._weight, self._bias)
+
+
+def _has_kernels(weight: Tensor) -> bool:
+    """Whether oneDNN computes in this type on this processor."""
+    if weight.device.type != "cpu" or not torch._C._has_mkldnn:  # noqa: SLF001 (as torch asks itself)
+        return False
+    return weight.dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 (as above)
+
+
+def _check(layer: nn.Module, names: Names) -> None:
+    """Raise `ValueError` if a layer holds weights that are not named: it computes something else."""
+    known = sum(p.numel() for name in names[1:] for p in layer.get_submodule(name).parameters())
+    if known != sum(p.numel() for p in layer.parameters()):
+        raise ValueError("they hold further weights")

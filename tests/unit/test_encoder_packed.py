@@ -1,0 +1,240 @@
+"""The packed way through a model against the plain one: exact, whatever the lengths, and honest where it cannot be."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from models.encoder import load
+from models.encoder.base import Runtime
+from models.encoder.cross import CrossEncoder, log_odds
+from models.encoder.forward import Layout, Packed, Plain
+from models.encoder.loading import limit, open_model
+from models.encoder.quiet import quiet
+from models.encoder.runtime import BOUNDS, choose
+from models.encoder.stack import Run, runs
+from models.encoder.tokens import Framer, Tokens
+from models.errors import ArtifactError
+from models.training import synth
+from models.training.reference import ensure_reference
+from models.training.vocabulary import learn
+from tests.stagecraft import at
+
+CUTS = (0.05, 0.20)
+LENGTHS = (7, 7, 40, 101)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return texts_of(1000)
+
+
+def texts_of(count):
+    """The generator's texts, and some of them many times as long, up to what a model cuts."""
+    found = synth.generate(synth.Config(responses=count, seed=5)).responses[:count]
+    repeat = [1, 1, 1, 1, 3, 1, 1, 9]
+    return [_longer(response, repeat[n % len(repeat)]) for n, response in enumerate(found)]
+
+
+def _longer(response, times):
+    fields = {name: getattr(response, name) for name in response.__struct_fields__}
+    return type(response)(**{**fields, "response": response.response and " ".join([response.response] * times)})
+
+
+@pytest.fixture(scope="module")
+def folder(texts, tmp_path_factory):
+    """A BERT with random weights, and a head steep enough that its risks spread over all tiers."""
+    folder = tmp_path_factory.mktemp("packed")
+    torch.manual_seed(0)
+    tokenizer = learn([f"{text.query} {text.response}" for text in texts], 800, 512)
+    size = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), initializer_range=0.12, **size)).eval()
+    model.classifier.weight.data *= 10
+    model.classifier.bias.data[0] = 2.2 + np.median([s.logit for s in encoder_of(model, tokenizer).score(texts[:50])])
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def encoder_of(model, tokenizer, *, twins=False):
+    """The model by transformers' own forward."""
+    framer = Framer(tokenizer, limit(model, tokenizer), twins=twins)
+    way = Plain(model, Layout(tokenizer.pad_token_id, typed=True, first=True))
+    return CrossEncoder(way, framer, "", Runtime("plain", "float32"))
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return encoder_of(*open_model(folder))
+
+
+def risks(encoder, texts):
+    return 1 / (1 + np.exp(-np.array([score.logit for score in encoder.score(texts)])))
+
+
+@pytest.fixture(scope="module")
+def expected(plain, texts):
+    return risks(plain, texts)
+
+
+def test_the_texts_are_of_all_lengths_and_all_tiers(plain, texts, expected):
+    lengths = plain.count_tokens(texts)
+    assert max(lengths) == 512
+    assert len(set(lengths)) > 100
+    assert np.bincount(np.digitize(expected, CUTS)).min() > 50
+
+
+def test_packed_is_exact_on_a_thousand_texts(folder, texts, expected):
+    encoder = load(folder, precision="float32")
+    assert (encoder.runtime.path, encoder.runtime.precision) == ("packed", "float32")
+    assert_exact(risks(encoder, texts), expected, "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_reference_encoder_is_exact_in_every_precision(tmp_path_factory, precision):
+    texts = texts_of(3000)
+    folder = str(ensure_reference(tmp_path_factory.getbasetemp() / "reference"))
+    model, tokenizer = open_model(folder)
+    expected = risks(encoder_of(model, tokenizer, twins=True), texts)
+    assert_exact(risks(load(folder, precision=precision), texts), expected, precision)
+
+
+def assert_exact(found, expected, precision):
+    """Within the bound that the start tests, and fewer than one tier in a thousand moves."""
+    assert np.abs(found - expected).max() < BOUNDS[precision]
+    assert (np.digitize(found, CUTS) != np.digitize(expected, CUTS)).sum() < len(expected) / 1000
+
+
+@pytest.mark.parametrize("budget", [600, 2048, 8192])
+def test_a_score_does_not_depend_on_its_batch_mates(folder, texts, budget):
+    alone, together = (
+        load(folder, precision="float32", batch_tokens=16),
+        load(folder, precision="float32", batch_tokens=budget),
+    )
+    some = texts[:100]
+    assert np.abs(risks(alone, some) - risks(together, some)).max() <= 1e-6
+    assert np.abs(risks(together, some[::-1])[::-1] - risks(together, some)).max() <= 1e-6
+
+
+def test_alone_and_together_give_the_same_bytes_where_a_call_holds_one_text(folder, texts):
+    alone = load(folder, precision="float32", batch_tokens=16)
+    assert alone.score(texts[:50]) == [alone.score([text])[0] for text in texts[:50]]
+
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "ernie")
+OTHERS = {"albert": "not where", "mpnet": "no attribute", "convbert": "further weights"}
+
+
+def model_of(kind, **changes):
+    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    if kind == "distilbert":
+        size = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64}
+    common = {"vocab_size": 300, "max_position_embeddings": 130, "num_labels": 2, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    with quiet():
+        found = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **common, **size, **changes))
+    return found.eval().requires_grad_(requires_grad=False)
+
+
+def rows_of(lengths=LENGTHS):
+    drawn = torch.Generator().manual_seed(0)
+    ids = [torch.randint(5, 290, (length,), generator=drawn).tolist() for length in lengths]
+    return [
+        Tokens(row, [0] * (len(row) // 2) + [1] * (len(row) - len(row) // 2), truncated=False, unknown=0.0)
+        for row in ids
+    ]
+
+
+def chosen(model, wanted="auto"):
+    layout = Layout(1, typed=getattr(model.config, "type_vocab_size", 0) > 1, first=True)
+    return choose(model, layout, lambda way: torch.sigmoid(log_odds(way.logits(rows_of()))), wanted)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_models_of_berts_family_are_packed(kind):
+    model = model_of(kind)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    way, found = chosen(model, "float32")
+    assert isinstance(way, Packed), found
+    assert found.deviation < 1e-5
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_models_take_the_plain_way_and_say_why(kind):
+    way, found = chosen(model_of(kind))
+    assert isinstance(way, Plain)
+    assert (found.path, found.precision) == ("plain", "float32")
+    assert OTHERS[kind] in found.reason
+
+
+def test_a_model_that_looks_like_bert_and_computes_otherwise_is_found_out():
+    way, found = chosen(model_of("bert", is_decoder=True))
+    assert isinstance(way, Plain)
+    assert "differs by" in found.reason
+
+
+def test_a_model_that_cannot_score_is_refused():
+    with pytest.raises(ArtifactError, match="cannot score texts"):
+        chosen(model_of("gpt2"))
+
+
+@pytest.mark.parametrize(("amx", "precision"), [(False, "float32"), (True, "bfloat16")])
+def test_the_processor_decides_on_the_precision(monkeypatch, amx, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    _, found = chosen(model_of("bert"))
+    assert (found.path, found.precision) == ("packed", precision)
+
+
+def test_bfloat16_that_moves_a_probability_too_far_is_not_chosen(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setitem(BOUNDS, "bfloat16", 1e-6)
+    _, found = chosen(model_of("bert"))
+    assert (found.path, found.precision) == ("packed", "float32")
+    assert "bfloat16" in found.reason
+
+
+def test_a_precision_that_cannot_be_had_stops_the_start():
+    with pytest.raises(ArtifactError, match=r"DEMUR_PRECISION.*choose float32"):
+        chosen(model_of("albert"), "bfloat16")
+
+
+def test_the_precision_is_part_of_the_model_hash(folder):
+    assert load(folder, precision="float32").model_hash != load(folder, precision="bfloat16").model_hash
+
+
+def test_a_text_that_gives_nan_spoils_no_other():
+    model = model_of("bert")
+    way, _ = chosen(model, "float32")
+    rows = [*rows_of(), Tokens([295] * 12, [0] * 12, truncated=False, unknown=0.0)]
+    sound = way.logits(rows_of())
+    model.bert.embeddings.word_embeddings.weight[295] = float("nan")
+    spoilt = way.logits(rows)
+    assert torch.isnan(spoilt[-1]).all()
+    assert torch.allclose(spoilt[:-1], sound, atol=1e-6)
+
+
+def test_a_huge_text_and_ten_thousand_tiny_ones(folder, texts):
+    encoder = load(folder, precision="float32")
+    huge = type(texts[0])(
+        **{**{n: getattr(texts[0], n) for n in texts[0].__struct_fields__}, "response": "δόση " * 40_000}
+    )
+    [score] = encoder.score([huge])
+    assert score.truncated
+    assert encoder.count_tokens([huge]) == [512]
+    tiny = type(huge)(response_id="t", conversation_id="c", deployment="d", site="s", query="Dose?", occurred_at=at(0))
+    assert len({round(score.logit, 5) for score in encoder.score([tiny] * 10_000)}) == 1
+
+
+def test_warming_up_changes_no_score(folder, texts):
+    encoder = load(folder, precision="float32")
+    before = encoder.score(texts[:5])
+    encoder.warm()
+    assert encoder.score(texts[:5]) == before
+
+
+def test_neighbours_of_equal_length_are_one_call():
+    assert runs([4, 4, 4, 6]) == [Run(0, 3, 4), Run(12, 1, 6)]
+    assert runs([5])[0].end == 5
