@@ -152,7 +152,7 @@ MUTANTS = (
         "I6 a deadline that is missed",
         "streams/scorer.py",
         'return Failed("deadline_missed")',
-        "return await job.answer",
+        "return await self._queued(response)",
         "tests/unit/test_score.py",
     ),
     Mutant(
