@@ -44,6 +44,7 @@ Model = Annotated[str | None, typer.Option("--model", help="Folder or hub id of 
 
 def main() -> None:
     """Run the command line. A wrong setting ends it with one sentence and status 2; a failed run with status 1."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for what was asked for
     try:
         app()
     except DemurError as error:
