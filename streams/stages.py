@@ -92,10 +92,8 @@ def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # noqa: TID251 (the library's own switch: a worker is one core)
     path = _reference() if settings.model == "reference" else settings.model
     encoder = load_encoder(path, threads=1, batch_tokens=settings.batch_tokens, precision=settings.precision)
-    if (
-        encoder.runtime.precision == "bfloat16"
-    ):  # in float32 a call takes a hundred times as long as its kernels' making
-        encoder.warm()
+    if encoder.runtime.precision == "bfloat16":
+        encoder.warm()  # in float32 a call takes a hundred times as long as its kernels' making
     log.info("encoder", model=path, model_hash=encoder.model_hash[:12], **encoder.runtime._asdict())
     return Scorer(encoder, metrics, budget=settings.batch_tokens, deadline_s=settings.deadline_s)
 

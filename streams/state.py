@@ -7,8 +7,6 @@ own, up to the end that the broker names; before an assignment the last owner ha
 So nothing is recovered while it changes, and there is no standby to go stale.
 """
 
-import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -118,7 +116,6 @@ class State:
         self.recovered = 0
         """Changes read so far by all openings: shows that one makes progress."""
         self._open: dict[int, Rows] = {}
-        self._opening: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return a row, or None."""
@@ -129,18 +126,18 @@ class State:
         return self._open[partition].items()
 
     async def open(self, partition: int) -> None:
-        """Read what the changelog holds, unless that is done. Raises `DeliveryError`."""
-        async with self._opening[partition]:
-            if partition not in self._open:
-                rows = self._make(partition)
-                try:
-                    async for changes in self._read(self.changelog, partition, rows.next):
-                        self._apply(rows, changes)
-                        self.recovered += len(changes)
-                except BaseException:
-                    rows.close()
-                    raise
-                self._open[partition] = rows
+        """Read what the changelog holds, unless that is done. Raises `DeliveryError`. Not twice at a time."""
+        if partition in self._open:
+            return
+        rows = self._make(partition)
+        try:
+            async for changes in self._read(self.changelog, partition, rows.next):
+                self._apply(rows, changes)
+                self.recovered += len(changes)
+        except BaseException:
+            rows.close()
+            raise
+        self._open[partition] = rows
 
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Make rows durable, then apply them; None deletes. Raises `DeliveryError`."""

@@ -1,8 +1,8 @@
 """The topics: what they are called, how they are cut, and how long they keep.
 
-**Co-partitioning.** All topics have the same number of partitions, and so have the changelogs of the stages' tables:
+**Co-partitioning.** All topics have the same number of partitions, and so have the changelogs of the stages' rows:
 `responses` meets `outcomes` in SCORE and `decisions` meets `feedback` in JOIN because equal keys lie in partitions of
-equal number, and a table's changelog must be cut like the topic it follows. A topic cut otherwise stops the start.
+equal number, and a changelog must be cut like the topic it follows. A topic cut otherwise stops the start.
 
 Workers need no permission to create: `create` is the administrator's, run by `demur topics`.
 """

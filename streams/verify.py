@@ -5,7 +5,7 @@ its outcomes in what is read. What was written in the last moments may be half o
 nothing moves and everything is committed, the stream is at rest and all of it is judged.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ def verify(settings: Settings, files: Sequence[Path] = (), *, at_rest: bool = Fa
 
 def read(settings: Settings, *, at_rest: bool = False) -> Logs:
     """Read every record of every topic. `at_rest`: the caller knows that all batches are complete."""
-    committed = None if at_rest else _committed(settings)
+    committed = None if at_rest else committed_by(settings)
     with reader(settings, CONTRACT) as (consumer, partitions):
         starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
         entries: dict[str, list[Entry]] = {topic: [] for topic in CONTRACT}
@@ -83,16 +83,21 @@ def _is_still(  # noqa: PLR0913, PLR0917 (what is compared)
     if consumer.end_offsets(list(ends)) != ends or newest > now_ms - int(STILL_S * 1000):
         return False
     places = {(p.topic.removeprefix(prefix), p.partition): end for p, end in ends.items()}
+    return all_read(committed or {}, places)
+
+
+def all_read(committed: Committed, ends: Mapping[tuple[str, int], int]) -> bool:
+    """Whether every stage has committed that far in each of its inputs, by topic without prefix and partition."""
     return all(
-        (committed or {}).get((stage, topic, partition), 0) >= end
-        for (topic, partition), end in places.items()
+        committed.get((stage, topic, partition), 0) >= end
+        for (topic, partition), end in ends.items()
         for stage, inputs in INPUTS.items()
         if topic in inputs
     )
 
 
-def _committed(settings: Settings) -> Committed:
-    """Return how far each stage has committed."""
+def committed_by(settings: Settings) -> Committed:
+    """Return how far each stage has committed, by stage, topic without prefix, and partition."""
     prefix = settings.topic_prefix
     found: Committed = {}
     with administrator(settings) as admin:

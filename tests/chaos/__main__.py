@@ -18,14 +18,16 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
+from streams import topics
 from streams.broker import HOST, free_port
 from streams.settings import load
+from streams.stages import changelogs
 from tests import tiny_model
 from tests.apache_kafka import VERSION, ApacheKafka, apache_kafka
 from tests.chaos.company import Company
 from tests.chaos.faults import FAULTS, LEAN, Scene
 from tests.chaos.proxy import Proxy
-from tests.chaos.run import Row, prepare, run
+from tests.chaos.run import Row, run
 
 LISTENERS = """
 listeners=PLAINTEXT://$host:$port,CONTROLLER://$host:$controller,PROXIED://$host:{behind}
@@ -91,7 +93,7 @@ def once(row: Row, house: House, options: argparse.Namespace, seed: int) -> None
             deadline_s=30.0,
         )
         direct = settings.model_copy(update={"bootstrap": house.kafka.bootstrap})
-        prepare(direct)
+        topics.create(direct, changelogs(direct))
         company = Company(settings, small or folder, PLACES)
         with company.at_work():
             scene = Scene(company, house.kafka, house.proxy, small, Random(seed))

@@ -1,7 +1,6 @@
 """Workers in processes of their own, kept alive as a supervisor would: whoever ends is started again."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -9,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streams.broker import Child, free_port
-from streams.drive import await_ready
-from streams.settings import Settings, Stage, environment
+from streams.drive import await_ready, launch
+from streams.settings import Settings, Stage
 
 LOOK_S = 0.1
 GRACE_S = 30.0
@@ -26,14 +25,13 @@ class Member:
         self.log = folder / "worker.log"
         self.child: Child | None = None
         self.wanted = True
-        self.starts = 0
+        self._tending = threading.Lock()
 
     def tend(self) -> None:
         """Start it if it should run and does not."""
-        if self.wanted and not (self.child and self.child.running):
-            command = [sys.executable, "-P", "-m", "streams", "worker"]
-            self.child = Child(command, self.log, environment(self.settings))
-            self.starts += 1
+        with self._tending:  # the supervisor does so too
+            if self.wanted and not (self.child and self.child.running):
+                self.child = launch(self.settings, self.log)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -59,7 +57,6 @@ class Company:
         self.members = [Member(settings, folder / f"worker-{n}", stages) for n, stages in enumerate(places)]
         self._settings, self._folder = settings, folder
         self._closing = threading.Event()
-        self._lock = threading.Lock()
 
     @contextmanager
     def at_work(self) -> Iterator["Company"]:
@@ -68,7 +65,7 @@ class Company:
         keeper.start()
         try:
             for member in self.members:
-                self._ready(member)
+                member.await_ready()
             yield self
         finally:
             self._closing.set()
@@ -87,11 +84,6 @@ class Company:
             yield member
         finally:
             member.stop()
-
-    def _ready(self, member: Member) -> None:
-        while not member.child:
-            time.sleep(LOOK_S)
-        await_ready(member.child, member.settings)
 
     def _keep(self) -> None:
         while not self._closing.wait(LOOK_S):

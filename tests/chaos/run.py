@@ -20,16 +20,16 @@ from streams import topics
 from streams.connection import kafka_options
 from streams.feed import Item, broken, end_of, items, send, send_end
 from streams.reading import read_all
-from streams.settings import STAGES, Settings
-from streams.stages import INPUTS, changelogs
-from streams.verify import verify
+from streams.settings import Settings
+from streams.stages import INPUTS
+from streams.verify import all_read, committed_by, verify
 from tests.chaos.faults import FAULTS, Scene
 
 RATE = 25.0
 """Events a second: all five workers and the broker share two cores."""
 RECOVERY_S = 90.0
 REST_S = 180.0
-ENDLESS = ("superseded", "orphan")
+ENDINGS = ("superseded", "orphan")
 
 
 class Row(Struct):
@@ -99,7 +99,7 @@ def run(row: Row, settings: Settings, scene: Scene, *, seed: int, responses: int
     asked = {item.response_id for item in good if item.topic == Response.topic}
     until(lambda: asked <= set(decisions(settings)), REST_S)
     finish(settings, end_of(week.arrivals, settings))
-    until(lambda: all_read(settings, ends(settings)), REST_S)
+    until(lambda: all_read(committed_by(settings), ends(settings)), REST_S)
     row.runs += 1
     row.events += len(good)
     count(row, settings, good)
@@ -116,7 +116,7 @@ def strike(fault: str, settings: Settings, scene: Scene) -> float:
     FAULTS[fault](scene)
     began = time.monotonic()
     wanted = ends(settings)
-    until(lambda: all_read(settings, wanted), RECOVERY_S)
+    until(lambda: all_read(committed_by(settings), wanted), RECOVERY_S)
     return time.monotonic() - began
 
 
@@ -126,7 +126,7 @@ def count(row: Row, settings: Settings, sent: Sequence[Item]) -> None:
     labels, closures = distinct(settings, "labels"), distinct(settings, "closures")
     asked = {item.response_id for item in sent if item.topic == Response.topic}
     told = {orjson.loads(item.value)["feedback_id"] for item in sent if item.topic == Feedback.topic}
-    ends = Counter(x["feedback_id"] for x in (*labels, *(c for c in closures if c["reason"] in ENDLESS)))
+    ends = Counter(x["feedback_id"] for x in (*labels, *(c for c in closures if c["reason"] in ENDINGS)))
     closed = {x["response_id"] for x in labels} | {x["response_id"] for x in closures if x["reason"] == "unlabelled"}
     missing = {"decision of": asked - set(decided), "end of": told - set(ends), "label or closure of": asked - closed}
     row.lost += sum(map(len, missing.values()))
@@ -191,7 +191,7 @@ Places = dict[tuple[str, int], int]
 
 
 def ends(settings: Settings) -> Places:
-    """Return the end of every input, once the broker answers."""
+    """Return the end of every input, by topic without prefix and partition, once the broker answers."""
     found: Places = {}
 
     def ask() -> bool:
@@ -204,24 +204,8 @@ def ends(settings: Settings) -> Places:
 
 
 def _ends(admin: Any, settings: Settings) -> Iterator[tuple[tuple[str, int], int]]:
-    names = {settings.topic_prefix + topic for inputs in INPUTS.values() for topic in inputs}
+    prefix = settings.topic_prefix
+    names = {prefix + topic for inputs in INPUTS.values() for topic in inputs}
     places = [TopicPartition(name, number) for name in names for number in range(settings.partitions)]
     for place, at in admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST)).items():
-        yield (place.topic, place.partition), at.offset
-
-
-def all_read(settings: Settings, wanted: Places) -> bool:
-    """Whether every stage has committed that far in each of its inputs."""
-    with topics.administrator(settings) as admin:
-        for stage in STAGES:
-            group = f"{settings.topic_prefix}demur-{stage}"
-            offsets = {(p.topic, p.partition): at.offset for p, at in admin.list_group_offsets(group)[group].items()}
-            mine = {settings.topic_prefix + topic for topic in INPUTS[stage]}
-            if any(offsets.get(place, 0) < end for place, end in wanted.items() if place[0] in mine):
-                return False
-    return True
-
-
-def prepare(settings: Settings) -> None:
-    """Make the topics."""
-    topics.create(settings, changelogs(settings))
+        yield (place.topic.removeprefix(prefix), place.partition), at.offset

@@ -10,7 +10,7 @@ from models.events import Decision, Response, decode, encode
 from streams import topics
 from streams.broker import Child, free_port
 from streams.connection import kafka_options
-from streams.drive import await_ready
+from streams.drive import await_ready, launch
 from streams.reading import read_all
 from streams.settings import Settings, environment
 from streams.stages import changelogs
@@ -43,7 +43,7 @@ def test_a_worker_whose_encoder_hangs_is_replaced(settings: Settings, tmp_path: 
         assert "EncoderHung" in hanging.last_words(50)
     finally:
         hanging.end(grace_s=1.0)
-    other = Child([sys.executable, "-P", "-m", "streams", "worker"], tmp_path / "other.log", environment(mine))
+    other = launch(mine, tmp_path / "other.log")
     try:
         send(mine, 3, 6)
         found = {d.response_id: d.logit for d in decisions(mine, 6)}

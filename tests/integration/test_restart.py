@@ -1,7 +1,6 @@
 """A worker that is stopped or killed in the middle, and another that goes on: the same outcome, byte for byte."""
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +17,10 @@ from models.training import synth
 from streams import topics
 from streams.broker import Child, free_port
 from streams.connection import kafka_options
-from streams.drive import await_ready
+from streams.drive import await_ready, launch
 from streams.feed import Item, items, send, send_end
 from streams.reading import read_all
-from streams.settings import Settings, environment
+from streams.settings import Settings
 from streams.stages import changelogs
 
 WEEK = synth.generate(synth.Config(responses=120, seed=3, orphans=0.02, duplicated=0.1, contradicted=0.1, late=0.0))
@@ -38,7 +37,7 @@ class Theatre:
         self.worker = self._start()
 
     def _start(self) -> Child:
-        worker = Child([sys.executable, "-P", "-m", "streams", "worker"], self._log, environment(self.settings))
+        worker = launch(self.settings, self._log)
         await_ready(worker, self.settings)
         return worker
 

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,8 +18,9 @@ from kafka.admin import ACLResourcePatternType as PatternType
 from models.errors import DemurError, SettingsError
 from streams.broker import HOST, Child, free_port
 from streams.connection import kafka_options
+from streams.drive import launch
 from streams.reading import read_all
-from streams.settings import Settings, environment, load
+from streams.settings import Settings, load
 from streams.stages import changelogs
 from streams.topics import create, describe
 from tests.apache_kafka import apache_kafka
@@ -94,7 +94,7 @@ def test_a_whole_worker_needs_no_more_than_that(secured: Secured, tmp_path: Path
     create(secured.settings("administrator", **own), changelogs(settings))
     grant(secured, "worker", ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESCRIBE_CONFIGS)
     grant(secured, "worker", ACLOperation.READ, kind=ResourceType.GROUP)
-    worker = Child([sys.executable, "-P", "-m", "streams", "worker"], tmp_path / "log", environment(settings))
+    worker = launch(settings, tmp_path / "log")
     try:
         with closing(KafkaProducer(**kafka_options(settings))) as producer:
             producer.send("worker-feedback", b"no event").get(10)
