@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # CI must not pass on a lesser broker than Apache Kafka itself.
 PYTEST := $(BIN)/pytest $(if $(CI),--require-kafka)
 
-.PHONY: demo test lint check simulate chaos chaos-short mutants bench lock clean
+.PHONY: demo test lint check simulate chaos chaos-short mutants fuzz bench lock clean
 
 demo: $(READY)
 	$(BIN)/demur demo $(ARGS)
@@ -42,6 +42,11 @@ chaos-short: $(READY)
 # Each safeguard removed in turn, and the test that catches it.
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+# A million hostile inputs from seeds; then some guided by coverage, where atheris (not in the lock) can be installed.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz $(ARGS)
+	if $(BIN)/uv pip install --quiet --python $(BIN)/python --group fuzz; then $(BIN)/python -m tests.fuzz.guided; fi
 
 bench: $(READY)
 	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python -P $$benchmark; done
