@@ -43,8 +43,8 @@ Ending = Literal["unlabelled", "duplicate", "superseded", "orphan"]
 YEARS: Final = range(1970, 2200)
 """In which an event may have occurred: with any horizon added it is still a date."""
 
-_QUOTED: Final = re.compile(r"'[^']*'")
-"""msgspec quotes offending values in its messages; they may be patient text."""
+_QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)
+"""From the first quote, of either kind, to the last: what is quoted may hold quotes."""
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -274,10 +274,19 @@ def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
     try:
         event: E = msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        raise Invalid(_QUOTED.sub("(value)", str(error))) from None
+        raise Invalid(unquoted(error)) from None
     if (at := getattr(event, "occurred_at", None)) is not None and at.year not in YEARS:
         raise Invalid(f"field `occurred_at` is not in the years {YEARS[0]} to {YEARS[-1]}: correct the sender's clock")
     return event
+
+
+def unquoted(error: msgspec.ValidationError) -> str:
+    r"""Return what msgspec complains of without the value that it quotes: it may be patient text.
+
+    >>> unquoted(msgspec.ValidationError('Invalid enum value "O\'Neill\'s dose" - at `$.action`'))
+    'Invalid enum value (value) - at `$.action`'
+    """
+    return _QUOTED.sub("(value)", str(error))
 
 
 def decode(type_: type[E] | UnionType, data: bytes, limit: int = MAX_MESSAGE_BYTES) -> E:

@@ -18,6 +18,8 @@ from models.oracle.risk import TOLERANCE, risks
 from models.policy import Policy
 
 DOUBTED: Final = ("out_of_distribution", "calibration_missing")
+FAILURES: Final = frozenset({"deadline_missed", "model_error", "model_missing"})
+"""Why there may be no score; a number that is not finite has no further reason."""
 SHOWN: Final = {
     ("full-access", "green"): "show",
     ("full-access", "yellow"): "banner",
@@ -66,8 +68,9 @@ def _unscored(decision: Decision) -> Iterator[tuple[str, str]]:
         yield "I7", "`risk`, `upper` or `truncated` without `logit`"
     if decision.tier != "red":
         yield "I6", f"`tier` is {decision.tier} without a score: it must be red"
-    if decision.reasons[:1] != ("score_missing",) or len(decision.reasons) > 2:
-        yield "I7", "`reasons` do not say that the score is missing"
+    first, *why = decision.reasons or ("",)
+    if first != "score_missing" or len(why) > 1 or not all(reason.partition(":")[0] in FAILURES for reason in why):
+        yield "I7", "`reasons` do not say that the score is missing, or not in the words of a scorer"
 
 
 def _risk(decision: Decision, policy: Policy, cited: Calibration | None) -> Iterator[tuple[str, str]]:

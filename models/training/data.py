@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from models.errors import EventError, SettingsError
-from models.events import Depth, Event, Feedback, Label, Response, decode, parse
+from models.errors import EventError, Invalid, SettingsError
+from models.events import Depth, Event, Feedback, Label, Response, decode, parse, unquoted
 from models.labels import reason_of, verdict
 from models.salience import tokens
 from models.training.draw import Draw
@@ -117,7 +117,10 @@ def _verdict_on(example: Example, at: datetime) -> Arrival:
 
 
 def _row(line: bytes) -> _Row:
-    return msgspec.convert(parse(line), _Row)
+    try:
+        return msgspec.convert(parse(line), _Row)
+    except msgspec.ValidationError as error:
+        raise Invalid(unquoted(error)) from None
 
 
 def _example(row: _Row) -> Example:
@@ -185,8 +188,8 @@ def _lines(path: Path, parse: Any) -> Iterator[Any]:
 def _parsed(path: Path, number: int, line: bytes, parse: Any) -> Any:
     try:
         return parse(line)
-    except (EventError, msgspec.ValidationError) as error:
-        raise SettingsError(f"{path}, line {number}: {error}") from error
+    except EventError as error:
+        raise SettingsError(f"{path}, line {number}: {error}") from None
 
 
 _FOREIGN: Final = re.compile(r"[^\x21-\x7e]")

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ import pytest
 from kafka import KafkaProducer
 
 from models.events import Decision, Feedback, Label, Response, decode
+from models.oracle.logs import CONTRACT, INPUTS
 from models.training.reactions import Arrival
 from streams.clock import WallClock
 from streams.connection import kafka_options
-from streams.feed import items
+from streams.feed import Item, items
 from streams.reading import read_all
 from streams.settings import Settings, environment
+from streams.stages import changelogs
 from streams.verify import read, verify
 from streams.wire import outgoing
 from tests.integration.test_restart import WEEK, Theatre, theatre
+from tests.property.test_canary import leaks, messages
 
 
 def said(settings: Settings, *words: str) -> tuple[int, list[str]]:
@@ -53,6 +58,12 @@ def forge(stage: Theatre) -> tuple[str, str]:
     return one, other
 
 
+def canaries(at: datetime) -> list[Item]:
+    """Messages that name a patient, every seventh of those that the unit tests go through."""
+    chosen = enumerate(islice(messages(), 0, None, 7))
+    return [Item(topic, str(n).encode(), value, [*headers], None, at) for n, (topic, value, headers) in chosen]
+
+
 DAYS = {"event": 3, "wall": 20}
 """Of horizon: as every replay, and beyond the oldest response."""
 
@@ -72,11 +83,16 @@ def test_a_real_stream_while_it_flows_at_rest_and_tampered_with(
             assert live.differences == []
         stage.until(lambda: len(stage.distinct("decisions")) == len(asked), "decisions")
         assert live.pending.total() > 0
+        stage.send(canaries(told[0].arrives_at))
         stage.until(lambda: read(stage.settings).until_ms is None, "rest")
     resting = verify(stage.settings)
     assert resting.differences == []
     assert resting.checked["labels"] > 20
-    assert resting.checked["decisions"] == len(asked)
+    assert resting.checked["decisions"] > len(asked)
+    names = [topic for topic in CONTRACT if topic not in INPUTS]
+    names += [name.removeprefix(stage.settings.topic_prefix) for name in changelogs(stage.settings)]
+    written = [(r.key, r.value, r.headers) for name in names for r in read_all(stage.settings, name)]
+    assert leaks(*written, (tmp_path / "run" / "worker.log").read_bytes()) == []
     given = ("--prefix", stage.settings.topic_prefix, "--bootstrap", settings.bootstrap, "--replayed")
     if source == "event":
         status, lines = said(settings, *given)
