@@ -6,12 +6,14 @@ order, under which version, and the reading of a version by the scorers (`risk`)
 """
 
 from collections import defaultdict
+from functools import lru_cache
 from typing import Final
+from zlib import compress, decompress
 
 import msgspec
 
 from models.calibration.ledger import Ledger, alarm
-from models.events import Alarm, Calibration, Decision, Label, encode
+from models.events import Alarm, Calibration, Decision, Label, decode, encode
 from models.oracle.logs import Found, Report, Rules, Topics, fields_that_differ
 
 LEARNT: Final = frozenset({"jump", "quarantine", "bias"})
@@ -56,7 +58,8 @@ class Versions:
         self._topics = topics
         self._rules = rules
         self._report = report
-        self._made: dict[Key, list[Calibration]] = defaultdict(list)
+        self._made: dict[Key, list[bytes]] = defaultdict(list)
+        """Each needed version, compressed; more than one where a calibrator started anew without a change."""
         self._alarms: dict[str, bytes] = {}
         self._last: dict[str, Found[Label]] = {}
         """The last label of each deployment that LEARN has committed, and with it the version that must stand."""
@@ -70,7 +73,7 @@ class Versions:
         """Return what a decision's version may stand for (None among them: the prior); None if it does not exist."""
         if decision.calibrator_version == 0:
             return [None]
-        return [*self._made.get((decision.deployment, decision.calibrator_version), [])] or None
+        return [*_versions(*self._made.get((decision.deployment, decision.calibrator_version), []))] or None
 
     def check(self) -> None:
         """Hold the published versions and alarms against the fold."""
@@ -109,7 +112,7 @@ class Versions:
 
     def _keep(self, calibrator: Calibrator, key: Key) -> None:
         if (made := calibrator.calibration()) is not None:
-            self._made[key].append(made)
+            self._made[key].append(compress(encode(made), 1))
 
     def _check_published(self, found: Found[Calibration]) -> None:
         entry, published = found
@@ -120,8 +123,9 @@ class Versions:
         made = self._made.get((published.deployment, published.version), [])
         if not made:
             self._report.differ("I8", entry, f"version {published.version}: no beginning of the label log leads to it")
-        elif all(encode(one) != entry.value for one in made):
-            names = min((fields_that_differ(published, one) for one in made), key=len)
+        elif all(decompress(one) != entry.value for one in made):
+            whole: Calibration = decode(Calibration, entry.value)
+            names = min((fields_that_differ(whole, one) for one in _versions(*made)), key=len)
             what = f"version {published.version} is not the fold of the labels before it: {', '.join(names)}"
             self._report.differ("I8", entry, what)
 
@@ -145,3 +149,9 @@ class Versions:
         label_id = msgspec.json.decode(self._alarms[id_], type=Alarm).evidence["label"]
         entry = self._topics.labels[str(label_id)].entry
         self._report.differ("I8", entry, "this label raises an alarm that was not published")
+
+
+@lru_cache(maxsize=256)
+def _versions(*made: bytes) -> tuple[Calibration, ...]:
+    """Decisions that cite one version stand close to one another."""
+    return tuple(decode(Calibration, decompress(one)) for one in made)

@@ -7,6 +7,8 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from models.errors import EventError
 from models.events import (
     Alarm,
@@ -21,6 +23,7 @@ from models.events import (
     Response,
     Watermark,
     decode,
+    encode,
 )
 from models.joining import Horizons
 from models.policy import Policies
@@ -153,6 +156,8 @@ class Topics:
         self.logs = logs
         self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
         self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
+        self.garbled: list[Entry] = []
+        """Records of ours whose bytes are not those that their event is written in."""
         for topic, type_ in CONTRACT.items():
             for entry in logs.entries.get(topic, ()):
                 self._read(topic, type_, entry)
@@ -193,9 +198,15 @@ class Topics:
 
     def _read(self, topic: str, type_: Any, entry: Entry) -> None:
         try:
-            self.found[topic].append(Found(entry, decode(type_, entry.value)))
+            event: Any = decode(type_, entry.value)
         except EventError as error:
             self.refused[topic].append(Refused(entry, error))
+            return
+        if topic not in INPUTS and not isinstance(event, Watermark) and encode(event) != entry.value:
+            self.garbled.append(entry)
+        if isinstance(event, Calibration):  # ten kilobytes each, and as many as there are batches of labels
+            event = msgspec.structs.replace(event, parameters={}, cuts={})
+        self.found[topic].append(Found(entry, event))
 
 
 def fields_that_differ(one: Any, other: Any) -> list[str]:

@@ -18,7 +18,7 @@ from models.oracle.risk import TOLERANCE, risks
 from models.policy import Policy
 
 DOUBTED: Final = ("out_of_distribution", "calibration_missing")
-FAILURES: Final = frozenset({"deadline_missed", "model_error", "model_missing"})
+FAILURES: Final = frozenset({"deadline_missed", "model_error", "model_missing", "shutting_down"})
 """Why there may be no score; a number that is not finite has no further reason."""
 SHOWN: Final = {
     ("full-access", "green"): "show",

@@ -165,8 +165,11 @@ def test_a_library_that_quotes_the_patient_is_not_repeated(caplog: pytest.LogCap
     class Encoder:
         model_hash = "m"
 
-        def score(self, responses: Sequence[Response]) -> list[Any]:
-            raise Talkative([r.query for r in responses])
+        def prepare(self, responses: Sequence[Response]) -> list[Any]:
+            return [SimpleNamespace(response=r, size=1) for r in responses]
+
+        def infer(self, prepared: Sequence[Any]) -> list[Any]:
+            raise Talkative([found.response.query for found in prepared])
 
     class Stage:
         name, batch = "test", 10
