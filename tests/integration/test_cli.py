@@ -11,7 +11,7 @@ from models.events import Decision, decode, encode
 from models.training import synth
 from streams.settings import Settings, environment
 
-COMMANDS = ("demo", "replay", "worker", "topics", "train", "evaluate", "synth", "score")
+COMMANDS = ("demo", "replay", "worker", "topics", "train", "evaluate", "synth", "score", "verify")
 
 
 def demur(*words: str, settings: Settings | None = None, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -32,7 +32,7 @@ def whole() -> Logs:
     return run(7, responses=45, crashes=False).left()
 
 
-@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 1000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 2000), marks=pytest.mark.slow)])
 def test_what_the_stages_leave_is_what_it_must_be(seeds: range) -> None:
     for seed in seeds:
         report = check(run(seed, partitions=1 + seed % 3).left(), RULES)
