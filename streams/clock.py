@@ -17,8 +17,15 @@ class Clock(Protocol):
     def bounded(self, occurred_at: datetime) -> datetime:
         """Return how far an event may move the watermark."""
 
+    def passed(self) -> float:
+        """Return seconds of this machine, in a replay too: a redelivery takes its time whatever the events say."""
 
-class WallClock:
+
+class _Machine:
+    passed = staticmethod(time.monotonic)
+
+
+class WallClock(_Machine):
     """Live operation: time passes without events, and an event from the future does not move it."""
 
     def now(self) -> datetime:
@@ -30,7 +37,7 @@ class WallClock:
         return min(occurred_at, self.now() + MAX_SKEW)
 
 
-class EventClock:
+class EventClock(_Machine):
     """Replay: time is what the events say, so that a replay gives the same bytes at any speed."""
 
     def now(self) -> None:

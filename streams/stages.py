@@ -106,8 +106,8 @@ def _reference() -> str:
 
 def _score(settings: Settings, context: Context) -> Built:
     encoder, calibrations = scorer(settings, context.metrics), Calibrations(settings)
-    expiry = Expiry(timedelta(seconds=settings.horizon_s), score.read_time)
     rules, clock = policies(settings.policy), clock_for(settings.time_source)
+    expiry = Expiry(timedelta(seconds=settings.horizon_s), score.read_time, clock)
     parts = score.Parts(encoder, calibrations, rules, clock, key(settings))
     app = create_app(settings, "score", INPUTS["score"], lambda state: score.Score(context, state, expiry, parts))
     app.task(calibrations.follow)
@@ -131,8 +131,8 @@ def _watch(settings: Settings, context: Context) -> Built:
 
 
 def _fold(folded: fold.Kind, settings: Settings, context: Context) -> Built:
-    expiry = Expiry(timedelta(seconds=2 * settings.horizon_s), fold.read_time)
     clock = clock_for(settings.time_source)
+    expiry = Expiry(timedelta(seconds=2 * settings.horizon_s), fold.read_time, clock)
     name = folded.name
     app = create_app(settings, name, INPUTS[name], lambda state: fold.Fold(folded, context, state, expiry, clock))
     return Built(app, {})

@@ -1,11 +1,16 @@
-"""When rows of a partition are due, in event time, and how far event time has come."""
+"""When rows of a partition are due, in event time, how far event time has come, and when rows that are over may go."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Final
 
+from streams.clock import Clock
+
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+GRACE_S: Final = 300.0
+"""After a crash, what led to a row comes again: from here, or once more from the stage before. That takes seconds."""
 
 
 class Timers:
@@ -31,3 +36,29 @@ class Timers:
         """Take every entry that is due, in order; what is set meanwhile takes its place among them."""
         while self._heap and self._heap[0][0] <= self.watermark:
             yield heapq.heappop(self._heap)
+
+
+class Graves:
+    """Rows that are over but stay for a while, so that what led to them is known when it comes again.
+
+    By the clock of the machine: event time may run through a week while a worker restarts.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: dict[str, float] = {}
+
+    def lay(self, keys: Iterable[str]) -> None:
+        """Note that these rows are over since now."""
+        now = self._clock.passed()
+        for key in keys:
+            self._since.pop(key, None)
+            self._since[key] = now
+
+    def ripe(self) -> list[str]:
+        """Take the rows that have been over for `GRACE_S`. Whoever deletes them looks whether they still are."""
+        until = self._clock.passed() - GRACE_S
+        found = list(takewhile(lambda key: self._since[key] <= until, self._since))
+        for key in found:
+            del self._since[key]
+        return found

@@ -22,19 +22,22 @@ from streams.agents.expiry import Expiry
 from streams.agents.join import Join
 from streams.agents.learn import Learn
 from streams.agents.watch import Watch
-from streams.clock import Clock, EventClock
 from streams.delivery import Record
 from streams.feed import Item, items
 from streams.metrics import Metrics
 from streams.stages import INPUTS
 from streams.wire import Send
-from tests.stagecraft import Theatre
+from tests.stagecraft import Stopwatch, Theatre
 
 KEY = b"a key of digests"
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
 """Partitions may be a week apart here: LEARN, which keeps ids for two horizons, must still know them."""
 POLICIES = Policies(Policy(warm_up_labels=15, warm_up_deviation=2.0))
 RULES = Rules((POLICIES,), HORIZONS, KEY, replayed=True)
+Place = tuple[str, str, int]
+"""A stage, and a partition of one of its inputs."""
+COMMIT_LAG_S = 40.0
+"""A step of the rehearsal takes a second."""
 CRASHES = ("no", "no", "no", "early", "written", "sent")
 
 
@@ -51,13 +54,14 @@ class Reader:
         return RawScore(logit, truncated=number % 17 == 0, unknown=0.9 if alien else 0.0)
 
 
-class HandClock:
+class HandClock(Stopwatch):
     """Wall time, moved by hand."""
 
     def __init__(self, at: datetime) -> None:
+        super().__init__()
         self.at = at
 
-    def now(self) -> datetime:
+    def now(self) -> Any:
         return self.at
 
     def bounded(self, occurred_at: datetime) -> datetime:
@@ -74,16 +78,17 @@ class Rehearsal:
         self.partitions = partitions
         self.crashes = CRASHES if crashes else ("no",)
         self.logs: dict[str, list[list[Entry]]] = defaultdict(lambda: [[] for _ in range(partitions)])
-        self.committed: dict[tuple[str, str, int], int] = {}
+        self.committed: dict[Place, int] = {}
+        self._begun: dict[Place, list[tuple[float, int]]] = defaultdict(list)
         self._held: dict[str, Calibrated] = {}
-        self.clock: Clock = clock or EventClock()
+        self.clock = clock or Stopwatch()
         context, time, horizon = Context("", Metrics()), self.clock, HORIZONS.response
         parts = score.Parts(cast("Any", Reader()), cast("Any", self), POLICIES, time, KEY)
         self.stages = {
-            "score": Theatre(lambda s: score.Score(context, s, Expiry(horizon, score.read_time), parts)),
+            "score": Theatre(lambda s: score.Score(context, s, Expiry(horizon, score.read_time, time), parts)),
             "join": Theatre(lambda s: Join(context, s, HORIZONS, time, KEY)),
-            "learn": Theatre(lambda s: fold.Fold(Learn(POLICIES), context, s, _long(), time)),
-            "watch": Theatre(lambda s: fold.Fold(Watch(POLICIES), context, s, _long(), time)),
+            "learn": Theatre(lambda s: fold.Fold(Learn(POLICIES), context, s, _long(time), time)),
+            "watch": Theatre(lambda s: fold.Fold(Watch(POLICIES), context, s, _long(time), time)),
         }
 
     def of(self, deployment: str) -> Calibrated:
@@ -132,12 +137,23 @@ class Rehearsal:
             name, topic, partition = open_[upstream]
             at = self.committed.get((name, topic, partition), 0)
             batch = self.logs[topic][partition][at : at + self.rng.randint(1, 12)]
-            stage = self.stages[name]
-            stage.run([_record(entry) for entry in batch], crash=self.rng.choice(self.crashes))
+            stage, crash = self.stages[name], self.rng.choice(self.crashes)
+            stage.run([_record(entry) for entry in batch], crash=crash)
             self.committed[name, topic, partition] = at + len(batch)
+            self._begun[name, topic, partition].append((self.clock.seconds, at))
             self._send(stage.sent)
             stage.sent = []
+            self.clock.seconds += 1.0
+            if crash != "no" and self.rng.random() < 0.1:
+                self._read_again(name)
         return self
+
+    def _read_again(self, name: str) -> None:
+        """Commits lag behind: another worker begins with what was done already, and what followed comes twice."""
+        for place, begun in self._begun.items():
+            recent = [at for when, at in begun if when > self.clock.seconds - COMMIT_LAG_S]
+            if place[0] == name and recent:
+                self.committed[place] = self.rng.choice(recent)
 
     def _open(self) -> list[tuple[str, str, int]]:
         return [
@@ -158,8 +174,8 @@ class Rehearsal:
         return Logs(entries, committed=None if at_rest else dict(self.committed))
 
 
-def _long() -> Expiry:
-    return Expiry(2 * HORIZONS.response, fold.read_time)
+def _long(clock: Stopwatch) -> Expiry:
+    return Expiry(2 * HORIZONS.response, fold.read_time, clock)
 
 
 def _record(entry: Entry) -> Record:

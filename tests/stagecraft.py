@@ -7,6 +7,7 @@ from typing import Any
 
 from models.events import Decision, Event, Feedback, encode
 from streams.agents.common import Context
+from streams.clock import EventClock
 from streams.delivery import Plan, Record, Stage
 from streams.metrics import Metrics
 from streams.wire import Send
@@ -20,6 +21,16 @@ def context() -> Context:
 
 def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
+
+
+class Stopwatch(EventClock):
+    """A replay on a machine whose seconds a test counts."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def passed(self) -> float:
+        return self.seconds
 
 
 class FakeState:

@@ -1,11 +1,12 @@
-"""Rows that expire: kept for a while of event time, so that repeats are known, then deleted."""
+"""Rows that expire: kept for a while of event time, and of real time, so that repeats are known; then deleted."""
 
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+from streams.clock import Clock
 from streams.state import State
-from streams.timers import EPOCH, Timers
+from streams.timers import EPOCH, Graves, Timers
 
 
 class Expiry:
@@ -14,10 +15,11 @@ class Expiry:
     `read` tells a row's time when the partition is new to us.
     """
 
-    def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None]) -> None:
+    def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None], clock: Clock) -> None:
         self._keep = keep
         self._read = read
         self._timers: dict[int, Timers] = {}
+        self._graves: dict[int, Graves] = defaultdict(lambda: Graves(clock))
         self._latest: dict[tuple[int, bytes], datetime] = defaultdict(lambda: EPOCH)
 
     @property
@@ -36,9 +38,10 @@ class Expiry:
         """Return the rows to delete now."""
         if partition not in self._timers:
             self._open(partition, state)
-        timers = self._timers[partition]
-        due = {key.encode(): None for _, key in timers.due()}
-        gone = [key for key in due if self._latest[partition, key] + self._keep <= timers.watermark]
+        timers, graves = self._timers[partition], self._graves[partition]
+        graves.lay(key for _, key in timers.due())
+        ripe = map(str.encode, graves.ripe())
+        gone = [key for key in ripe if self._latest[partition, key] + self._keep <= timers.watermark]
         for key in gone:
             del self._latest[partition, key]
         return dict.fromkeys(gone)
@@ -46,6 +49,7 @@ class Expiry:
     def forget(self) -> None:
         """The partitions are no longer ours."""
         self._timers.clear()
+        self._graves.clear()
         self._latest.clear()
 
     def _open(self, partition: int, state: State) -> None:

@@ -15,7 +15,7 @@ from streams.agents.common import Context, Internal, decode
 from streams.clock import Clock
 from streams.delivery import Plan, Record
 from streams.state import State
-from streams.timers import EPOCH, Timers
+from streams.timers import EPOCH, Graves, Timers
 from streams.wire import Send
 
 PROGRESS = b"\x00progress/%d"
@@ -35,12 +35,12 @@ class Progress(Struct, frozen=True, array_like=True):
 class Desk:
     """What is kept in memory of a partition; rebuilt from its rows after a restart."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, clock: Clock) -> None:
         self.reached = {Decision.topic: progress.decisions, Feedback.topic: progress.feedback}
         self.timers = Timers(min(self.reached.values()))
         self.sequence = progress.sent + 1
-        self.graves: list[str] = []
-        """Closed rows whose outcomes are sent: deleted with the next batch."""
+        self.graves = Graves(clock)
+        """Closed rows whose outcomes are sent."""
 
     def advance(self, topics: Iterable[str], to: datetime) -> None:
         """Let event time reach `to` in these inputs; what is due waits for the slower one."""
@@ -86,10 +86,10 @@ class Join:
         return Plan({}, [self.context.dead_letter(self.name, record, Internal("not processable"))])
 
     def done(self, partition: int) -> None:
-        """The batch is durable: its closed rows may go with the next one."""
+        """The batch is durable: its closed rows may go when nothing can come again."""
         if desk := self._desks.get(partition):
             desk.sequence += 1
-            desk.graves = self._next.pop(partition, [])
+            desk.graves.lay(self._next.pop(partition, []))
             self.context.metrics.pending.labels(partition=str(partition)).set(len(desk.timers))
 
     def forget(self) -> None:
@@ -103,7 +103,7 @@ class Join:
             return desk, []
         stored = self.state.get(partition, PROGRESS % partition)
         progress = msgspec.json.decode(stored, type=Progress) if stored else Progress()
-        desk = self._desks[partition] = Desk(progress)
+        desk = self._desks[partition] = Desk(progress, self.clock)
         return desk, list(self._recover(partition, desk, progress.sent))
 
     def _recover(self, partition: int, desk: Desk, sent: int) -> Iterable[Effect]:
@@ -113,7 +113,7 @@ class Join:
             desk.timers.set(row.response_id, row.due(self.horizons))
             desk.sequence = max(desk.sequence, row.sequence + 1)
             if row.closed:
-                desk.graves.append(row.response_id)
+                desk.graves.lay([row.response_id])
             if row.sequence > sent:
                 found += [(at, row.response_id, effect) for at, effect in joining.outcomes(row, self.horizons)]
         return [effect for *_, effect in sorted(found, key=lambda one: one[:2])]
@@ -169,11 +169,11 @@ class Batch:
 
     def plan(self) -> Plan:
         """Return what to write and to send."""
-        closed = [key for key in self._closed if self._rows[key].closed]  # a decision may have opened it again
-        self._stage.leave(self._partition, closed)
-        if not (self._touched or self._rows or self._sends or self._desk.graves):
+        self._stage.leave(self._partition, self._closed)
+        ripe = [key for key in self._desk.graves.ripe() if self._row(key).closed]  # a decision may have opened it again
+        if not (self._touched or self._rows or self._sends or ripe):
             return Plan({}, [])
-        rows: dict[bytes, bytes | None] = {k.encode(): None for k in self._desk.graves if k not in self._rows}
+        rows: dict[bytes, bytes | None] = {key.encode(): None for key in ripe if key not in self._rows}
         rows |= {k.encode(): msgspec.json.encode(row) for k, row in self._rows.items()}
         rows[PROGRESS % self._partition] = msgspec.json.encode(self._desk.progress())
         return Plan(rows, self._sends)

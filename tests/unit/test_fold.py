@@ -15,8 +15,8 @@ from streams.agents import fold
 from streams.agents.expiry import Expiry
 from streams.agents.learn import Learn
 from streams.agents.watch import Watch
-from streams.clock import EventClock
-from tests.stagecraft import Theatre, at, context, decision, record
+from streams.timers import GRACE_S
+from tests.stagecraft import Stopwatch, Theatre, at, context, decision, record
 
 CRASHES = ("no", "no", "early", "written", "sent")
 
@@ -34,13 +34,14 @@ def label(
     )  # fmt: skip
 
 
-def make(kind: Any, state: Any) -> fold.Fold:
-    expiry = Expiry(timedelta(days=14), fold.read_time)
-    return fold.Fold(kind(Policies(Policy())), context(), state, expiry, EventClock())
+def make(kind: Any, state: Any, clock: Stopwatch) -> fold.Fold:
+    expiry = Expiry(timedelta(days=14), fold.read_time, clock)
+    return fold.Fold(kind(Policies(Policy())), context(), state, expiry, clock)
 
 
-def theatre(kind: Any = Learn) -> Theatre:
-    return Theatre(lambda state: make(kind, state))
+def theatre(kind: Any = Learn, clock: Stopwatch | None = None) -> Theatre:
+    watch = clock or Stopwatch()
+    return Theatre(lambda state: make(kind, state, watch))
 
 
 def newest(stage: Theatre) -> Calibration:
@@ -66,7 +67,7 @@ def test_a_write_that_is_cut_short_loses_nothing_and_repeats_nothing(written: in
     stage, batch = theatre(), [record(label(n), n) for n in range(5)]
     plan = asyncio.run(stage.stage.handle(0, batch))
     stage.state.apply(0, plan._replace(rows=dict(list(plan.rows.items())[:written])))
-    stage.stage = make(Learn, stage.state)
+    stage.stage = make(Learn, stage.state, Stopwatch())
     for size in (2, 3):
         stage.run(batch[:size])
         batch = batch[size:]
@@ -86,11 +87,15 @@ def test_a_label_dated_long_ago_counts_once_too(*, restart: bool) -> None:
 
 
 def test_ids_are_forgotten_after_the_horizon_also_after_a_restart() -> None:
-    stage = theatre()
+    clock = Stopwatch()
+    stage = theatre(clock=clock)
     stage.run([record(label(1), 0)])
-    stage.stage = make(Learn, stage.state)
+    stage.stage = make(Learn, stage.state, clock)
     for offset, days in enumerate((2, 20, 21), 1):
         stage.run([record(label(days, seconds=days * 86_400), offset)])
+    assert len(stage.state.rows) == 5  # two weeks may pass in a second: what led here may still come again
+    clock.seconds += GRACE_S
+    stage.tick()
     assert sorted(key for _, key in stage.state.rows) == [b"d/ward", b"i/l20", b"i/l21"]
 
 

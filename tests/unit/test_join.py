@@ -9,9 +9,9 @@ from models.events import Closure, Label, Outcome, Watermark, decode, encode
 from models.joining import Horizons
 from models.salience import digest
 from streams.agents.join import Join
-from streams.clock import EventClock
 from streams.delivery import Record
-from tests.stagecraft import Theatre, at, context, decision, feedback, record
+from streams.timers import GRACE_S
+from tests.stagecraft import Stopwatch, Theatre, at, context, decision, feedback, record
 
 HORIZONS = Horizons(settle=timedelta(minutes=2), response=timedelta(days=1), orphan=timedelta(hours=2))
 
@@ -24,8 +24,9 @@ def passed(seconds: float) -> list[Record]:
 LATER, END = passed(5 * 60), passed(10 * 86_400)
 
 
-def theatre() -> Theatre:
-    return Theatre(lambda state: Join(context(), state, HORIZONS, EventClock(), b"key"))
+def theatre(clock: Stopwatch | None = None) -> Theatre:
+    watch = clock or Stopwatch()
+    return Theatre(lambda state: Join(context(), state, HORIZONS, watch, b"key"))
 
 
 def sequence(*events: Any) -> list[Record]:
@@ -191,10 +192,28 @@ def test_a_client_in_a_loop_cannot_grow_a_row_beyond_what_a_broker_takes(monkeyp
 
 
 def test_rows_are_gone_when_all_is_over() -> None:
-    stage = theatre()
-    for one in sequence(decision(), feedback("f1"), LATER, END, END):
+    clock = Stopwatch()
+    stage = theatre(clock)
+    for one in sequence(decision(), feedback("f1"), LATER, END):
         stage.run([one])
+    clock.seconds += GRACE_S
+    stage.tick()
     assert [key for _, key in stage.state.rows] == [b"\x00progress/0"]
+
+
+def test_what_comes_again_after_the_end_changes_nothing() -> None:
+    """A worker died before it committed: its successor reads again what was over, and so does the stage before it."""
+    stage = theatre()
+    for one in sequence(decision(), feedback("f1"), decision("r2"), END):
+        stage.run([one])
+    stage.tick()
+    stage.tick()
+    before = stage.outcomes("labels", "closures")
+    for one in sequence(decision(), feedback("f1"), decision("r2"), END):
+        stage.run([one])
+    stage.tick()
+    assert stage.outcomes("labels", "closures") == before
+    assert [len(values) for values in before.values()] == [1, 1]
 
 
 def test_patient_text_stays_out_of_the_state_and_of_what_is_sent() -> None:

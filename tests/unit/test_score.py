@@ -19,7 +19,8 @@ from streams.agents.expiry import Expiry
 from streams.clock import Clock, EventClock, WallClock
 from streams.metrics import Metrics
 from streams.scorer import Scorer
-from tests.stagecraft import Theatre, at, context, decision, record
+from streams.timers import GRACE_S
+from tests.stagecraft import Stopwatch, Theatre, at, context, decision, record
 
 REPLAY = EventClock()
 EAGER = Policy(warm_up_labels=10, warm_up_deviation=2.0, audit_rate=0.0)
@@ -101,7 +102,7 @@ def theatre(
     metrics = Metrics()
     scorer = Scorer(encoder or Stub(), metrics, deadline_s=deadline_s)
     parts = score.Parts(scorer, calibrations or Known(), Policies(EAGER), clock, b"key")
-    expiry = Expiry(timedelta(days=1), score.read_time)
+    expiry = Expiry(timedelta(days=1), score.read_time, clock)
     return Theatre(lambda state: score.Score(context(), state, expiry, parts))
 
 
@@ -242,9 +243,12 @@ def test_a_conversation_remembers_how_its_turns_were_received() -> None:
 
 
 def test_rows_are_gone_after_the_horizon() -> None:
-    stage = theatre()
+    clock = Stopwatch()
+    stage = theatre(clock=clock)
     stage.run([record(response(), 0)])
     stage.run([record(response("r2", occurred_at=at(3 * 86_400)), 1)])
+    stage.tick()
+    clock.seconds += GRACE_S
     stage.tick()
     assert [key for _, key in stage.state.rows] == [b"r/r2"]
 
