@@ -72,10 +72,10 @@ MUTANTS = (
     Mutant(
         "I2 outcomes go before the state",
         "streams/delivery.py",
-        "        if plan.rows:\n            await stage.state.write(partition, plan.rows)\n"
-        "        if plan.sends:\n            await send_all(self._app, plan.sends)\n",
-        "        if plan.sends:\n            await send_all(self._app, plan.sends)\n"
-        "        if plan.rows:\n            await stage.state.write(partition, plan.rows)\n",
+        "        if plan.rows:\n            await self._ours(stage.state.write(partition, plan.rows))\n"
+        "        if plan.sends:\n            await self._ours(send_all(self._app, plan.sends))\n",
+        "        if plan.sends:\n            await self._ours(send_all(self._app, plan.sends))\n"
+        "        if plan.rows:\n            await self._ours(stage.state.write(partition, plan.rows))\n",
         "tests/agents/test_agents.py",
     ),
     Mutant(
@@ -140,6 +140,13 @@ MUTANTS = (
         "if row.sequence > sent:",
         "if False:",
         "tests/property/test_join.py",
+    ),
+    Mutant(
+        "a row goes while what led to it may come again",
+        "streams/timers.py",
+        "until = self._clock.passed() - GRACE_S",
+        "until = self._clock.passed()",
+        "tests/unit/test_join.py tests/property/test_oracle.py",
     ),
     Mutant(
         "I6 a score that is not finite",

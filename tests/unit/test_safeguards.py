@@ -8,6 +8,7 @@ from models.calibration.brake import Brake
 from models.calibration.filter import Filter
 from models.calibration.influence import Influence
 from models.calibration.ledger import Ledger
+from tests.mutants import MUTANTS, ROOT, Mutant
 from tests.unit import test_calibrator, test_control, test_ledger, test_raters, test_tiers
 
 CASES = {
@@ -64,3 +65,10 @@ def test_without_it_its_test_fails(name, monkeypatch):
     monkeypatch.setattr(owner, attribute, replacement)
     with pytest.raises(AssertionError):
         guard()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_every_mutant_still_has_its_place(mutant: Mutant) -> None:
+    """`make mutants` takes minutes; what would stop it shows here."""
+    assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
+    assert all((ROOT / path).exists() for path in mutant.tests.split())
