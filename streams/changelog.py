@@ -23,6 +23,7 @@ def changelog_reader(settings: Settings) -> Reader:
         consumer = AIOKafkaConsumer(
             **kafka_options(settings),
             group_id=None,
+            auto_offset_reset="earliest",  # should the log lose its beginning, nothing of the rest is left out
             fetch_max_wait_ms=FETCH_MS,
             max_partition_fetch_bytes=MAX_STATE_BYTES,
         )

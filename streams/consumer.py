@@ -4,6 +4,8 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 
 - acks out of order commit past a gap: an offset is committed only up to the lowest message not yet settled here;
 - a failed commit still counts as committed in memory: it is put back;
+- after an assignment it drops what it has fetched and seeks back to what is committed; where nothing is yet, it stayed
+  behind what it had dropped, which was lost: there it goes back to the beginning;
 - a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
   out of order, and what was left out is read again;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`).
@@ -62,7 +64,7 @@ class Lease:
 
 
 class ConsumerThread(AIOKafkaConsumerThread):
-    """Faust's consumer thread, which asks a quiet broker more often than every 1.5 s (fixed in Faust)."""
+    """Faust's consumer thread; it also asks a quiet broker more often than every 1.5 s (fixed in Faust)."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -85,6 +87,18 @@ class ConsumerThread(AIOKafkaConsumerThread):
             return bool(answered)
 
         coordinator._do_heartbeat = noted
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Go back to what is committed, or to the beginning; return what is committed."""
+        found: Mapping[TP, int] = await self.call_thread(self._go_back)
+        return found
+
+    async def _go_back(self) -> Mapping[Any, int | None]:
+        consumer: Any = self._ensure_consumer()
+        committed: Mapping[Any, int | None] = await consumer.seek_to_committed()
+        if new := [tp for tp, offset in committed.items() if not offset]:
+            await consumer.seek_to_beginning(*new)
+        return committed
 
 
 class Consumer(AIOKafkaConsumer):

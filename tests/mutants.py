@@ -107,6 +107,13 @@ MUTANTS = (
         "tests/unit/test_join.py tests/property/test_join.py",
     ),
     Mutant(
+        "where nothing is committed, what was fetched is dropped",
+        "streams/consumer.py",
+        "if new := [tp for tp, offset in committed.items() if not offset]:",
+        "if new := []:",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
         "I13 a lost partition is worked on",
         "streams/consumer.py",
         "return self._open[message.tp].get(message.offset) is message",

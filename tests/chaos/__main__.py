@@ -20,8 +20,10 @@ from rich.console import Console
 
 from streams import topics
 from streams.broker import HOST, free_port
-from streams.settings import load
+from streams.reading import read_all
+from streams.settings import Settings, load
 from streams.stages import changelogs
+from streams.verify import committed_by
 from tests import tiny_model
 from tests.apache_kafka import VERSION, ApacheKafka, apache_kafka
 from tests.chaos.company import Company
@@ -99,8 +101,19 @@ def once(row: Row, house: House, options: argparse.Namespace, seed: int) -> None
             scene = Scene(company, house.kafka, house.proxy, small, Random(seed))
             run(row, direct, scene, seed=seed, responses=options.responses)
         if options.keep and not row.holds:
-            for member in company.members:
-                (options.keep / f"{row.fault}-{seed}-{member.log.parent.name}.log").write_bytes(member.log.read_bytes())
+            keep(options.keep / f"{row.fault}-{seed}", company, direct)
+
+
+def keep(folder: Path, company: Company, settings: Settings) -> None:
+    """Keep what tells how a run failed: the workers' logs, every record of every topic, and what is committed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for member in company.members:
+        (folder / f"{member.log.parent.name}.log").write_bytes(member.log.read_bytes())
+    bare = settings.model_copy(update={"topic_prefix": ""})
+    for name, *_ in topics.plan(settings, changelogs(settings)):
+        lines = [str((r.partition, r.offset, r.timestamp, r.key, r.value)) for r in read_all(bare, name)]
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    (folder / "committed.txt").write_text(str(committed_by(settings)))
 
 
 @contextmanager
@@ -141,7 +154,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rocksdb", action="store_true", help="state in RocksDB everywhere")
     parser.add_argument("--faults", type=lambda names: names.split(","), default=list(FAULTS), help=",".join(FAULTS))
     parser.add_argument("--json", type=Path, help="where to write the rows")
-    parser.add_argument("--keep", type=Path, help="folder for the workers' logs of runs that failed")
+    parser.add_argument("--keep", type=Path, help="folder for the logs of runs that failed")
     return parser.parse_args()
 
 

@@ -9,7 +9,7 @@ import faust
 import pytest
 from faust.types.tuples import TP
 
-from streams.consumer import Consumer, Lease
+from streams.consumer import Consumer, ConsumerThread, Lease
 from streams.delivery import Delivery
 
 PART = TP("feedback", 0)
@@ -73,6 +73,23 @@ def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch, *, succ
     monkeypatch.setattr("streams.consumer.AIOKafkaConsumer._commit_offsets", commit)
     asyncio.run(made._commit_offsets({PART: 11}))
     assert made._committed_offset[PART] == (11 if succeeds else 10)
+
+
+def test_where_nothing_is_committed_a_new_owner_begins_at_the_beginning() -> None:
+    """Faust drops what it fetched before its flow resumes, and then seeks only where something is committed."""
+    calls = []
+
+    class Client:
+        async def seek_to_committed(self) -> dict[TP, int | None]:
+            return {PART: None, TP("feedback", 1): 0, TP("feedback", 2): 7}
+
+        async def seek_to_beginning(self, *partitions: TP) -> None:
+            calls.append(partitions)
+
+    thread = ConsumerThread.__new__(ConsumerThread)
+    thread._consumer = Client()  # type: ignore[assignment]
+    asyncio.run(thread._go_back())
+    assert calls == [(PART, TP("feedback", 1))]
 
 
 def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
