@@ -74,8 +74,9 @@ def refused(settings: Settings) -> SettingsError:
         return SettingsError(
             f"DEMUR_USERNAME, DEMUR_PASSWORD: refused by the broker at {settings.bootstrap}: correct them"
         )
-    remedy = "ask for a SASL user" if settings.encrypted else "does it want TLS (DEMUR_TLS, DEMUR_CAFILE)?"
-    return SettingsError(f"DEMUR_BOOTSTRAP: what listens at {settings.bootstrap} does not answer as Kafka: {remedy}")
+    more = "a certificate (DEMUR_CERTFILE) or a user (DEMUR_USERNAME)" if settings.encrypted else "TLS (DEMUR_CAFILE)"
+    what = f"what listens at {settings.bootstrap} does not answer as Kafka"
+    return SettingsError(f"DEMUR_BOOTSTRAP: {what}: does it want {more}?")
 
 
 def listens(address: str) -> bool:

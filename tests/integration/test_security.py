@@ -1,4 +1,4 @@
-"""TLS, SCRAM and least privilege against Apache Kafka: what the settings promise is what goes over the wire."""
+"""TLS, mutual TLS, SCRAM and least privilege on Apache Kafka: what the settings promise is what goes over the wire."""
 
 import shutil
 import subprocess
@@ -31,11 +31,14 @@ pytestmark = [
 ]
 
 SECURED = Template("""
-listeners=PLAINTEXT://$host:$port,CONTROLLER://$host:$controller,SECURED://$host:$secured
-advertised.listeners=PLAINTEXT://$host:$port,SECURED://$host:$secured
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL
+listeners=PLAINTEXT://$host:$port,CONTROLLER://$host:$controller,SECURED://$host:$secured,MUTUAL://$host:$mutual
+advertised.listeners=PLAINTEXT://$host:$port,SECURED://$host:$secured,MUTUAL://$host:$mutual
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL,MUTUAL:SSL
 ssl.keystore.type=PEM
 ssl.keystore.location=$keystore
+listener.name.mutual.ssl.client.auth=required
+listener.name.mutual.ssl.truststore.type=PEM
+listener.name.mutual.ssl.truststore.location=$trusted
 listener.name.secured.sasl.enabled.mechanisms=SCRAM-SHA-512
 listener.name.secured.scram-sha-512.sasl.jaas.config=$module required;
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
@@ -45,11 +48,16 @@ MODULE = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
 
 class Secured(NamedTuple):
-    """A broker that speaks SASL_SSL to users and plain text to the test itself."""
+    """A broker that speaks SASL_SSL to users, TLS to `CN=device`, and plain text to the test itself."""
 
     plain: str
     bootstrap: str
-    cafile: Path
+    mutual: str
+    folder: Path
+
+    @property
+    def cafile(self) -> Path:
+        return self.folder / "broker.pem"
 
     def settings(self, user: str, password: str = "s3cret", **others: object) -> Settings:
         return load(bootstrap=self.bootstrap, cafile=self.cafile, username=user, password=password, **others)
@@ -58,17 +66,26 @@ class Secured(NamedTuple):
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
-    key, cert, keystore = folder / "key.pem", folder / "cert.pem", folder / "keystore.pem"
-    names = ["-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{HOST}"]
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names]
-    subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
-    keystore.write_text(key.read_text() + cert.read_text())
-    port = free_port()
-    properties = SECURED.safe_substitute(secured=port, keystore=keystore, module=MODULE)
+    certify(folder, "broker", "localhost")
+    certify(folder, "device", "device")
+    keystore = folder / "keystore.pem"
+    keystore.write_text((folder / "broker.key").read_text() + (folder / "broker.pem").read_text())
+    port, mutual = free_port(), free_port()
+    properties = SECURED.safe_substitute(
+        secured=port, mutual=mutual, keystore=keystore, trusted=folder / "device.pem", module=MODULE
+    )
     users = [f"SCRAM-SHA-512=[name={name},password=s3cret]" for name in ("administrator", "worker")]
     formatting = [part for user in users for part in ("--add-scram", user)]
     with apache_kafka(folder, properties, formatting) as kafka:
-        yield Secured(kafka.bootstrap, f"{HOST}:{port}", cert)
+        yield Secured(kafka.bootstrap, f"{HOST}:{port}", f"{HOST}:{mutual}", folder)
+
+
+def certify(folder: Path, name: str, subject: str) -> None:
+    """Make a key and a certificate that signs itself."""
+    names = ["-subj", f"/CN={subject}", "-addext", f"subjectAltName=IP:{HOST}"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names]
+    files = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"]
+    subprocess.run([*make, *files], check=True, capture_output=True)
 
 
 def grant(secured: Secured, user: str, *operations: ACLOperation, kind: ResourceType = ResourceType.TOPIC) -> None:
@@ -121,6 +138,26 @@ async def test_the_stream_s_own_client_takes_the_same_options(secured: Secured) 
     await producer.send_and_wait("async-alarms", b"over TLS")
     await producer.stop()
     assert [record.value for record in read_all(settings, "alarms")] == [b"over TLS"]
+
+
+async def test_a_certificate_of_ours_is_known_to_the_broker_by_its_name(secured: Secured) -> None:
+    grant(secured, "CN=device", ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESCRIBE_CONFIGS)
+    files = {"certfile": secured.folder / "device.pem", "keyfile": secured.folder / "device.key"}
+    device = load(bootstrap=secured.mutual, topic_prefix="mutual-", cafile=secured.cafile, **files)
+    with pytest.raises(DemurError, match="Authorization failed"):
+        create(device)
+    create(secured.settings("administrator", topic_prefix="mutual-"))
+    async with aiokafka.AIOKafkaProducer(**kafka_options(device)) as producer:
+        await producer.send_and_wait("mutual-alarms", b"from a device")
+    assert [record.value for record in read_all(device, "alarms")] == [b"from a device"]
+
+
+def test_without_a_certificate_a_broker_that_wants_one_is_refused_in_one_sentence(
+    secured: Secured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.topics.CONNECT_MS", 1000)
+    with pytest.raises(SettingsError, match=r"does it want a certificate \(DEMUR_CERTFILE\)"):
+        describe(load(bootstrap=secured.mutual, cafile=secured.cafile))
 
 
 def test_a_wrong_password_is_one_clear_sentence_without_it(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
