@@ -1,6 +1,6 @@
 """JOIN as a table: what arrives, beside what it must lead to."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from models.events import Closure, Label, Outcome, Watermark, decode, encode
 from models.joining import Horizons
 from models.salience import digest
 from streams.agents.join import Join
+from streams.clock import WallClock
 from streams.delivery import Record
 from streams.timers import GRACE_S
 from tests.stagecraft import Stopwatch, Theatre, at, context, decision, feedback, record
@@ -178,6 +179,46 @@ def test_a_timer_of_a_row_that_is_gone_wakes_nobody() -> None:
     for one in sequence(feedback("f1", seconds=5 * 86_400), decision(), *map(passed, times)):
         stage.run([one])
     assert [say(s.topic, s.value) for s in stage.sent if s.topic != "outcomes"] == ["orphan f1", "unlabelled r1"]
+
+
+class HospitalClock(WallClock):
+    """Wall time that a test sets."""
+
+    def __init__(self) -> None:
+        self.at = at(60)
+
+    def now(self) -> datetime:
+        return self.at
+
+
+@pytest.fixture
+def clock() -> HospitalClock:
+    return HospitalClock()
+
+
+@pytest.fixture
+def live(clock: HospitalClock) -> Theatre:
+    return Theatre(lambda state: Join(context(), state, HORIZONS, clock, b"key"))
+
+
+def test_events_dated_a_day_ahead_end_nothing_early(live: Theatre) -> None:
+    ahead = 86_400 + 600
+    live.run(sequence(decision(), decision("r2", seconds=ahead), feedback("f2", "r2", seconds=ahead + 10)))
+    live.run(sequence(feedback("f0", "r0")))
+    live.tick()
+    assert live.sent == []
+
+
+def test_a_clock_that_is_set_back_a_day_takes_nothing_back(live: Theatre, clock: HospitalClock) -> None:
+    live.run(sequence(decision(), feedback("f1")))
+    for seconds in (-86_400, 120, 200):
+        clock.at = at(seconds)
+        live.tick()
+    assert [say(s.topic, s.value) for s in live.sent if s.topic == "labels"] == ["verdict f1: ann accepts none x1"]
+    clock.at = at(-86_400)
+    live.run(sequence(decision("r2", seconds=-3600)))
+    live.tick()
+    assert len(live.sent) == 2
 
 
 def test_a_client_in_a_loop_cannot_grow_a_row_beyond_what_a_broker_takes(monkeypatch: pytest.MonkeyPatch) -> None:
