@@ -26,7 +26,7 @@ from models.calibration.settings import FilterSettings
 from models.encoder.base import Score
 from models.errors import EventError
 from models.events import Calibration, Decision, Id, Response, digest
-from models.policy import Policy, act, audited
+from models.policy import Group, Policy, act, audited
 from models.salience import digest as salience
 from models.tiers import Facts, tier
 
@@ -86,9 +86,13 @@ class History(Struct, frozen=True):
         return History(kept, at if self.last is None else max(at, self.last))
 
 
-def groups(response: Response, history: History) -> dict[str, str]:
-    """Return the groups whose offsets the calibrator learns."""
-    found = {"category": response.category or "unknown", "history": history.word(), "site": response.site}
+def groups(response: Response, history: History, chosen: tuple[Group, ...]) -> dict[str, str]:
+    """Return the groups whose offsets the calibrator learns: those chosen, and the moment if there is no answer yet."""
+    known: dict[str, str] = {
+        "history": history.word(),
+        "turn": "first" if response.turn == 0 else "second" if response.turn == 1 else "later",
+    }
+    found: dict[str, str] = {name: known.get(name) or getattr(response, name) or "unknown" for name in sorted(chosen)}
     if response.response is None:
         found["moment"] = "pre-response"
     return found
@@ -97,7 +101,8 @@ def groups(response: Response, history: History) -> dict[str, str]:
 def decide(response: Response, score: Score | Failed, by: Calibrated, history: History, stamp: Stamp) -> Decision:
     """Return the decision on a response. Any doubt, and it is not green (invariant I6 of the design)."""
     scored = score if isinstance(score, Score) and isfinite(score.logit) else None
-    found, policy = groups(response, history), stamp.policy
+    policy = stamp.policy
+    found = groups(response, history, policy.groups)
     risk, upper = _risk(scored, by, found, policy)
     level, reasons = tier(_facts(response, scored, upper, by, stamp), policy)
     if isinstance(score, Failed):

@@ -39,6 +39,7 @@ Depth = Literal["none", "surface", "deep"]
 Verb = Literal["accepted", "edited", "disagreed", "flagged", "abandoned", "retracted"]
 Action = Literal["show", "banner", "review", "withhold"]
 Ending = Literal["unlabelled", "duplicate", "superseded", "orphan"]
+Order = Literal["rollback", "rebuild", "approval", "release"]
 
 YEARS: Final = range(1970, 2200)
 """In which an event may have occurred: with any horizon added it is still a date."""
@@ -197,10 +198,10 @@ class Closure(Event, frozen=True, kw_only=True, tag="closure"):
 
 
 class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
-    """One version of a deployment's calibrator. Version n is the fold of the first n changes (labels, rollbacks).
+    """One version of a deployment's calibrator. Version n is the fold of the first n changes (labels, instructions).
 
     `parameters` restores the calibrator, which holds for scores of the model `model_hash` only; `cuts` are raw-score
-    thresholds per group, for people.
+    thresholds per group, for people; `shares` the tiers that it would give the responses labelled of late.
     """
 
     topic: ClassVar[str] = "calibrations"
@@ -209,10 +210,66 @@ class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
     model_hash: str = ""
     parameters: dict[str, Any]
     cuts: dict[str, dict[str, float | None]] = {}
+    shares: dict[Tier, float] = {}
     labels: int
     missing_labels: int
     cause: str
     as_of: Instant
+
+
+class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
+    """A person's word on a calibrator. It travels on `labels`, so that it has its place among them and a replay of the
+    log repeats it: all that it needs is in it.
+
+    `rollback`, `rebuild`: take `parameters` (the filter's state), those of `version`, or of the log as corrected.
+    `approval`: green may rise to `ceilings` (raw logits by scope), as `version` would have it, at once.
+    `release`: the quarantine of `scope` ends.
+    """
+
+    topic: ClassVar[str] = "labels"
+    instruction_id: Id
+    deployment: Id
+    order: Order
+    version: int
+    model_hash: str = ""
+    parameters: dict[str, Any] = {}
+    ceilings: dict[str, float] = {}
+    scope: Name = ""
+    by: Id
+    why: Name = ""
+    occurred_at: Instant
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """How a version stands: `parameters` for people (intercept, slopes and each group's offset, in logits), `cuts` and
+    `shares` as in `Calibration`.
+    """
+
+    version: int
+    labels: int
+    missing_labels: int
+    parameters: dict[str, float]
+    cuts: dict[str, dict[str, float | None]]
+    shares: dict[Tier, float]
+    as_of: Instant
+
+
+class Change(Event, frozen=True, kw_only=True, tag="change"):
+    """One entry of a calibrator's log: each change that labels forced or a person ordered, and one a day for the rest.
+
+    `before` is the entry before (None: there was none). `last` is the id of the label or instruction after which it
+    stood so. `state` restores LEARN's whole state there; None while labels are held back, or if it is too large.
+    """
+
+    topic: ClassVar[str] = "changes"
+    deployment: Id
+    model_hash: str = ""
+    cause: str
+    evidence: dict[str, float | int | str] = {}
+    before: Standing | None
+    after: Standing
+    last: Id
+    state: dict[str, Any] | None = None
 
 
 class Alarm(Event, frozen=True, kw_only=True, tag="alarm"):

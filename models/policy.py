@@ -22,6 +22,9 @@ from models.errors import SettingsError
 from models.events import Action, Tier
 
 Cut = Annotated[float, Meta(gt=0.0, lt=1.0)]
+Group = Literal["category", "department", "history", "llm_model", "site", "specialty", "turn"]
+"""What is known of every response and may move its risk beside its score. `history`: how the conversation's earlier
+responses were received; `turn`: first, second or later."""
 Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 WEEK_S: Final = 7 * 86_400.0
@@ -36,6 +39,9 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     red: Cut = 0.20
     target: Literal["any", "deep"] = "any"
     """Which rejections steer the tiers: any, or only those that change the content."""
+    groups: tuple[Group, ...] = ("category", "history", "site")
+    """What the calibrator tells apart: each value of each learns an offset of its own. Chosen once: earlier labels know
+    nothing of a group that is added."""
     plan: Literal["full-access", "green-only"] = "full-access"
     audit_rate: Rate = 0.03
     """Share of responses, of all tiers, whose verdict is forced: the only unselected labels there are."""

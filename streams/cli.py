@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from models.errors import DemurError, SettingsError
+from streams.commands import calibrator, policy
 from streams.settings import STAGES, load
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
+app.add_typer(policy.app, name="policy")
+app.add_typer(calibrator.app, name="calibrator")
 
 
 class Head(StrEnum):

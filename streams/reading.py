@@ -15,13 +15,17 @@ FETCH_MS: Final = 50
 """The embedded broker sleeps for up to half of it; Apache Kafka answers as soon as there is a record."""
 
 
-def read_all(settings: Settings, topic: str) -> list[ConsumerRecord]:
+def read_all(settings: Settings, topic: str, newest: int | None = None) -> list[ConsumerRecord]:
     """Return a topic's records (name without prefix) from the earliest to the end, at least to what is the end now.
 
-    They come by partition and, within it, by offset. Raises `SettingsError` if the topic does not exist.
+    They come by partition and, within it, by offset. `newest`: at most about so many of the last in each partition.
+    Raises `SettingsError` if the topic does not exist.
     """
     with reader(settings, [topic]) as (consumer, partitions):
-        records = list(read_to(consumer, consumer.end_offsets(partitions)))
+        ends = consumer.end_offsets(partitions)
+        for partition, begin in consumer.beginning_offsets(partitions).items() if newest is not None else ():
+            consumer.seek(partition, max(begin, ends[partition] - newest))
+        records = list(read_to(consumer, ends))
     return sorted(records, key=lambda record: (record.partition, record.offset))
 
 

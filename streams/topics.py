@@ -20,6 +20,7 @@ from models.errors import DemurError, SettingsError
 from models.events import (
     Alarm,
     Calibration,
+    Change,
     Closure,
     DeadLetter,
     Decision,
@@ -43,7 +44,7 @@ MAX_STATE_BYTES: Final = 8 * 2**20
 """A calibrator of a thousand groups and some thousand clinicians is one message; Kafka's default is 1 MiB."""
 
 INPUTS: Final[tuple[type[Event], ...]] = (Response, Feedback)
-RECORDS: Final[tuple[type[Event], ...]] = (Decision, Label, Outcome, Closure, Alarm, DeadLetter)
+RECORDS: Final[tuple[type[Event], ...]] = (Decision, Label, Outcome, Closure, Alarm, Change, DeadLetter)
 
 
 class Topic(NamedTuple):

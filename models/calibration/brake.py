@@ -6,7 +6,7 @@ the calibrator would go beyond, the scorers read logits as that much higher, for
 the allowance a response is green, above it is not. The estimate itself moves on; only its effect is spread over days.
 
 The brake starts with the first day that begins warm: before, nothing is green. A scope that the morning did not know is
-held to the ceiling of all.
+held to the ceiling of all. A person may approve higher ceilings; a broken promise lowers them (see `ledger`).
 """
 
 from collections.abc import Mapping
@@ -54,6 +54,22 @@ class Brake:
         """Return by how many logits each scope's threshold lies above its ceiling, for those that do."""
         over = {scope: round(green(cut) - self._ceiling(scope), 6) for scope, cut in cuts.items()}
         return {scope: value for scope, value in over.items() if value > 0.0}
+
+    def tighten(self, scope: str, cuts: Cuts, step: float) -> None:
+        """Lower a scope's threshold by `step` at once; it may rise again by the allowance a day.
+
+        >>> brake = Brake(allowance=0.5)
+        >>> brake.tighten("all", {"all": {"green": -3.0}}, step=1.0)
+        >>> brake.excess({"all": {"green": -3.0}})
+        {'all': 1.0}
+        """
+        stands = min(green(cuts.get(scope, cuts["all"])), self._ceiling(scope))
+        self._ceilings[scope] = max(stands - step, -LIMIT)
+
+    def approve(self, ceilings: Mapping[str, float]) -> None:
+        """Let thresholds rise to what a person approved."""
+        for scope, ceiling in ceilings.items():
+            self._ceilings[scope] = max(self._ceiling(scope), ceiling)
 
     def state(self) -> dict[str, Any]:
         """Return the state as JSON types."""

@@ -1,19 +1,20 @@
-"""Change control: rebuild a calibrator from its labels, compare two versions, foresee a policy.
+"""Change control: honour corrections, compare two versions, foresee a policy.
 
 The shape of a predetermined change control plan: what changed, on which evidence, with which effect on the tiers, and
-the way back (`Ledger.rollback`).
+the way back (`history`).
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
 from msgspec import Struct
 
-from models.calibration.ledger import Ledger, thresholds
+from models.calibration.ledger import thresholds
 from models.calibration.serving import Thresholds
-from models.events import Action, Calibration, Label, Tier
+from models.events import Action, Calibration, Decision, Instruction, Label, Tier
 from models.policy import Policy, act
-from models.tiers import Facts, tier
+from models.tiers import Facts, missing_labels, tier
 
 Scores = Sequence[tuple[float, Mapping[str, str]]]
 """A sample of responses: raw logit and groups."""
@@ -32,40 +33,36 @@ class Effect(Struct, frozen=True, kw_only=True):
 
 
 class Difference(Struct, frozen=True, kw_only=True):
-    """What a change of version does: thresholds (raw logits) that moved, and the effect on a sample."""
+    """What a change of version does: parameters and thresholds (raw logits) that moved, and the effect on a sample."""
 
     deployment: str
     before: int
     after: int
     cause: str
     labels: int
+    parameters: dict[str, tuple[float | None, float | None]]
     cuts: dict[str, dict[str, tuple[float | None, float | None]]]
     effect_before: Effect
     effect_after: Effect
 
 
-def rebuild(deployment: str, policy: Policy, labels: Iterable[Label], *, corrected: bool = False) -> Ledger:
-    """Fold a label log anew. Plain, it reproduces the running state bit for bit; `corrected`, it honours revisions."""
-    ledger = Ledger(deployment, policy)
-    for label in revise(labels) if corrected else labels:
-        ledger.apply(label)
-    return ledger
-
-
-def revise(labels: Iterable[Label]) -> list[Label]:
-    """Return the verdicts as finally revised, each in its first place: corrections replace, revocations remove.
+def revise(log: Iterable[Label | Instruction]) -> list[Label | Instruction]:
+    """Return the log as finally revised, each verdict in its first place: corrections replace, revocations remove.
 
     A revision may revise a revision. One whose label is not in the log has nothing to replace and is left out.
     """
     places: dict[str, str] = {}
-    standing: dict[str, Label | None] = {}
-    for label in labels:
+    standing: dict[str, Label | Instruction | None] = {}
+    for label in log:
+        if isinstance(label, Instruction):
+            standing[label.instruction_id] = label
+            continue
         root = label.label_id if label.kind == "verdict" else places.get(label.revises or "")
         if root is None:
             continue
         places[label.label_id] = root
         standing[root] = None if label.kind == "revocation" else as_verdict(label)
-    return [label for label in standing.values() if label is not None]
+    return [event for event in standing.values() if event is not None]
 
 
 def as_verdict(label: Label) -> Label:
@@ -77,10 +74,44 @@ def as_verdict(label: Label) -> Label:
 
 
 def foresee(sample: Scores, reading: Thresholds, policy: Policy) -> Effect:
-    """Return the tiers and actions that a sample of scores would get: for a proposed policy before it is applied."""
-    found = [tier(Facts(upper=reading.risk(logit, groups)[1]), policy)[0] for logit, groups in sample]
-    tiers = Counter(found)
-    total = max(len(found), 1)
+    """Return the tiers and actions that a sample of scores would get, nothing else speaking against green."""
+    return effect((Facts(upper=reading.risk(logit, groups)[1]) for logit, groups in sample), policy)
+
+
+def again(decisions: Iterable[Decision], version: Calibration | None, policy: Policy) -> Effect:
+    """Return the tiers and actions of decisions if they were made anew under `policy`, before it is applied.
+
+    By `version`, with its brake let go: so it will be in the end; by None, at the upper risk they were made with. What
+    spoke against a response itself speaks against it again. The policy's `target` and `calibrator` act on labels to
+    come, and are not foreseen.
+    """
+    if version is None:
+        return effect(map(_as_made, decisions), policy)
+    reading = thresholds(version).braked({})
+    missing = missing_labels(version.labels, reading.deviation(policy.green), policy)
+    return effect((_made_anew(one, reading, missing) for one in decisions), policy)
+
+
+def _as_made(decision: Decision) -> Facts:
+    return Facts(
+        upper=decision.upper,
+        valid="invalid_input" not in decision.reasons,
+        truncated=decision.truncated,
+        in_distribution="out_of_distribution" not in decision.reasons,
+        calibrated="calibration_missing" not in decision.reasons,
+        missing_labels=any(reason.startswith("warming_up") for reason in decision.reasons),
+    )
+
+
+def _made_anew(decision: Decision, reading: Thresholds, missing: int) -> Facts:
+    upper = None if decision.logit is None else reading.risk(decision.logit, decision.groups)[1]
+    return msgspec.structs.replace(_as_made(decision), upper=upper, calibrated=True, missing_labels=missing)
+
+
+def effect(facts: Iterable[Facts], policy: Policy) -> Effect:
+    """Count the tiers and actions that a policy gives."""
+    tiers = Counter(tier(one, policy)[0] for one in facts)
+    total = max(sum(tiers.values()), 1)
     actions: defaultdict[Action, float] = defaultdict(float)
     for level, count in tiers.items():
         actions[act(level, policy.plan, audit=True)] += policy.audit_rate * count / total
@@ -93,26 +124,29 @@ def foresee(sample: Scores, reading: Thresholds, policy: Policy) -> Effect:
 
 def compare(before: Calibration, after: Calibration, sample: Scores, policy: Policy) -> Difference:
     """Return what changed from one published version to another, and what that does to a sample of scores."""
+    readings = thresholds(before), thresholds(after)
     return Difference(
         deployment=after.deployment,
         before=before.version,
         after=after.version,
         cause=after.cause,
         labels=after.labels - before.labels,
+        parameters=_moved(*(reading.parameters() for reading in readings)),
         cuts=moved(before, after),
-        effect_before=foresee(sample, thresholds(before), policy),
-        effect_after=foresee(sample, thresholds(after), policy),
+        effect_before=foresee(sample, readings[0], policy),
+        effect_after=foresee(sample, readings[1], policy),
     )
 
 
 def moved(before: Calibration, after: Calibration) -> dict[str, dict[str, tuple[float | None, float | None]]]:
     """Return the thresholds that differ, as (before, after) per scope and cut; None where there is none."""
-    changes = {
-        scope: {
-            name: (before.cuts.get(scope, {}).get(name), after.cuts.get(scope, {}).get(name))
-            for name in before.cuts.get(scope, {}) | after.cuts.get(scope, {})
-        }
-        for scope in before.cuts | after.cuts
-    }
-    differing = {s: {name: pair for name, pair in cut.items() if pair[0] != pair[1]} for s, cut in changes.items()}
-    return {scope: cut for scope, cut in differing.items() if cut}
+    scopes = before.cuts | after.cuts
+    changes = {scope: _moved(before.cuts.get(scope, {}), after.cuts.get(scope, {})) for scope in scopes}
+    return {scope: cut for scope, cut in changes.items() if cut}
+
+
+def _moved(
+    before: Mapping[str, float | None], after: Mapping[str, float | None]
+) -> dict[str, tuple[float | None, float | None]]:
+    pairs = {name: (before.get(name), after.get(name)) for name in {**before, **after}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

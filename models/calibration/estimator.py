@@ -31,6 +31,17 @@ class RejectionCalibrator(base.Classifier):
     >>> round(model.predict_proba_one(x)[True], 3), round(model.upper_one(x), 3)
     (0.022, 0.024)
 
+    Context in numbers becomes a group by naming its ranges, in a pipeline of river's own:
+
+    >>> from river import compose
+    >>> def named(x):
+    ...     return {**x, "turn": "first" if x["turn"] == 0 else "later"}
+    >>> pipeline = compose.FuncTransformer(named) | RejectionCalibrator()
+    >>> for turn in range(200):
+    ...     pipeline.learn_one({"logit": -2.0, "turn": turn % 2, "specialty": "icu"}, turn % 2 == 1)
+    >>> [round(pipeline.predict_proba_one({"logit": -2.0, "turn": turn})[True], 2) for turn in (0, 1)]
+    [0.14, 0.78]
+
     References:
         Kull, Silva Filho, Flach, *Beta calibration*, 2017. McCormick et al., *Dynamic logistic regression and dynamic
         model averaging*, 2012. Shin, Ramdas, Rinaldo, *E-detectors*, 2022.

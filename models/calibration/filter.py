@@ -1,7 +1,7 @@
 """The calibrator proper: a filter over one deployment's labels. Mathematics: `basis`, `belief`, `jumps`, `serving`."""
 
 from collections.abc import Iterable
-from math import exp, isfinite, log
+from math import exp, inf, isfinite, log
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,9 +20,10 @@ from models.calibration.jumps import (
     strongest,
     temper,
 )
+from models.calibration.maturity import Maturity
 from models.calibration.serving import MAX_CACHE, MAX_ETA, Groups, Key, Moments, Thresholds, evaluate
 from models.calibration.settings import DEFAULTS, FilterSettings
-from models.calibration.state import State, nest, pack, read, read_curve, unpack
+from models.calibration.state import SCHEMA, State, nest, pack, read, read_curve, unpack
 
 BIAS_VARIANCE: Final = 0.5
 """The first guess of the organic bias is right to about +-0.7 logits."""
@@ -33,6 +34,13 @@ must be left. In a true jump each of three raters has a third."""
 
 BROAD: Final = 0.5
 """Half of the log evidence needed: if all responses have it, the change is not one of a single group, however large."""
+
+SPARED: Final = 4
+"""Of the acceptances, which are many, one in four is enough to know their delay."""
+
+CHECK: Final = 64
+"""Labels between two looks at whether both kinds of verdict take equally long. Where one comes sooner, young labels are
+mostly of that kind, and evidence that passed over the old ones would take that for a change: so it passes over none."""
 
 MIN_RATERS: Final = 3
 """With fewer, the raters' severity cannot be told from the answers' risk: it counts as the latter."""
@@ -72,9 +80,12 @@ class Filter:
     __slots__ = (
         "_audits",
         "_curve",
+        "_delays",
+        "_even",
         "_everyone",
         "_found",
         "_groups",
+        "_newest",
         "_raters",
         "clock",
         "ignored",
@@ -92,6 +103,9 @@ class Filter:
         self._audits = Offset(0.0, 0.0, 0)
         self._groups: dict[Key, Offset] = {}
         self._raters = 0
+        self._delays = Maturity()
+        self._newest = -inf
+        self._even = False
         self._found: dict[Groups, tuple[list[Key], list[Offset]]] = {}
 
     def observe(self, seen: Observation) -> Jump | None:
@@ -106,6 +120,12 @@ class Filter:
             self.ignored += 1
             return None
         self.clock += 1
+        if at > self._newest:  # noqa: PLR1730  # the hot path: max() costs a call
+            self._newest = at
+        if at < self._newest and (seen.rejected or not self.clock % SPARED):
+            self._delays.add(self._newest - at, rejected=seen.rejected)
+        if not self.clock % CHECK:
+            self._even = self._delays.known and not self._delays.hold_s()
         eta = self._absorb(seen, blocks)
         if self.clock <= self.settings.grace:
             return None
@@ -129,7 +149,7 @@ class Filter:
     def state(self) -> dict[str, Any]:
         """Return the whole state as versioned JSON types."""
         return {
-            "schema": 1,
+            "schema": SCHEMA,
             "settings": self.settings.overrides(),
             "clock": self.clock,
             "ignored": self.ignored,
@@ -137,6 +157,9 @@ class Filter:
             "covariance": list(self._curve.cov),
             "everyone": pack(self._everyone),
             "audits": pack(self._audits),
+            "newest": None if self._newest == -inf else self._newest,
+            "even": self._even,
+            "delays": self._delays.state(),
             "groups": nest(self._groups),
         }
 
@@ -149,6 +172,8 @@ class Filter:
         self._curve = read_curve(checked)
         unpack(checked.everyone, self._everyone)
         unpack(checked.audits, self._audits)
+        self._newest = -inf if checked.newest is None else checked.newest
+        self._even, self._delays = checked.even, Maturity.restore(checked.delays)
         for name, values in checked.groups.items():
             for value, group in values.items():
                 self._groups[name, value] = unpack(group, self._new(name))
@@ -230,7 +255,8 @@ class Filter:
             block.revert(clock)
             eta += block.mean
             variance += block.var
-        eta = clip(eta, MAX_ETA)
+        if not -MAX_ETA < eta < MAX_ETA:
+            eta = clip(eta, MAX_ETA)
         step, shrink = self._solve(eta, variance, seen)
         curve.absorb(gain, step, shrink)
         curve.keep_monotone(settings.z)
@@ -239,10 +265,10 @@ class Filter:
         return eta
 
     def _solve(self, eta: float, variance: float, seen: Observation) -> tuple[float, float]:
-        weight, noise = min(seen.weight, MAX_WEIGHT), self.settings.noise
-        if noise:
-            return settle_noisy(eta, variance, int(seen.rejected), weight, noise)
-        return settle(eta, variance, int(seen.rejected), weight)
+        weight = seen.weight if seen.weight <= 1.0 else min(seen.weight, MAX_WEIGHT)
+        if self.settings.noise:
+            return settle_noisy(eta, variance, seen.rejected, weight, self.settings.noise)
+        return settle(eta, variance, seen.rejected, weight)
 
     def _ratios(self, eta: float, seen: Observation) -> Ratios:
         p, noise = 1.0 / (1.0 + exp(-eta)), self.settings.noise
@@ -251,12 +277,18 @@ class Filter:
 
     def _judge(self, keys: list[Key], blocks: list[Offset], values: Ratios, at: float, *, forced: bool) -> Jump | None:
         """Fold the ratios into every block's evidence and act on the strongest that passes its threshold."""
-        best = accumulate(self._everyone, values, at)
+        passing = self._even
+        best = accumulate(self._everyone, values, at, passing)
         for block in blocks:
-            best = max(best, accumulate(block, values, at))
+            score = accumulate(block, values, at, passing)
+            best = best if best > score else score  # noqa: FURB136  # the hot path: max() costs a call
         if best > self.settings.threshold:
             return self._fire(keys, blocks, at)
-        if forced and not self._curve.biased and accumulate(self._audits, values, at) > self.settings.audit_threshold:
+        if (
+            forced
+            and not self._curve.biased
+            and accumulate(self._audits, values, at, passing) > self.settings.audit_threshold
+        ):
             return self._suspect(at)
         return None
 

@@ -6,7 +6,10 @@ For each block (all responses, each group value) and each alternative delta, the
 
 restarted, with its start time, whenever it falls to 1. Under "no jump" each ratio has mean at most 1, so crossing a
 threshold c takes at least c labels on average (the average run length of an e-detector). Evidence that grows names its
-own change point: the event time at which it last restarted.
+own change point: the event time at which it last restarted. Labels come late and in any order, so for a while after a
+change most are of events before it; those say nothing of what came after, and evidence passes them over. Which labels
+it passes over is known before their verdicts are, so the bound stands as long as the delay does not depend on the
+verdict; where it does, nothing is passed over (`filter` watches that).
 
 Null and alternative are compared on a clipped scale: upward alternatives never take the null below `FLOOR`, downward
 ones never above 1 - `FLOOR`. A null in that tail is then over-stated in the safe direction (the ratio's mean stays at
@@ -41,7 +44,8 @@ class Jump(msgspec.Struct, frozen=True, kw_only=True):
     """A change that the evidence forced. `since` and `at` are seconds since the epoch, `delta` is in logits.
 
     `kind`: `jump` (the block was shifted), `quarantine` (a guarded group turned lenient: its labels are ignored from
-    now on), `bias` (audited verdicts contradict organic ones: the organic labels' bias is estimated from now on).
+    now on), `bias` (audited verdicts contradict organic ones: the organic labels' bias is estimated from now on),
+    `tightening` (greens were rejected more often than promised: their threshold was moved by `delta`, see `ledger`).
     """
 
     kind: str
@@ -92,20 +96,28 @@ def temper(values: Ratios, weight: float) -> Ratios:
     return a**weight, b**weight, c**weight, d**weight
 
 
-def accumulate(block: Offset, values: Ratios, at: float) -> float:
-    """Fold one label's ratios into a block's evidence. Returns the strongest, as `strongest` does."""
+def accumulate(block: Offset, values: Ratios, at: float, passing: bool = True) -> float:  # noqa: FBT001, FBT002  # hot
+    """Fold one label's ratios into a block's evidence. Returns the strongest, as `strongest` does.
+
+    `passing`: evidence passes over labels of events before the change that it speaks of.
+    """
     evidence, since, best = block.evidence, block.since, 0.0
     for j, ratio in enumerate(values):
-        old = evidence[j]
-        new = old * ratio
+        new = evidence[j]
         if new > 1.0:
-            if old == 1.0:
-                since[j] = at
-            evidence[j] = new
-            score = new * (block.down if j < UPWARD else block.up)
-            best = best if best > score else score  # noqa: FURB136  # the hot path: max() costs a call
-        elif old > 1.0:
-            evidence[j], since[j] = 1.0, 0.0
+            if passing and at < since[j]:
+                continue
+            new *= ratio
+            if new <= 1.0:
+                evidence[j], since[j] = 1.0, 0.0
+                continue
+        elif ratio > 1.0:
+            new, since[j] = ratio, at
+        else:
+            continue
+        evidence[j] = new
+        score = new * (block.down if j < UPWARD else block.up)
+        best = best if best > score else score  # noqa: FURB136  # the hot path: max() costs a call
     return best
 
 

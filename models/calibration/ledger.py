@@ -14,33 +14,45 @@ Between a label and the filter stand two safeguards: `influence` caps the weight
 holds labels back while rejections arrive faster than acceptances. A held label becomes a change when a later label's
 `occurred_at` shows that its response is old enough: event time is the only clock.
 
+Behind the filter stands a third: if greens given since the last change are rejected more often than promised
+(`monitors.guarantee`), their scope's threshold is lowered by `TIGHTENING` at once, whatever the filter believes.
+
 The state is mutable, with `snapshot` and `restore`: a fold costs ten microseconds, copying the state would cost ten
 times that. Duplicates of a label id are the caller's to drop: it keeps the ids and offsets beside the snapshot.
 There is no clock: `as_of` is the latest `occurred_at` of a folded label.
 """
 
 import heapq
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import nan
 from typing import Any, Final, Literal
 
 import msgspec
 
-from models.calibration.brake import DAY_S, Brake, effective
+from models.calibration.brake import DAY_S, Brake, effective, green
 from models.calibration.filter import Filter, Observation
 from models.calibration.influence import Influence
 from models.calibration.jumps import Jump
 from models.calibration.maturity import Maturity
 from models.calibration.serving import Thresholds
 from models.errors import StateError
-from models.events import Alarm, Calibration, Label, digest
+from models.events import Alarm, Calibration, Instruction, Label, Tier, digest
+from models.monitors.guarantee import Finding, Guarantee
 from models.policy import Policy
 from models.tiers import missing_labels
 
 SCHEMA: Final = 1
 MAX_HELD: Final = 20_000
 """Labels held back at most; beyond, the most mature is folded early. Bounds the snapshot to some ten megabytes."""
+
+TIGHTENING: Final = 1.0
+"""Logits by which a broken promise lowers its scope's threshold: two days of the default allowance to come back."""
+
+SAMPLE: Final = 200
+"""Scores of the last labels, on which the expected shares of tiers are read: to 3 %, in less than two kilobytes."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,6 +68,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     brake: dict[str, Any]
     influence: dict[str, Any]
     maturity: dict[str, Any]
+    guarantee: dict[str, Any]
+    scores: list[float]
     held: list[tuple[float, int, Label]]
 
 
@@ -76,9 +90,11 @@ class Ledger:
 
     __slots__ = (
         "_brake",
+        "_guarantee",
         "_held",
         "_influence",
         "_maturity",
+        "_scores",
         "as_of",
         "cause",
         "counts",
@@ -99,6 +115,8 @@ class Ledger:
         self._brake = Brake(policy.max_loosening)
         self._influence = Influence(policy.rater_share)
         self._maturity = Maturity()
+        self._guarantee = Guarantee(policy.green)
+        self._scores: deque[float] = deque(maxlen=SAMPLE)
         self._held: list[tuple[float, int, Label]] = []
 
     @property
@@ -141,13 +159,28 @@ class Ledger:
     def _fold(self, label: Label) -> Iterator[Jump]:
         self._begin_day(int(label.occurred_at.timestamp() // DAY_S))
         weight = self._influence.grant(label.clinician, label.weight)
-        jump = self.filter.observe(observation(label, self.policy.target, weight))
+        seen = observation(label, self.policy.target, weight)
+        self._scores.append(seen.logit)
+        jump = self.filter.observe(seen)
         self.version += 1
-        self.cause = "labels" if jump is None else f"{jump.kind}: {jump.scope} {jump.delta:+.1f}"
         if self.as_of is None or label.occurred_at > self.as_of:
             self.as_of = label.occurred_at
-        if jump is not None:
-            yield jump
+        found = [*([] if jump is None else [jump]), *self._tighten(label)]
+        for one in found:
+            self._guarantee.forget(one.scope, label.occurred_at.timestamp())
+        self.cause = describe(found)
+        yield from found
+
+    def _tighten(self, label: Label) -> Iterator[Jump]:
+        """Lower the thresholds of the scopes whose promise a green's label shows to be broken."""
+        if label.decision.tier != "green":
+            return
+        findings = {one.scope: one for one in self._guarantee.observe(label, self.policy.target)}
+        cuts = self._cuts(self.filter.thresholds()) if findings else {}
+        for finding in findings.values():
+            done = tightening(finding, label)
+            self._brake.tighten(done.scope, cuts, TIGHTENING)
+            yield done
 
     def _begin_day(self, day: int) -> None:
         if self._brake.is_new(day) and self.missing_labels() == 0:
@@ -156,17 +189,25 @@ class Ledger:
     def _cuts(self, reading: Thresholds) -> dict[str, dict[str, float | None]]:
         return reading.cuts({"green": self.policy.green, "red": self.policy.red})
 
-    def rollback(self, earlier: Calibration, at: datetime) -> None:
-        """Take the parameters of an earlier version, as a new version: a person's change, at event time `at`.
+    def obey(self, instruction: Instruction) -> None:
+        """Do what a person says, as a new version. Raises `StateError` if it cannot be done; then nothing has changed.
 
-        Raises `StateError` if that version is not of this deployment, or its parameters are damaged.
+        `as_of` stays: an instruction is no news of how responses fare.
         """
-        if earlier.deployment != self.deployment:
-            raise StateError(f"version {earlier.version} belongs to deployment {earlier.deployment}")
-        self.filter = Filter.restore(earlier.parameters["filter"])
+        if instruction.deployment != self.deployment:
+            raise StateError(f"the instruction is for deployment {instruction.deployment}, not {self.deployment}")
+        match instruction.order:
+            case "rollback" | "rebuild":
+                self.filter = Filter.restore(instruction.parameters)
+            case "approval":
+                self._brake.approve(instruction.ceilings)
+            case "release":
+                name, _, value = instruction.scope.partition("=")
+                if not self.filter.release(name, value):
+                    raise StateError(f"{instruction.scope} is not in quarantine")
+        self._guarantee.forget("all", instruction.occurred_at.timestamp())
         self.version += 1
-        self.cause = f"rollback: to version {earlier.version}"
-        self.as_of = at if self.as_of is None else max(at, self.as_of)
+        self.cause = f"{instruction.order}: {instruction.scope or f'version {instruction.version}'}"
 
     def missing_labels(self) -> int:
         """Labels that the deployment lacks before it may show green."""
@@ -179,13 +220,15 @@ class Ledger:
         reading = self.filter.thresholds()
         cuts, deviation = self._cuts(reading), reading.deviation(self.policy.green)
         excess = self._brake.excess(cuts)
+        missing, in_force = missing_labels(self.labels, deviation, self.policy), effective(cuts, excess)
         return Calibration(
             deployment=self.deployment,
             version=self.version,
             parameters={"filter": self.filter.state(), "brakes": excess},
-            cuts=effective(cuts, excess),
+            cuts=in_force,
+            shares=shares(self._scores, in_force["all"], warm=missing == 0),
             labels=self.labels,
-            missing_labels=missing_labels(self.labels, deviation, self.policy),
+            missing_labels=missing,
             cause=self.cause,
             as_of=self.as_of,
         )
@@ -203,6 +246,8 @@ class Ledger:
             "brake": self._brake.state(),
             "influence": self._influence.state(),
             "maturity": self._maturity.state(),
+            "guarantee": self._guarantee.snapshot(),
+            "scores": list(self._scores),
             "held": [[due, order, msgspec.to_builtins(label)] for due, order, label in sorted(self._held)],
         }
 
@@ -223,6 +268,8 @@ class Ledger:
         self._brake = Brake.restore(saved.brake, policy.max_loosening)
         self._influence = Influence.restore(saved.influence, policy.rater_share)
         self._maturity = Maturity.restore(saved.maturity)
+        self._guarantee = Guarantee.restore(saved.guarantee, policy.green)
+        self._scores.extend(saved.scores)
         self._held = saved.held
         return self
 
@@ -234,6 +281,39 @@ def thresholds(calibration: Calibration) -> Thresholds:
     except msgspec.ValidationError as error:
         raise StateError(f"parameters of version {calibration.version} are damaged: {error}") from None
     return Filter.restore(saved.filter).thresholds().braked(saved.brakes)
+
+
+def shares(scores: Sequence[float], cuts: Mapping[str, float | None], *, warm: bool) -> dict[Tier, float]:
+    """Return the share of scores in each tier, groups at their mean. Labelled responses are seldom green: so these are
+    for comparing one version with another; `demur policy simulate` takes all responses.
+
+    >>> shares([-4.0, -3.0, -1.0, 0.5], {"green": -2.5, "red": 0.0}, warm=True)
+    {'green': 0.5, 'yellow': 0.25, 'red': 0.25}
+    """
+    if not scores:
+        return {}
+    ordered = sorted(scores)
+    red = bisect_left(ordered, green({"green": cuts["red"]})) / len(ordered)
+    low = bisect_left(ordered, green(cuts)) / len(ordered) if warm else 0.0
+    return {"green": low, "yellow": red - low, "red": 1.0 - red}
+
+
+def describe(found: Sequence[Jump]) -> str:
+    """Return the cause of a version in words."""
+    return "; ".join(f"{one.kind}: {one.scope} {one.delta:+.1f}" for one in found) or "labels"
+
+
+def tightening(finding: Finding, label: Label) -> Jump:
+    """Return what a broken promise does; what audits find holds for all."""
+    return Jump(
+        kind="tightening",
+        scope="all" if finding.scope == "audit" else finding.scope,
+        delta=-TIGHTENING,
+        statistic=finding.statistic,
+        threshold=finding.threshold,
+        since=finding.since,
+        at=label.decision.occurred_at.timestamp(),
+    )
 
 
 def idle(label: Label) -> str | None:

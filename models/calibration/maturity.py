@@ -24,11 +24,14 @@ MIN_LABELS: Final = 50
 MIN_DELAY_S: Final = 1.0
 """Shorter delays count as one second: a logarithm needs a floor."""
 
+MAX_DELAY_S: Final = 1e9
+"""Longer ones count as thirty years: such a date is a mistake."""
+
 SLOWEST: Final = exp(0.5772156649)
 """Mean over geometric mean of exponential delays (Euler's constant)."""
 
 
-class Delays(msgspec.Struct):
+class Delays(msgspec.Struct, array_like=True):
     """Exponentially weighted mean and variance of log delay of one kind of verdict."""
 
     count: int = 0
@@ -39,7 +42,7 @@ class Delays(msgspec.Struct):
         """Count one delay in seconds."""
         self.count += 1
         step = max(1.0 / self.count, 1.0 / MEMORY)
-        gap = log(max(delay_s, MIN_DELAY_S)) - self.mean
+        gap = log(min(max(delay_s, MIN_DELAY_S), MAX_DELAY_S)) - self.mean
         self.mean += step * gap
         self.var = (1.0 - step) * (self.var + step * gap * gap)
 
@@ -70,10 +73,15 @@ class Maturity:
         """Count the delay of one verdict."""
         (self._rejected if rejected else self._accepted).add(delay_s)
 
+    @property
+    def known(self) -> bool:
+        """Whether there are delays enough of both kinds to compare."""
+        return min(self._rejected.count, self._accepted.count) >= MIN_LABELS
+
     def hold_s(self) -> float:
         """Return the age in seconds that a response must have before its label is folded; 0: none."""
         fast, slow = sorted((self._rejected, self._accepted), key=lambda delays: delays.mean)
-        if fast.count < MIN_LABELS or slow.count < MIN_LABELS:
+        if not self.known:
             return 0.0
         gap = slow.mean - fast.mean
         significant = gap > RATIO and gap > SIGMAS * sqrt(fast.error + slow.error)

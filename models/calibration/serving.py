@@ -108,6 +108,12 @@ class Thresholds:
             for scope, moments in scopes.items()
         }
 
+    def parameters(self) -> dict[str, float]:
+        """Return intercept, slopes and each group's offset, in logits to four places: for people."""
+        names = ("intercept", "slope_low", "slope_high")
+        offsets = {f"{name}={value}": mean for (name, value), (mean, _) in self._groups.items()}
+        return {name: round(mean, 4) for name, mean in (*zip(names, self._curve[:3], strict=True), *offsets.items())}
+
     def deviation(self, level: float) -> float:
         """Standard deviation of the curve, in logits, where its mean risk is `level` (or nearest to it)."""
         moments = [self._curve_moments(logit) for logit in GRID]

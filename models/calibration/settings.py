@@ -28,7 +28,7 @@ class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     On the test bed 0.5 costs 6 % of the greens and takes 0.2 points off the worst window."""
     intercept_walk: Variance = 4e-6
-    slope_walk: Variance = 2e-6
+    slope_walk: Variance = 3e-6
     bias_walk: Variance = 1e-5
     intercept_variance: Positive = 1.0
     """Prior of the intercept around the identity map: the encoder's base rate may be off by a factor of e."""
@@ -41,9 +41,9 @@ class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rater_half_life: Annotated[float, Meta(ge=1.0, le=1e9)] = 500.0
     """Labels after which a rater's severity is half forgotten in variance, not in mean: it is kept mobile, so that one
     who changes moves their own offset, not everybody's curve."""
-    threshold: Evidence = 2e4
+    threshold: Evidence = 1e5
     """Evidence at which a group is held to have jumped: at least that many labels between false jumps, per group."""
-    threshold_all: Evidence = 3e3
+    threshold_all: Evidence = 7e3
     """The same for all responses: one block among many, and the one whose change matters most."""
     threshold_down: Evidence = 2e5
     """The same downwards, where a missed jump costs coverage, not safety. Guarded groups keep `threshold`: for them a

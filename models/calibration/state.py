@@ -5,7 +5,7 @@ original would have.
 """
 
 from math import inf, isfinite
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -14,7 +14,7 @@ from models.calibration.serving import Key
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 GroupState = tuple[float, float, int, list[tuple[int, float, float]], float | None, bool]
 """Mean, variance, clock, evidence above 1 (alternative, evidence, since), born (null: never jumped), quarantined."""
@@ -23,7 +23,7 @@ GroupState = tuple[float, float, int, list[tuple[int, float, float]], float | No
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `Filter.state` returns, as a type."""
 
-    schema: Literal[1] = 1
+    schema: Literal[2] = 2
     settings: FilterSettings
     clock: int
     ignored: int
@@ -31,6 +31,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     covariance: list[float]
     everyone: GroupState
     audits: GroupState
+    newest: float | None
+    even: bool
+    delays: dict[str, Any]
     groups: dict[str, dict[str, GroupState]]
 
 

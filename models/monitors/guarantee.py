@@ -17,7 +17,7 @@ Reference for the CUSUM: Shin, Ramdas, Rinaldo, *E-detectors*, 2022.
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from math import log
+from math import inf, log
 from typing import Any, Final, Literal
 
 import msgspec
@@ -69,13 +69,14 @@ class Guarantee:
     [0.07, 0.315]
     """
 
-    __slots__ = ("_cells", "alpha", "cut", "threshold")
+    __slots__ = ("_cells", "_since", "alpha", "cut", "threshold")
 
     def __init__(self, cut: float, alpha: float = 0.05, threshold: float = 1000.0) -> None:
         self.cut = cut
         self.alpha = alpha
         self.threshold = threshold
         self._cells: dict[str, Cell] = {}
+        self._since: dict[str, float] = {}
 
     def observe(self, label: Label, target: str = "any") -> tuple[Finding, ...]:
         """Count a label under `all`, `audit` if its verdict was forced, and each of its groups.
@@ -94,7 +95,7 @@ class Guarantee:
         found: list[Finding] = []
         for scope in scopes:
             cell = self._cell(tier, scope)
-            if cell is None:
+            if cell is None or at < max(self._since.get(scope, -inf), self._since.get("all", -inf)):
                 continue
             cell.labelled += 1
             cell.rejected += rejected
@@ -102,6 +103,13 @@ class Guarantee:
                 self._bet(cell, at, rejected=rejected)
                 found += self._findings(scope, cell, at)
         return tuple(found)
+
+    def forget(self, scope: str, at: float) -> None:
+        """Begin a scope (`all`: every one) anew: what is green changed at `at`, earlier responses say nothing of it."""
+        gone = [key for key in self._cells if scope in {"all", key.partition(" ")[2]}]
+        for key in gone:
+            del self._cells[key]
+        self._since = {**({} if scope == "all" else self._since), scope: at}
 
     def counts(self, tier: Tier, scope: str = "all") -> tuple[int, int]:
         """Return (labelled, rejected)."""
@@ -119,17 +127,22 @@ class Guarantee:
     def snapshot(self) -> dict[str, Any]:
         """Return the whole state as versioned JSON types."""
         settings = {"cut": self.cut, "alpha": self.alpha, "threshold": self.threshold}
-        return {"schema": 1, **settings, "cells": msgspec.to_builtins(self._cells)}
+        return {"schema": 1, **settings, "cells": msgspec.to_builtins(self._cells), "since": dict(self._since)}
 
     @classmethod
-    def restore(cls, snapshot: object) -> "Guarantee":
-        """Continue from `snapshot`, bit for bit. Raises `StateError` if it is damaged or of another version."""
+    def restore(cls, snapshot: object, cut: float | None = None) -> "Guarantee":
+        """Continue from `snapshot`, bit for bit. Raises `StateError` if it is damaged or of another version.
+
+        Counts that answer to another `cut` than is promised now are not taken over.
+        """
         try:
             saved = msgspec.convert(snapshot, _Snapshot)
         except msgspec.ValidationError as error:
             raise StateError(f"guarantee monitor: snapshot is damaged or of another version: {error}") from None
+        if cut is not None and cut != saved.cut:
+            return cls(cut, saved.alpha, saved.threshold)
         self = cls(saved.cut, saved.alpha, saved.threshold)
-        self._cells = saved.cells
+        self._cells, self._since = saved.cells, saved.since
         return self
 
     def _cell(self, tier: Tier, scope: str) -> Cell | None:
@@ -193,3 +206,4 @@ class _Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     alpha: float
     threshold: float
     cells: dict[str, Cell]
+    since: dict[str, float]

@@ -1,9 +1,9 @@
 """LEARN and WATCH fold events by deployment: each event once, whatever is delivered again.
 
-Rows of a partition: `d/<deployment>` holds the fold's state with the ids and the alarms of the last batch; `i/<id>`
+Rows of a partition: `d/<deployment>` holds the fold's state with the ids and the news of the last batch; `i/<id>`
 says that an event was folded. The state is written before the ids, and a partition's log keeps its order: an id that
 stands was folded, and one that a crash cut off stands in the state. After a crash the redelivered events are known,
-and what followed from them is sent again from the state, byte for byte.
+and what followed from them is sent again from the state, byte for byte. Once the broker has it, it is sent no more.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from models.errors import EventError
-from models.events import Alarm, Event, Watermark
+from models.events import Alarm, Change, Event, Watermark
 from streams.agents.common import Context, Internal, decode
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
@@ -22,12 +22,15 @@ from streams.delivery import Plan, Record
 from streams.settings import Stage
 from streams.state import State
 
+News = Alarm | Change
+"""What is told once, when it is found."""
+
 
 class Folded(Protocol):
     """The state of one deployment."""
 
-    def apply(self, event: Any) -> Iterable[Alarm]:
-        """Fold one event; return what it revealed."""
+    def apply(self, event: Any) -> Iterable[News]:
+        """Fold one event; return what it revealed. Raises `EventError`, having changed nothing."""
 
     def publish(self) -> Iterable[Event]:
         """Return the events that show the state; equal states give equal bytes."""
@@ -65,7 +68,8 @@ class Row(Struct, frozen=True):
     snapshot: Any
     recent: tuple[str, ...]
     """Ids of the last batch."""
-    alarms: tuple[Alarm, ...] = ()
+    news: tuple[News, ...] = ()
+    """What they led to, until it is known to be told."""
 
 
 class Held(Struct):
@@ -73,14 +77,14 @@ class Held(Struct):
 
     folded: Folded
     recent: tuple[str, ...]
-    alarms: tuple[Alarm, ...]
+    news: tuple[News, ...]
 
 
-class News(Struct):
-    """What a batch brings to a deployment: ids with their times, and alarms."""
+class Taken(Struct):
+    """What a batch brings to a deployment: ids with their times, and news."""
 
     ids: dict[str, datetime] = {}
-    alarms: list[Alarm] = []
+    news: list[News] = []
 
 
 class Fold:
@@ -101,7 +105,7 @@ class Fold:
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Fold a batch; publish each deployment it touches once."""
         plan = Plan(self._expiry.take(partition, self.state), [])
-        touched: dict[str, News] = {}
+        touched: dict[str, Taken] = {}
         self._taken_at = [record.at for record in records]
         for record in records:
             try:
@@ -109,10 +113,10 @@ class Fold:
                     self._take(partition, event, touched)
             except EventError as error:
                 plan.sends.append(self.context.dead_letter(self.name, record, error))
-        for deployment, news in touched.items():
-            self._publish(partition, deployment, news, plan)
-        for news in touched.values():
-            plan.rows.update((_id(id_), msgspec.json.encode(at)) for id_, at in news.ids.items())
+        for deployment, taken in touched.items():
+            self._publish(partition, deployment, taken, plan)
+        for taken in touched.values():
+            plan.rows.update((_id(id_), msgspec.json.encode(at)) for id_, at in taken.ids.items())
         return plan
 
     async def tick(self, partition: int) -> Plan:
@@ -123,8 +127,10 @@ class Fold:
         """Set aside what cannot be processed."""
         return Plan({}, [self.context.dead_letter(self.name, record, Internal("not processable"))])
 
-    def done(self, partition: int) -> None:  # noqa: ARG002 (the stage's interface)
-        """What was folded is published: say how long that took."""
+    def done(self, partition: int) -> None:
+        """What was folded is published: say how long that took, and tell no news twice."""
+        for (owner, _), held in self._held.items():
+            held.news = () if owner == partition else held.news
         if (now := self._clock.now()) and self.kind.publishes:
             for at in self._taken_at:
                 self.context.metrics.threshold_seconds.observe(max(0.0, now.timestamp() - at))
@@ -135,18 +141,18 @@ class Fold:
         self._held.clear()
         self._expiry.forget()
 
-    def _take(self, partition: int, event: Any, touched: dict[str, News]) -> None:
+    def _take(self, partition: int, event: Any, touched: dict[str, Taken]) -> None:
         id_, deployment, at = self.kind.identify(event)
         held = self._hold(partition, deployment)
-        news = touched.setdefault(deployment, News())
-        if id_ in news.ids or id_ in held.recent or self.state.get(partition, _id(id_)):
+        taken = touched.setdefault(deployment, Taken())
+        if id_ in taken.ids or id_ in held.recent or self.state.get(partition, _id(id_)):
             return
-        news.alarms += held.folded.apply(event)
-        news.ids[id_] = self._expiry.set(partition, _id(id_), self._clock.bounded(at))
+        taken.news += held.folded.apply(event)
+        taken.ids[id_] = self._expiry.set(partition, _id(id_), self._clock.bounded(at))
 
     def _hold(self, partition: int, deployment: str) -> Held:
         if (held := self._held.get((partition, deployment))) is None:
-            stored = self.state.get(partition, _row(deployment))
+            stored = self.state.get(partition, row_of(deployment))
             held = self._held[partition, deployment] = self._load(deployment, stored)
         return held
 
@@ -154,18 +160,19 @@ class Fold:
         if stored is None:
             return Held(self.kind.create(deployment), (), ())
         row = msgspec.json.decode(stored, type=Row)
-        return Held(self.kind.restore(deployment, row.snapshot), row.recent, row.alarms)
+        return Held(self.kind.restore(deployment, row.snapshot), row.recent, row.news)
 
-    def _publish(self, partition: int, deployment: str, news: News, plan: Plan) -> None:
+    def _publish(self, partition: int, deployment: str, taken: Taken, plan: Plan) -> None:
         held = self._hold(partition, deployment)
-        held.recent = tuple(news.ids) or held.recent
-        held.alarms = tuple(news.alarms) or held.alarms
-        row = Row(held.folded.snapshot(), held.recent, held.alarms)
-        plan.rows[_row(deployment)] = msgspec.json.encode(row)
-        plan.sends.extend(self.context.send(event, deployment) for event in (*held.alarms, *held.folded.publish()))
+        held.recent = tuple(taken.ids) or held.recent
+        held.news += tuple(taken.news)
+        row = Row(held.folded.snapshot(), held.recent, held.news)
+        plan.rows[row_of(deployment)] = msgspec.json.encode(row)
+        plan.sends.extend(self.context.send(event, deployment) for event in (*held.news, *held.folded.publish()))
 
 
-def _row(deployment: str) -> bytes:
+def row_of(deployment: str) -> bytes:
+    """Return the key of a deployment's row."""
     return f"d/{deployment}".encode()
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from models.events import Alarm, Closure, Decision, Event, Label, Watermark, digest
+from models.events import Alarm, Closure, Decision, Event, Instruction, Label, Watermark, digest
 from models.monitors.guarantee import Guarantee
 from models.monitors.guarantee import alarm as guarantee_alarm
 from models.monitors.share import Share
@@ -19,6 +19,10 @@ ORPHAN_LIMIT: Final = 0.2
 """Share of endings that are feedback without a response above which someone should look at the ids that are sent."""
 
 
+Watched = Decision | Label | Closure | Instruction
+"""Instructions share the labels' topic; there is nothing to watch in them."""
+
+
 class Watching:
     """What is watched of one deployment in one partition."""
 
@@ -28,9 +32,11 @@ class Watching:
         self._guarantee = guarantee
         self._shares = shares
 
-    def apply(self, event: Decision | Label | Closure) -> Iterable[Alarm]:
+    def apply(self, event: Watched) -> Iterable[Alarm]:
         """Count one event."""
         match event:
+            case Instruction():
+                return ()
             case Label():
                 findings = self._guarantee.observe(event, self._policy.target)
                 return [guarantee_alarm(finding, event) for finding in findings]
@@ -67,14 +73,16 @@ class Watch:
 
     name: Stage = "watch"
     publishes = False
-    types = Decision | Label | Closure | Watermark
+    types = Watched | Watermark
 
     def __init__(self, policies: Policies) -> None:
         self._policies = policies
 
-    def identify(self, event: Decision | Label | Closure) -> tuple[str, str, datetime]:
+    def identify(self, event: Watched) -> tuple[str, str, datetime]:
         """Each event counts once; the closure of an orphan belongs to no deployment that is known."""
         match event:
+            case Instruction():
+                return f"i/{event.instruction_id}", event.deployment, event.occurred_at
             case Label():
                 return f"l/{event.label_id}", event.deployment, event.occurred_at
             case Decision():

@@ -11,7 +11,19 @@ from models.events import Decision, decode, encode
 from models.training import synth
 from streams.settings import Settings, environment
 
-COMMANDS = ("demo", "replay", "worker", "topics", "train", "evaluate", "synth", "score", "verify")
+COMMANDS = (
+    "demo",
+    "replay",
+    "worker",
+    "topics",
+    "train",
+    "evaluate",
+    "synth",
+    "score",
+    "verify",
+    "policy",
+    "calibrator",
+)
 
 
 def demur(*words: str, settings: Settings | None = None, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -41,7 +53,7 @@ def test_responses_are_scored_offline_by_the_same_code(tiny_model: Path) -> None
 def test_topics_are_created_once_and_shown(settings: Settings) -> None:
     first, second = (demur("topics", settings=settings) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0)
-    assert first.stdout.count(b"(new)") == 13
+    assert first.stdout.count(b"(new)") == 14
     assert second.stdout.count(b"(new)") == 0
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import random
+from statistics import median
 
 import msgspec
 import pytest
@@ -11,6 +12,8 @@ from river import checks, evaluate, metrics
 
 from models.calibration.estimator import RejectionCalibrator
 from models.calibration.filter import Filter, Observation
+from models.calibration.jumps import accumulate
+from models.calibration.maturity import Maturity
 from models.calibration.settings import DEFAULTS, FilterSettings
 from models.calibration.state import SCHEMA
 from models.errors import SettingsError, StateError
@@ -178,7 +181,7 @@ def test_state_survives_json_and_is_small():
 @pytest.mark.parametrize(
     "damage",
     [
-        {"schema": 2},
+        {"schema": 1},
         {"clock": "many"},
         {"curve": [1.0]},
         {"covariance": [float("nan")] * 10},
@@ -210,10 +213,55 @@ def test_estimator_restores_and_goes_on():
 
 def test_defaults_are_part_of_the_schema():
     """A state names only settings that differ: change a default, and the schema number in `state.py` must rise too."""
-    known = {1: "00339099310cfbed"}
+    known = {2: "c770f87fe155ad58"}
     assert hashlib.sha256(msgspec.json.encode(DEFAULTS)).hexdigest()[:16] == known[SCHEMA]
 
 
 def test_settings_out_of_range_are_refused():
     with pytest.raises(SettingsError, match="threshold"):
         FilterSettings.read({"threshold": 1.0})
+
+
+def late(count, seed, rejected_delay, accepted_delay, shift_at=10**9):
+    """Labels in order of arrival, after exponential delays of those means, in events."""
+    rng = random.Random(seed)
+    arrivals = []
+    for seen in stream(count, seed, shift_at, 1.2):
+        delay = rng.expovariate(1.0) * (rejected_delay if seen.rejected else accepted_delay)
+        arrivals.append((seen.at + delay, seen))
+    return [seen for _, seen in sorted(arrivals, key=lambda pair: pair[0])]
+
+
+def found_after(labels, shift_at):
+    """Labels of events after the shift that had come when it was found."""
+    calibrator, fresh = Filter(), 0
+    for seen in labels:
+        fresh += seen.at >= shift_at
+        jump = calibrator.observe(seen)
+        if jump is not None and fresh:
+            return fresh
+    return math.inf
+
+
+def test_late_labels_of_events_before_a_shift_do_not_hide_it(monkeypatch):
+    logs = [late(9000, seed, 500, 500, shift_at=5000) for seed in range(5)]
+    quick = [found_after(labels, 5000) for labels in logs]
+    assert median(quick) < 300
+    monkeypatch.setattr("models.calibration.filter.accumulate", lambda b, v, at, _: accumulate(b, v, at, passing=False))
+    slow = [found_after(labels, 5000) for labels in logs]
+    assert median(quick) < 0.8 * median(slow)
+
+
+def test_rejections_that_come_sooner_are_not_taken_for_a_shift(monkeypatch):
+    labels = late(12_000, 7, 150, 1500)
+    _, jumps = folded(labels)
+    monkeypatch.setattr(Maturity, "hold_s", lambda _: 0.0)
+    _, fooled = folded(labels)
+    assert len(jumps) <= 2
+    assert len(fooled) > 3 * max(len(jumps), 1)
+
+
+def test_absurd_dates_leave_every_number_finite():
+    dates = (1e308, -1e308) * 70
+    calibrator, _ = folded(Observation(-2.0, (), i % 3 == 0, at=at) for i, at in enumerate(dates))
+    assert Filter.restore(json.loads(json.dumps(calibrator.state(), allow_nan=False))).state() == calibrator.state()

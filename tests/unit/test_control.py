@@ -1,4 +1,4 @@
-"""Change control: bounded loosening, rollback, rebuild, difference, and a policy foreseen."""
+"""Change control: bounded loosening, approval, rollback, difference, and a policy foreseen."""
 
 import random
 from datetime import timedelta
@@ -8,11 +8,13 @@ import msgspec
 import orjson
 import pytest
 
-from models.calibration.control import compare, foresee, rebuild, revise
+from models.calibration.control import again, compare, foresee, revise
 from models.calibration.ledger import Ledger, thresholds
+from models.calibration.settings import FilterSettings
 from models.errors import StateError
-from models.events import Calibration, decode, encode
+from models.events import Calibration, Instruction, decode, encode
 from models.policy import Policy
+from tests.stagecraft import decision
 from tests.unit.test_ledger import START, fold, label, log
 
 SAMPLE = [(logit / 10.0, {"category": "a", "site": "x"}) for logit in range(-60, 10)]
@@ -25,7 +27,7 @@ def easing(count=2600):
         at = START + timedelta(minutes=10 * i)
         logit = rng.gauss(-2.6, 1.8)
         risk = 1.0 / (1.0 + 2.718 ** -(0.8 * logit + (0.7 if i < 1440 else -1.7)))
-        one = label(i, rng.random() < risk, logit)
+        one = label(i, rng.random() < risk, logit, tier="yellow")
         scored = msgspec.structs.replace(one.decision, occurred_at=at)
         yield msgspec.structs.replace(one, occurred_at=at + timedelta(minutes=1), decision=scored)
 
@@ -66,27 +68,91 @@ def test_tightening_is_immediate():
     assert ledger.calibration().parameters["brakes"] == {}
 
 
+def order(kind, version=0, **rest):
+    facts = {
+        "instruction_id": f"i-{kind}-{version}",
+        "deployment": "icu",
+        "order": kind,
+        "version": version,
+        "by": "dr",
+    }
+    return Instruction(occurred_at=START + timedelta(days=3), **facts, **rest)
+
+
 def test_rollback_is_a_new_version_with_the_old_parameters():
     ledger, _ = fold(log(1000))
     old = decode(Calibration, encode(ledger.calibration()))
     for one in list(log(1500))[1000:]:
         ledger.apply(one)
-    ledger.rollback(old, START + timedelta(days=3))
+    latest = ledger.as_of
+    ledger.obey(order("rollback", 1000, parameters=old.parameters["filter"]))
     new = ledger.calibration()
-    assert (new.version, new.cause) == (1501, "rollback: to version 1000")
+    assert (new.version, new.cause) == (1501, "rollback: version 1000")
     assert orjson.dumps(new.parameters["filter"]) == orjson.dumps(old.parameters["filter"])
-    assert new.as_of == START + timedelta(days=3)
-    with pytest.raises(StateError, match="other"):
-        ledger.rollback(msgspec.structs.replace(old, deployment="other"), START)
+    assert new.as_of == latest, "an instruction is no news of how responses fare"
 
 
-def test_rebuild_reproduces_the_running_state_bit_for_bit():
-    labels = [*log(800), label(800, rejected=True, kind="correction", revises="l3")]
-    ledger, _ = fold(labels)
-    assert orjson.dumps(rebuild("icu", Policy(), labels).snapshot()) == orjson.dumps(ledger.snapshot())
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"deployment": "other"}, "other"),
+        ({"parameters": {"schema": 2}}, "damaged"),
+        ({"order": "release", "scope": "site=x"}, "site=x is not in quarantine"),
+    ],
+)
+def test_an_instruction_that_cannot_be_followed_changes_nothing(wrong, named):
+    ledger, _ = fold(log(100))
+    before = ledger.snapshot()
+    with pytest.raises(StateError, match=named):
+        ledger.obey(msgspec.structs.replace(order("rollback", 50), **wrong))
+    assert ledger.snapshot() == before
 
 
-def test_a_corrected_rebuild_honours_revisions_of_revisions():
+def test_without_approval_nothing_loosens_and_with_it_at_once():
+    ledger = Ledger("icu", Policy(max_loosening=0.0))
+    for one in easing(2200):
+        ledger.apply(one)
+    held = ledger.calibration()
+    wanted = held.cuts["all"]["green"] + held.parameters["brakes"]["all"]
+    ledger.obey(order("approval", held.version, ceilings={"all": wanted}))
+    after = ledger.calibration()
+    assert after.cuts["all"]["green"] == pytest.approx(wanted, abs=1e-3)
+    assert (after.version, after.cause) == (held.version + 1, f"approval: version {held.version}")
+
+
+def promise_broken(ledger, count=60):
+    """Greens of one category, half of them rejected from now on; of too little weight to move the filter."""
+    found = []
+    for i in range(count):
+        at = ledger.as_of + timedelta(minutes=1)
+        one = label(10**6 + i, rejected=i % 2 == 0, logit=-6.0, weight=0.001)
+        scored = msgspec.structs.replace(one.decision, occurred_at=at, groups={"category": "a"}, audit=False)
+        found += ledger.apply(msgspec.structs.replace(one, occurred_at=at, decision=scored, clinician=f"c{i}"))
+    return found
+
+
+def test_a_broken_promise_tightens_whatever_the_filter_believes():
+    deaf = Policy(calibrator=FilterSettings(grace=10**9))
+    ledger, _ = fold(log(1500), deaf)
+    before = ledger.calibration()
+    found = promise_broken(ledger)
+    assert {jump.kind for jump in found} == {"tightening"}
+    after = ledger.calibration()
+    assert after.parameters["brakes"].get("category=a", 0.0) >= 1.0
+    assert after.cuts["category=a"]["green"] < before.cuts["category=a"]["green"] - 1.0
+    assert thresholds(after).risk(before.cuts["category=a"]["green"] - 0.5, {"category": "a"})[1] > 0.05
+
+
+def test_greens_from_before_the_tightening_do_not_tighten_again():
+    ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
+    promise_broken(ledger)
+    brakes = ledger.calibration().parameters["brakes"]
+    for i in range(60):  # shown long ago
+        ledger.apply(label(2 * 10**6 + i, rejected=True, logit=-6.0, shown=0, occurred_at=ledger.as_of, weight=0.001))
+    assert ledger.calibration().parameters["brakes"] == pytest.approx(brakes, abs=0.05)
+
+
+def test_a_revision_may_revise_a_revision():
     labels = [
         label(0, rejected=False),
         label(1, rejected=False),
@@ -97,7 +163,6 @@ def test_a_corrected_rebuild_honours_revisions_of_revisions():
     ]
     (one,) = revise(labels)
     assert (one.label_id, one.kind, one.revises, one.rejected) == ("l3", "verdict", None, False)
-    assert rebuild("icu", Policy(), labels, corrected=True).version == 1
 
 
 def test_a_difference_names_what_moved_and_what_it_does():
@@ -120,3 +185,19 @@ def test_a_policy_is_foreseen_before_it_is_applied():
     assert usual.review_load == pytest.approx(usual.tiers["red"] * 0.9 + 0.1)
     only = foresee(SAMPLE, reading, Policy(plan="green-only", audit_rate=0.0))
     assert set(only.actions) == {"show", "withhold"}
+
+
+def test_decisions_are_made_anew_with_what_spoke_against_them():
+    made = [decision(f"r{n}", logit=-5.0, upper=0.01) for n in range(10)]
+    made += [
+        decision("cut", logit=-5.0, upper=0.01, truncated=True),
+        decision("mute", logit=None, upper=None, reasons=("score_missing", "deadline_missed")),
+        decision("bad", logit=None, upper=None, reasons=("invalid_input", "invalid")),
+    ]
+    version = fold(log(3000))[0].calibration()
+    for known in (version, None):
+        assert again(made, known, Policy()).tiers == {"green": 10 / 13, "yellow": 1 / 13, "red": 2 / 13}
+    assert again(made, version, Policy(warm_up_labels=4000)).tiers == {"yellow": 11 / 13, "red": 2 / 13}
+    young = [decision("r", logit=-5.0, upper=0.01, reasons=("warming_up: 12 labels missing",))]
+    assert again(young, None, Policy()).tiers == {"yellow": 1.0}
+    assert again(young, version, Policy()).tiers == {"green": 1.0}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.events import Alarm, Calibration, Label, Scored, decode
+from models.events import Alarm, Calibration, Change, Instruction, Label, Scored, decode
 from models.policy import Policies, Policy
 from streams.agents import fold
 from streams.agents.expiry import Expiry
@@ -116,6 +116,56 @@ def test_greens_that_are_rejected_raise_an_alarm_even_if_the_worker_dies(crash: 
     assert "breach" in kinds
 
 
+def test_news_is_told_once() -> None:
+    stage = theatre(Watch)
+    stage.run([record(label(n, rejected=n % 3 == 0, tier="green"), n) for n in range(100)])
+    told = len(stage.sent)
+    stage.run([record(label(100), 100)])
+    assert told
+    assert stage.sent[told:] == []
+
+
+@pytest.mark.parametrize("crash", ["no", "written", "sent"])
+def test_the_log_tells_the_first_version_of_a_day_even_if_the_worker_dies(crash: str) -> None:
+    stage = theatre()
+    days = (0, 0, 0, 86_400, 86_400, 3 * 86_400)
+    for n, day in enumerate(days):
+        stage.run([record(label(n, seconds=day + n), n)], crash=crash)
+    found = [decode(Change, value) for value in stage.outcomes("changes")["changes"]]
+    found.sort(key=lambda one: one.after.version)
+    assert [one.after.version for one in found] == [1, 4, 6]
+    assert [one.before and one.before.version for one in found] == [None, 1, 4]
+
+
+def test_an_instruction_is_followed_once_and_a_wrong_one_is_set_aside() -> None:
+    stage = theatre()
+    stage.run([record(label(n), n) for n in range(5)])
+    old = newest(stage)
+    stage.run([record(label(n), n) for n in range(5, 9)])
+    back = Instruction(
+        instruction_id="i1", deployment="ward", order="rollback", version=5, model_hash="m", by="dr",
+        parameters=old.parameters["filter"], occurred_at=at(100),
+    )  # fmt: skip
+    stage.run([record(back, 9), record(back, 10), record(msgspec.structs.replace(back, model_hash="n"), 11)])
+    assert newest(stage).version == 10
+    stage.run([record(msgspec.structs.replace(back, model_hash="n", instruction_id="i2"), 12)])
+    found = newest(stage)
+    assert (found.version, found.cause) == (10, "rollback: version 5")
+    assert found.parameters["filter"] == old.parameters["filter"]
+    assert [s.topic for s in stage.sent].count("dead-letters") == 1
+    entry = [decode(Change, s.value) for s in stage.sent if s.topic == "changes"][-1]
+    assert (entry.evidence["by"], entry.before and entry.before.version, entry.after.version) == ("dr", 1, 10)
+
+
+def test_watch_passes_instructions_over() -> None:
+    stage = theatre(Watch)
+    event = Instruction(
+        instruction_id="i1", deployment="ward", order="approval", version=5, by="dr", occurred_at=at(100)
+    )
+    stage.run([record(event, 9)])
+    assert stage.sent == []
+
+
 def test_a_stream_without_scores_raises_an_alarm() -> None:
     stage = theatre(Watch)
     stage.run([record(decision(f"r{n}", logit=None, tier="red"), n) for n in range(30)])
@@ -125,4 +175,4 @@ def test_a_stream_without_scores_raises_an_alarm() -> None:
 def test_what_is_no_label_is_a_dead_letter() -> None:
     stage = theatre()
     stage.run([record(b"{}", 0, topic="labels"), record(label(1), 1)])
-    assert [s.topic for s in stage.sent] == ["dead-letters", "calibrations"]
+    assert [s.topic for s in stage.sent] == ["dead-letters", "changes", "calibrations"]

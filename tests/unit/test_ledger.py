@@ -15,11 +15,11 @@ from models.policy import Policy
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 
 
-def label(i, rejected, logit=-2.6, shown=None, **other):
+def label(i, rejected, logit=-2.6, shown=None, tier="green", **other):
     """Label number i of one clinician among six, on a response of minute i."""
     scored = Scored(
         conversation_id=f"v{i}", turn=0, groups={"category": "abc"[i % 3], "site": "xy"[i % 2]}, logit=logit,
-        risk=0.1, upper=0.1, tier="green", action="show", audit=i % 20 == 0, propensity=0.05,
+        risk=0.1, upper=0.1, tier=tier, action="show", audit=i % 20 == 0, propensity=0.05,
         calibrator_version=0, occurred_at=START + timedelta(minutes=i if shown is None else shown),
     )  # fmt: skip
     facts = {
@@ -36,7 +36,7 @@ def log(count, seed=1, shift_at=10**9):
     for i in range(count):
         logit = rng.gauss(-2.6, 1.8)
         eta = 0.8 * logit - 0.3 + (1.6 if i >= shift_at else 0.0)
-        yield label(i, rng.random() < 1.0 / (1.0 + math.exp(-eta)), logit)
+        yield label(i, rng.random() < 1.0 / (1.0 + math.exp(-eta)), logit, tier="yellow")
 
 
 def fold(labels, policy=Policy()):  # noqa: B008  # frozen

@@ -1,9 +1,13 @@
 """The policy file: what is accepted, what stops the start, and what becomes of a tier."""
 
+import msgspec
 import pytest
 
+from models.deciding import History, groups
 from models.errors import SettingsError
+from models.events import Response
 from models.policy import Policies, Policy, act, audited, draw
+from tests.stagecraft import START
 
 
 @pytest.mark.parametrize(
@@ -16,6 +20,7 @@ from models.policy import Policies, Policy, act, audited, draw
         ({"greeen": 0.04}, "greeen"),
         ({"target": "severe"}, "target"),
         ({"plan": "all"}, "plan"),
+        ({"groups": ["site", "weekday"]}, "groups"),
         ({"audit_rate": 1.5}, "audit_rate"),
         ({"warm_up_labels": -1}, "warm_up_labels"),
         ({"max_calibration_age_s": 0.0}, "max_calibration_age_s"),
@@ -77,3 +82,18 @@ def test_the_audit_sample_is_uniform_repeatable_and_keyed():
 def test_audit_rates_at_the_ends():
     assert not audited("r", Policy(audit_rate=0.0))
     assert audited("r", Policy(audit_rate=1.0))
+
+
+def test_the_calibrator_tells_apart_what_the_policy_chooses():
+    asked = Response(
+        response_id="r1", conversation_id="c1", turn=2, deployment="icu", site="north", specialty="renal",
+        query="Dose?", response="5 mg", occurred_at=START,
+    )  # fmt: skip
+    history = History({"r0": True})
+    usual = {"category": "unknown", "history": "rejected", "site": "north"}
+    assert groups(asked, history, Policy().groups) == usual
+    chosen = Policies.read({"groups": ["turn", "specialty", "site", "department"]}).default.groups
+    found = {"department": "unknown", "site": "north", "specialty": "renal", "turn": "later"}
+    assert groups(asked, history, chosen) == found
+    first = msgspec.structs.replace(asked, turn=0, response=None)
+    assert groups(first, history, chosen) == {**found, "turn": "first", "moment": "pre-response"}

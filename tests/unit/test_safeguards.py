@@ -1,15 +1,21 @@
 """Each safeguard is removed in turn, and its test must fail: a harness that cannot fail proves nothing."""
 
+from itertools import count
+
 import pytest
 
 from models import tiers
+from models.calibration import history
 from models.calibration.belief import Curve
 from models.calibration.brake import Brake
 from models.calibration.filter import Filter
 from models.calibration.influence import Influence
 from models.calibration.ledger import Ledger
+from streams.agents.learn import Learn
 from tests.mutants import MUTANTS, ROOT, Mutant
-from tests.unit import test_calibrator, test_control, test_ledger, test_raters, test_tiers
+from tests.unit import test_calibrator, test_control, test_fold, test_history, test_ledger, test_raters, test_tiers
+
+FRESH = count()
 
 CASES = {
     "jump detector": (
@@ -47,6 +53,22 @@ CASES = {
     "bounded loosening": (
         (Brake, "excess", lambda *_: {}),
         test_control.test_loosening_is_bounded_per_day_and_gets_there_in_the_end,
+    ),
+    "automatic tightening": (
+        (Brake, "tighten", lambda *_: None),
+        test_control.test_a_broken_promise_tightens_whatever_the_filter_believes,
+    ),
+    "approval": (
+        (Brake, "approve", lambda *_: None),
+        test_control.test_without_approval_nothing_loosens_and_with_it_at_once,
+    ),
+    "dedupe": (
+        (Learn, "identify", lambda _, event: (f"{next(FRESH)}", event.deployment, event.occurred_at)),
+        test_fold.test_an_instruction_is_followed_once_and_a_wrong_one_is_set_aside,
+    ),
+    "corrections honoured": (
+        (history, "revise", lambda log: log),
+        test_history.test_corrections_are_honoured_and_what_a_rollback_dismissed_stays_dismissed,
     ),
     "warm-up gate": (
         (Ledger, "missing_labels", lambda _: 0),

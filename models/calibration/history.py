@@ -1,0 +1,172 @@
+"""A deployment's log, replayed: any version again, the running state again, and the log as finally corrected.
+
+A version is the fold of what came before it, so it can be had again for as long as its labels are kept. When the log's
+beginning has expired, replays start from an entry of the calibrator's own log (`Change.state`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+from models.calibration.control import revise
+from models.calibration.learning import Entry, Learning, identity
+from models.calibration.ledger import Ledger
+from models.errors import EventError, StateError
+from models.events import Change, Instruction, Label
+from models.policy import Policy
+
+
+class History:
+    """Labels and instructions of one deployment in the order of their log, each once; `whole`: none has expired."""
+
+    def __init__(
+        self,
+        deployment: str,
+        policy: Policy,
+        log: Iterable[Entry],
+        changes: Iterable[Change] = (),
+        *,
+        whole: bool = True,
+    ) -> None:
+        self._deployment = deployment
+        self._policy = policy
+        self._whole = whole
+        events: dict[str, Entry] = {}
+        for event in log:
+            events.setdefault(identity(event), event)
+        self._log = list(events.values())
+        self._places = {id_: place for place, id_ in enumerate(events)}
+        self.changes = sorted({change.after.version: change for change in changes}.values(), key=_version)
+
+    def at(self, version: int) -> Learning:
+        """Return the calibrator as it stood at `version`, or at the next that an event ended with.
+
+        Raises `StateError` if it is not reached, or no longer.
+        """
+        learning, place = self._nearest(version)
+        for event in self._log[place:]:
+            if learning.ledger.version >= version:
+                break
+            fold(learning, event)
+        if learning.ledger.version < version:
+            raise StateError(f"there is no version {version}; the newest is {learning.ledger.version}")
+        return learning
+
+    def after(self, last: str) -> Learning:
+        """Return the fold of the log from as far back as it goes, up to the event of id `last`.
+
+        Raises `StateError` if that event, or everything to start from, has expired.
+        """
+        if last not in self._places:
+            raise StateError(f"the log does not hold {last}, after which the state stood: it has expired")
+        learning, place = self._farthest()
+        for event in self._log[place : self._places[last] + 1]:
+            fold(learning, event)
+        return learning
+
+    def corrected(self) -> tuple[Learning, int]:
+        """Return the fold of the log as finally revised, and how many revisions that honours.
+
+        What rollbacks dismissed stays dismissed. Raises `StateError` if the log is no longer whole: a label cannot be
+        subtracted.
+        """
+        if not self._whole:
+            raise StateError("the beginning of the label log has expired: corrections can no longer be folded in")
+        standing = self._standing()
+        learning = self._empty()
+        for event in revise(standing):
+            fold(learning, event)
+        return learning, sum(isinstance(event, Label) and event.kind != "verdict" for event in standing)
+
+    def _standing(self) -> list[Entry]:
+        """Return the log without the verdicts that a rollback dismissed, and without what set a state as a whole."""
+        learning, line = self._empty(), list[Entry]()
+        lines, marks = [line], {0: (0, 0)}
+        for event in self._log:
+            before = learning.ledger.version
+            fold(learning, event)
+            if isinstance(event, Instruction) and learning.ledger.version > before:
+                if event.order == "rollback":
+                    which, length = marks.get(event.version, (0, 0))
+                    line = back(lines[which][:length], line)
+                    lines.append(line)
+                elif event.order == "release":
+                    line.append(event)
+            elif isinstance(event, Label):
+                line.append(event)
+            marks[learning.ledger.version] = len(lines) - 1, len(line)
+        return line
+
+    def _empty(self) -> Learning:
+        return Learning(Ledger(self._deployment, self._policy))
+
+    def _nearest(self, version: int) -> tuple[Learning, int]:
+        """Return where to start for `version`: the fold, and the place of the event it takes next."""
+        known = [change for change in self._starts() if change.after.version <= version]
+        if known:
+            return self._resume(known[-1])
+        if self._whole:
+            return self._empty(), 0
+        raise StateError(f"version {version} can no longer be had: the labels that led to it have expired")
+
+    def _farthest(self) -> tuple[Learning, int]:
+        if self._whole:
+            return self._empty(), 0
+        for change in self._starts():
+            return self._resume(change)
+        raise StateError("the beginning of the label log has expired, and no entry to start from is kept")
+
+    def _starts(self) -> Iterator[Change]:
+        return (change for change in self.changes if change.state is not None and change.last in self._places)
+
+    def _resume(self, change: Change) -> tuple[Learning, int]:
+        return Learning.restore(change.state, self._policy), self._places[change.last] + 1
+
+
+def back(kept: list[Entry], dismissed: list[Entry]) -> list[Entry]:
+    """Return `kept` with the revisions that came since: they may concern labels that stand."""
+    known = {identity(event) for event in kept}
+    revisions = [event for event in dismissed if isinstance(event, Label) and event.kind != "verdict"]
+    return kept + [event for event in revisions if identity(event) not in known]
+
+
+def fold(learning: Learning, event: Entry) -> None:
+    """Fold one event as LEARN does, which sets aside what cannot be followed."""
+    with suppress(EventError):
+        for _ in learning.apply(event):
+            pass
+
+
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """Return where two JSON values differ, by path; empty: they are equal bit for bit. A tuple is a list there.
+
+    >>> differences({"a": [1, 2.0], "b": 1}, {"a": [1, 2.5], "c": 1})
+    ['a.1: 2.0, 2.5', 'b: 1, absent', 'c: absent, 1']
+    """
+    match first, second:
+        case dict(), dict():
+            names = sorted(first | second)
+            pairs = [(name, first.get(name, ABSENT), second.get(name, ABSENT)) for name in names]
+        case list() | tuple(), list() | tuple() if len(first) == len(second):
+            pairs = [(str(n), one, other) for n, (one, other) in enumerate(zip(first, second, strict=True))]
+        case _:
+            return [] if repr(first) == repr(second) else [f"{where}: {first}, {second}"]
+    return [line for name, one, other in pairs for line in differences(one, other, f"{where}.{name}".lstrip("."))]
+
+
+def gaps(changes: Sequence[Change]) -> list[int]:
+    """Return the versions after which an entry is missing: each names the one before it."""
+    return [one.after.version for one, next_ in pairwise(changes) if next_.before != one.after]
+
+
+def _version(change: Change) -> int:
+    return change.after.version
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT = _Absent()

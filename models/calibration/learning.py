@@ -1,0 +1,157 @@
+"""LEARN's whole fold: one deployment's log of labels and instructions into versions, alarms, and entries of its log.
+
+The calibrator holds for the scores of one encoder: another one's start it anew. An entry (`Change`) is made of every
+change that labels forced or a person ordered, and of the first version of each day of event time for all the rest; its
+`before` is the entry before, so that together they tell the whole course.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from models.calibration.brake import DAY_S
+from models.calibration.jumps import Jump
+from models.calibration.ledger import Ledger, alarm, thresholds
+from models.errors import Invalid, StateError
+from models.events import MAX_MESSAGE_BYTES, Alarm, Calibration, Change, Instruction, Label, Standing
+from models.policy import Policy
+
+Entry = Label | Instruction
+
+MAX_STATE_BYTES: Final = MAX_MESSAGE_BYTES // 2
+"""A calibrator of a thousand groups and a thousand clinicians; a larger one is replayed from further back."""
+
+
+class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `Learning.snapshot` returns, as a type."""
+
+    model: str
+    ledger: dict[str, Any]
+    recorded: Standing | None
+
+
+class Learning:
+    """One deployment's calibrator and the last entry of its log."""
+
+    def __init__(self, ledger: Ledger, model_hash: str = "", recorded: Standing | None = None) -> None:
+        self.ledger = ledger
+        self.model_hash = model_hash
+        self._recorded = recorded
+
+    def apply(self, event: Entry) -> Iterator[Alarm | Change]:
+        """Fold one event. Raises `Invalid` for an instruction that cannot be followed; then nothing has changed."""
+        if isinstance(event, Instruction):
+            self._obey(event)
+            return iter((self._record(event.instruction_id, self.ledger.cause, told(event)),))
+        return self._learn(event)
+
+    def calibration(self) -> Calibration | None:
+        """Return the version as it stands."""
+        found = self.ledger.calibration()
+        return None if found is None else msgspec.structs.replace(found, model_hash=self.model_hash)
+
+    def publish(self) -> Iterator[Calibration]:
+        """Return what the scorers are to know."""
+        if (found := self.calibration()) is not None:
+            yield found
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the whole state as JSON types."""
+        recorded = msgspec.to_builtins(self._recorded)
+        return {"model": self.model_hash, "ledger": self.ledger.snapshot(), "recorded": recorded}
+
+    @classmethod
+    def restore(cls, snapshot: object, policy: Policy) -> "Learning":
+        """Continue from `snapshot`, bit for bit. Raises `StateError` if it is damaged or of another version."""
+        try:
+            saved = msgspec.convert(snapshot, Saved)
+        except msgspec.ValidationError as error:
+            raise StateError(f"state of LEARN is damaged or of another version: {error}") from None
+        return cls(Ledger.restore(saved.ledger, policy), saved.model, saved.recorded)
+
+    def _learn(self, label: Label) -> Iterator[Alarm | Change]:
+        fresh = self._follow(label)
+        if label.decision.model_hash != self.model_hash:
+            return
+        jumps = self.ledger.apply(label)
+        yield from (alarm(jump, label) for jump in jumps)
+        if fresh and self._recorded is not None:
+            yield self._record(label.label_id, f"another model: {self.model_hash[:12]}", {})
+        elif jumps or self._is_new_day():
+            yield self._record(label.label_id, self.ledger.cause, found(jumps))
+
+    def _follow(self, label: Label) -> bool:
+        """Start anew when a newer response was scored by another encoder; late labels of the old one are set aside."""
+        newer = self.ledger.as_of is None or label.decision.occurred_at > self.ledger.as_of
+        if label.decision.model_hash == self.model_hash or not newer or label.decision.logit is None:
+            return False
+        fresh = Ledger(self.ledger.deployment, self.ledger.policy)
+        fresh.version, fresh.as_of = self.ledger.version, self.ledger.as_of
+        self.ledger, self.model_hash = fresh, label.decision.model_hash
+        return True
+
+    def _obey(self, instruction: Instruction) -> None:
+        if self.ledger.as_of is None:
+            raise Invalid("an instruction before the first label: there is nothing to change")
+        if instruction.model_hash != self.model_hash:
+            raise Invalid("field `model_hash` names another model than the calibrator's: its parameters do not fit")
+        try:
+            self.ledger.obey(instruction)
+        except StateError as error:
+            raise Invalid(f"the instruction cannot be followed: {error}") from None
+
+    def _is_new_day(self) -> bool:
+        at, last = self.ledger.as_of, self._recorded
+        return at is not None and (last is None or at.timestamp() // DAY_S > last.as_of.timestamp() // DAY_S)
+
+    def _record(self, last: str, cause: str, evidence: dict[str, float | int | str]) -> Change:
+        version = self.calibration()
+        assert version is not None
+        before, self._recorded = self._recorded, stand(version)
+        return Change(
+            deployment=version.deployment,
+            model_hash=version.model_hash,
+            cause=cause,
+            evidence={"labels": version.labels - (before.labels if before else 0), **evidence},
+            before=before,
+            after=self._recorded,
+            last=last,
+            state=self._recordable(),
+        )
+
+    def _recordable(self) -> dict[str, Any] | None:
+        """Return the state for an entry, if it holds no labels and fits into a message."""
+        state = None if self.ledger.held else self.snapshot()
+        return None if state is None or len(msgspec.json.encode(state)) > MAX_STATE_BYTES else state
+
+
+def identity(event: Entry) -> str:
+    """Return the id by which a repeat is known."""
+    return event.instruction_id if isinstance(event, Instruction) else event.label_id
+
+
+def stand(version: Calibration) -> Standing:
+    """Return how a version stands, for people."""
+    return Standing(
+        version=version.version,
+        labels=version.labels,
+        missing_labels=version.missing_labels,
+        parameters=thresholds(version).parameters(),
+        cuts=version.cuts,
+        shares=version.shares,
+        as_of=version.as_of,
+    )
+
+
+def found(jumps: tuple[Jump, ...]) -> dict[str, float | int | str]:
+    """Return the evidence of the strongest of the changes that a label forced."""
+    if not jumps:
+        return {}
+    first = max(jumps, key=lambda jump: jump.statistic)
+    return {"statistic": first.statistic, "threshold": first.threshold, "since": first.since, "scope": first.scope}
+
+
+def told(instruction: Instruction) -> dict[str, float | int | str]:
+    """Return who ordered a change, and why."""
+    return {"by": instruction.by, "why": instruction.why}

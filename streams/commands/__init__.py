@@ -1,0 +1,1 @@
+"""The commands that are groups of their own: `demur policy` and `demur calibrator`."""

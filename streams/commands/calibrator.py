@@ -1,0 +1,254 @@
+"""`demur calibrator`: a calibrator's log, two versions side by side, the state rebuilt, and a person's word on it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+import typer
+from msgspec import to_builtins
+from rich.console import Console
+from rich.table import Table
+
+from models.calibration.control import Difference, compare
+from models.calibration.history import History, differences, gaps
+from models.calibration.learning import Learning
+from models.errors import SettingsError, StateError
+from models.events import Calibration, Change, Instruction, Order, Standing
+from models.policy import Policy
+from streams.clock import WallClock
+from streams.settings import Settings, load
+
+app = typer.Typer(help="What a calibrator changed and why; back to any version.", no_args_is_help=True)
+
+Deployment = Annotated[str, typer.Argument(help="Whose calibrator.")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Corrected = Annotated[bool, typer.Option("--corrected", help="Honour corrections and revocations.")]
+Apply = Annotated[bool, typer.Option("--apply", help="With --corrected: let it take the running one's place.")]
+By = Annotated[str, typer.Option("--by", help="Who orders it: it stands in the log.")]
+Why = Annotated[str, typer.Option("--why", help="Why, in a few words.")]
+
+SAMPLE = 5000
+"""Decisions of each partition on which the shares of two versions are compared."""
+LEVELS = {"green": "green below", "red": "red from"}
+SHOWN = 12
+"""Differences of a rebuilt state that are shown."""
+
+
+@app.command()
+def log(deployment: Deployment, config: Config = None, json: Json = False) -> None:  # noqa: FBT002 (typer's way)
+    """Show the calibrator's log: each change that labels forced or a person ordered, and one a day for the rest."""
+    settings = load(config)
+    if not (entries := _history(settings, deployment).changes):
+        raise StateError(f"the log of {deployment} has no entries: no label has been folded, or the name is another")
+    if json:
+        Console().print_json(data=[to_builtins(entry) | {"state": entry.state is not None} for entry in entries])
+        return
+    for entry in entries:
+        Console().print(_words(entry), highlight=False, soft_wrap=True)
+    for version in gaps(entries):
+        Console().print(f"after version {version} entries are missing")
+
+
+@app.command()
+def diff(
+    deployment: Deployment,
+    before: Annotated[int, typer.Argument(help="A version.")],
+    after: Annotated[int, typer.Argument(help="Another.")],
+    config: Config = None,
+    json: Json = False,  # noqa: FBT002 (typer's way)
+) -> None:
+    """Compare two versions: parameters, cuts, and the tiers that each would give the latest responses."""
+    settings = load(config)
+    history = _history(settings, deployment)
+    _show(_compare(settings, *(_published(history.at(version)) for version in (before, after))), json=json)
+
+
+@app.command()
+def rebuild(  # noqa: PLR0913, PLR0917 (one parameter per option)
+    deployment: Deployment,
+    config: Config = None,
+    corrected: Corrected = False,  # noqa: FBT002 (typer's way)
+    apply: Apply = False,  # noqa: FBT002 (the same)
+    by: By = "",
+    why: Why = "",
+) -> None:
+    """Fold the label log anew, and say whether that reproduces the running state bit for bit.
+
+    With --corrected, show instead what the log says once corrections replace what they correct.
+    """
+    from streams.logbook import running  # noqa: PLC0415 (quick `--help`)
+
+    settings = load(config)
+    state, last = running(settings, deployment)
+    history = _history(settings, deployment)
+    now = Learning.restore(state, _policy(settings, deployment))
+    if corrected:
+        _correct(settings, history, now, (by, why) if apply else None)
+        return
+    found = differences(history.after(last).snapshot(), state)
+    version = f"{deployment}, version {now.ledger.version} ({now.ledger.labels} labels)"
+    if found:
+        more = f"; {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise StateError(f"{version} differs from the log (rebuilt, running): {'; '.join(found[:SHOWN])}{more}")
+    Console().print(
+        f"{version}: the label log reproduces the running state bit for bit", highlight=False, soft_wrap=True
+    )
+
+
+@app.command()
+def rollback(
+    deployment: Deployment,
+    version: Annotated[int, typer.Argument(help="Back to which version.")],
+    by: By,
+    why: Why = "",
+    config: Config = None,
+) -> None:
+    """Take the parameters of an earlier version, as a new version. Loosening stays bounded: `approve` lets it pass."""
+    settings = load(config)
+    history = _history(settings, deployment)
+    then, now = history.at(version), _newest(settings, deployment)
+    _show(_compare(settings, now, _published(then)), json=False)
+    _send(settings, now, "rollback", by, why, version=then.ledger.version, parameters=then.ledger.filter.state())
+
+
+@app.command()
+def approve(deployment: Deployment, by: By, why: Why = "", config: Config = None) -> None:
+    """Let green thresholds rise at once to where the newest version has them, beyond the daily bound."""
+    settings = load(config)
+    now = _newest(settings, deployment)
+    brakes: Mapping[str, float] = now.parameters.get("brakes", {})
+    if not brakes:
+        raise StateError(f"nothing is held back in {deployment}: version {now.version} is in force as it is")
+    held = {scope: max(brakes[scope], brakes.get("all", 0.0)) for scope in brakes}
+    ceilings = {scope: cut + held[scope] for scope, cut in _greens(now).items() if scope in held}
+    _send(settings, now, "approval", by, why, ceilings=ceilings)
+
+
+@app.command()
+def release(
+    deployment: Deployment,
+    scope: Annotated[str, typer.Argument(help="Which group, such as site=north.")],
+    by: By,
+    why: Why = "",
+    config: Config = None,
+) -> None:
+    """End the quarantine of a group: its labels count again."""
+    settings = load(config)
+    _send(settings, _newest(settings, deployment), "release", by, why, scope=scope)
+
+
+def _correct(settings: Settings, history: History, now: Learning, order: tuple[str, str] | None) -> None:
+    then, revisions = history.corrected()
+    Console().print(f"{revisions} corrections and revocations honoured", highlight=False, soft_wrap=True)
+    running = _published(now)
+    _show(_compare(settings, running, _published(then)), json=False)
+    if order is None:
+        return
+    if not order[0]:
+        raise SettingsError("--apply needs --by: who orders it")
+    _send(settings, running, "rebuild", *order, version=now.ledger.version, parameters=then.ledger.filter.state())
+
+
+def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str, **rest: Any) -> None:
+    from streams.logbook import instruct  # noqa: PLC0415 (quick `--help`)
+
+    facts = {"version": now.version, **rest}
+    instruction = Instruction(
+        instruction_id=uuid4().hex,
+        deployment=now.deployment,
+        order=order,
+        model_hash=now.model_hash,
+        by=by,
+        why=why,
+        occurred_at=now.as_of if settings.time_source == "event" else WallClock().now(),
+        **facts,
+    )
+    instruct(settings, instruction)
+    Console().print(
+        f"{order} sent to LEARN: see `demur calibrator log {now.deployment}`", highlight=False, soft_wrap=True
+    )
+
+
+def _policy(settings: Settings, deployment: str) -> Policy:
+    from streams.stages import policies  # noqa: PLC0415 (quick `--help`)
+
+    return policies(settings.policy).of(deployment)
+
+
+def _history(settings: Settings, deployment: str) -> History:
+    from streams.logbook import history  # noqa: PLC0415 (quick `--help`)
+
+    return history(settings, deployment, _policy(settings, deployment))
+
+
+def _newest(settings: Settings, deployment: str) -> Calibration:
+    from streams.logbook import newest  # noqa: PLC0415 (quick `--help`)
+
+    if (found := newest(settings).get(deployment)) is None:
+        raise StateError(f"there is no calibration of deployment {deployment}")
+    return found
+
+
+def _published(learning: Learning) -> Calibration:
+    if (found := learning.calibration()) is None:
+        raise StateError("version 0 is the prior: there is nothing to compare")
+    return found
+
+
+def _compare(settings: Settings, before: Calibration, after: Calibration) -> Difference:
+    from streams.logbook import decisions  # noqa: PLC0415 (quick `--help`)
+
+    mine = [one for one in decisions(settings, SAMPLE) if one.deployment == after.deployment]
+    sample = [(one.logit, one.groups) for one in mine if one.logit is not None]
+    return compare(before, after, sample, _policy(settings, after.deployment))
+
+
+def _show(found: Difference, *, json: bool) -> None:
+    if json:
+        Console().print_json(data=to_builtins(found))
+        return
+    table = Table(f"{found.deployment}", f"version {found.before}", f"version {found.after}")
+    for name, pair in found.parameters.items():
+        table.add_row(name, *map(_number, pair))
+    for scope, cuts in found.cuts.items():
+        for level, pair in cuts.items():
+            table.add_row(f"{level} below, {scope}", *map(_number, pair))
+    for tier in ("green", "yellow", "red"):
+        shares = (effect.tiers.get(tier, 0.0) for effect in (found.effect_before, found.effect_after))
+        table.add_row(f"share of {tier}", *(f"{share:.1%}" for share in shares))
+    table.add_row("reviews", f"{found.effect_before.review_load:.1%}", f"{found.effect_after.review_load:.1%}")
+    Console().print(table)
+
+
+def _words(entry: Change) -> str:
+    """Two lines: what happened and on which evidence; then what was before and after."""
+    evidence = ", ".join(f"{name} {_plain(value)}" for name, value in entry.evidence.items() if value != "")
+    sides = (entry.before, entry.after)
+    cuts = [f"{words} {' → '.join(_cut(side, level) for side in sides)}" for level, words in LEVELS.items()]
+    shares = " → ".join(_shares(side) for side in sides)
+    return (
+        f"version {entry.after.version}, {entry.after.as_of:%Y-%m-%d %H:%M}: {entry.cause} ({evidence})\n"
+        f"    {', '.join(cuts)}, green/yellow/red {shares}"
+    )
+
+
+def _cut(side: Standing | None, level: str) -> str:
+    return _number(side.cuts["all"][level]) if side else "-"
+
+
+def _shares(side: Standing | None) -> str:
+    return "/".join(f"{share:.0%}" for share in side.shares.values()) if side else "-"
+
+
+def _greens(version: Calibration) -> dict[str, float]:
+    return {scope: cut["green"] for scope, cut in version.cuts.items() if cut["green"] is not None}
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,120 @@
+"""`demur policy`: what a policy does, before it is applied."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from msgspec import to_builtins
+from rich.console import Console
+from rich.table import Table
+
+from models.calibration.control import Effect, again
+from models.errors import SettingsError
+from models.events import Action, Calibration, Decision, Tier
+from models.policy import Policies, Policy
+from streams.settings import load
+
+app = typer.Typer(help="What a policy does, before it is applied.", no_args_is_help=True)
+
+DAY_S: Final = 86_400.0
+TIERS: Final[tuple[Tier, ...]] = ("green", "yellow", "red")
+ACTIONS: Final[tuple[Action, ...]] = ("show", "banner", "review", "withhold")
+
+Pair = tuple[Effect, Effect]
+"""What the current policy does, and what the proposed one would."""
+
+
+@app.callback()
+def policy() -> None:
+    """What a policy does, before it is applied."""
+
+
+@app.command()
+def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
+    proposed: Annotated[Path, typer.Argument(help="TOML file of the proposed policy.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")
+    ] = None,
+    decisions: Annotated[Path | None, typer.Option("--decisions", help="JSON lines; by default, the topic.")] = None,
+    calibrations: Annotated[
+        Path | None, typer.Option("--calibrations", help="JSON lines; by default, the topic.")
+    ] = None,
+    last: Annotated[int, typer.Option("--last", min=1, help="How many decisions of each partition to take.")] = 5000,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 (typer's way)
+) -> None:
+    """Show shares of tiers and actions and the review load under a proposed policy, beside the current one.
+
+    Decisions are made anew with the newest calibration of each deployment; those of a file, without --calibrations,
+    keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact; `target` and
+    `calibrator` act on labels to come, which nobody can foresee.
+    """
+    from streams import logbook, offline  # noqa: PLC0415 (quick `--help`)
+    from streams.stages import policies  # noqa: PLC0415 (the same)
+
+    settings = load(config)
+    current, other = policies(settings.policy), policies(proposed)
+    made = logbook.decisions_in(decisions) if decisions else logbook.decisions(settings, last)
+    if not made:
+        raise SettingsError("there are no decisions to simulate: give --decisions, or let some responses pass first")
+    versions: dict[str, Calibration | None] = {}
+    if calibrations:
+        versions.update({name: held.calibration for name, held in offline.calibrations(calibrations).items()})
+    elif not decisions:
+        versions.update(logbook.newest(settings))
+    found = {name: _pair(name, mine, versions.get(name), current, other) for name, mine in _by_deployment(made).items()}
+    if json:
+        Console().print_json(data={n: _plain(pair, _days(_by_deployment(made)[n])) for n, pair in found.items()})
+        return
+    Console().print(_table(found, _by_deployment(made)))
+    for name in found:
+        for line in notes(name, versions.get(name), current.of(name), other.of(name)):
+            Console().print(line, highlight=False, soft_wrap=True)
+
+
+def notes(name: str, version: Calibration | None, current: Policy, proposed: Policy) -> list[str]:
+    """Return what the table does not show."""
+    said = []
+    if version is None:
+        said.append(f"{name}: no calibration given, so each response keeps the upper risk it was decided with")
+    elif version.parameters.get("brakes"):
+        said.append(f"{name}: loosening is being held back; the table shows where it ends")
+    if (current.target, current.calibrator) != (proposed.target, proposed.calibrator):
+        said.append(f"{name}: another target or calibrator acts on labels to come; that is not in the table")
+    return said
+
+
+def _pair(
+    name: str, made: Sequence[Decision], version: Calibration | None, current: Policies, proposed: Policies
+) -> Pair:
+    return again(made, version, current.of(name)), again(made, version, proposed.of(name))
+
+
+def _by_deployment(made: Sequence[Decision]) -> dict[str, list[Decision]]:
+    found = defaultdict(list)
+    for one in made:
+        found[one.deployment].append(one)
+    return dict(sorted(found.items()))
+
+
+def _days(made: Sequence[Decision]) -> float:
+    times = [one.occurred_at for one in made]
+    return (max(times) - min(times)).total_seconds() / DAY_S
+
+
+def _plain(pair: Pair, days: float) -> dict[str, object]:
+    sides = {"current": pair[0], "proposed": pair[1]}
+    return {"days": days, **{n: to_builtins(side) | {"review_load": side.review_load} for n, side in sides.items()}}
+
+
+def _table(found: dict[str, Pair], made: dict[str, list[Decision]]) -> Table:
+    table = Table("deployment", "policy", *TIERS, *ACTIONS, "reviews a day")
+    for name, pair in found.items():
+        days = _days(made[name])
+        for side, effect in zip(("current", "proposed"), pair, strict=True):
+            tiers = [f"{effect.tiers.get(tier, 0.0):.1%}" for tier in TIERS]
+            actions = [f"{effect.actions.get(action, 0.0):.1%}" for action in ACTIONS]
+            daily = f"{effect.review_load * len(made[name]) / days:,.0f}" if days else "-"
+            table.add_row(name if side == "current" else "", side, *tiers, *actions, daily)
+    return table

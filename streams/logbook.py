@@ -1,0 +1,101 @@
+"""What people ask of a calibrator, read from the topics; and what they tell it, sent to its label log."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from kafka import KafkaProducer
+
+from models.calibration.history import History
+from models.errors import EventError, SettingsError, StateError
+from models.events import Calibration, Change, Decision, Event, Instruction, Label, decode
+from models.policy import Policy
+from streams.agents.fold import Row, row_of
+from streams.connection import kafka_options, reach
+from streams.reading import read_all
+from streams.settings import Settings
+from streams.wire import outgoing
+
+E = TypeVar("E", bound=Event)
+
+
+class Running(NamedTuple):
+    """What LEARN holds of a deployment: its state, and the id of the event after which it stood so."""
+
+    state: dict[str, Any]
+    last: str
+
+
+def history(settings: Settings, deployment: str, policy: Policy) -> History:
+    """Read a deployment's label log and its calibrator's log."""
+    key = deployment.encode()
+    labels = read_all(settings, Label.topic)
+    mine = [record for record in labels if record.key == key]
+    homes = {record.partition for record in mine}
+    whole = all(record.offset == 0 for record in _firsts(labels) if record.partition in homes)
+    changes = known(Change, (r.value for r in read_all(settings, Change.topic) if r.key == key))
+    return History(deployment, policy, known(Label | Instruction, (r.value for r in mine)), changes, whole=whole)
+
+
+def running(settings: Settings, deployment: str) -> Running:
+    """Read LEARN's state of a deployment. Raises `StateError` if there is none."""
+    rows = [r for r in read_all(settings, "demur-learn-state-changelog") if r.key == row_of(deployment)]
+    if not rows:
+        raise StateError(f"LEARN knows nothing of deployment {deployment}: does the name agree with its responses?")
+    row = msgspec.json.decode(rows[-1].value, type=Row)
+    return Running(row.snapshot, row.recent[-1])
+
+
+def newest(settings: Settings) -> dict[str, Calibration]:
+    """Read the newest calibration of each deployment."""
+    found = known(Calibration, (record.value for record in read_all(settings, Calibration.topic)))
+    return {one.deployment: one for one in sorted(found, key=lambda one: one.version)}
+
+
+def decisions(settings: Settings, last: int) -> list[Decision]:
+    """Read about the `last` decisions of each partition."""
+    return known(Decision, (record.value for record in read_all(settings, Decision.topic, last)))
+
+
+def decisions_in(path: Path) -> list[Decision]:
+    """Read decisions from a file of JSON lines. Raises `SettingsError` for a line that is none."""
+    return [_line(path, number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
+
+
+def instruct(settings: Settings, instruction: Instruction) -> None:
+    """Put an instruction into a deployment's label log, and wait until the broker has it."""
+    send = outgoing(settings.topic_prefix, instruction, instruction.deployment)
+    reach(settings)
+    with closing(KafkaProducer(**kafka_options(settings))) as producer:
+        producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
+
+
+def known(types: Any, values: Iterable[bytes]) -> list[Any]:
+    """Decode what keeps to the contract; the rest is in the dead letters."""
+    found = []
+    for value in values:
+        try:
+            found.append(decode(types, value))
+        except EventError:
+            continue
+    return found
+
+
+def _firsts(records: Sequence[Any]) -> Iterable[Any]:
+    return {record.partition: record for record in reversed(records)}.values()
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _line(path: Path, number: int, line: bytes) -> Decision:
+    try:
+        return decode(Decision, line)
+    except EventError as error:
+        raise SettingsError(f"{path}, line {number}: {error}") from None

@@ -1,0 +1,140 @@
+"""`demur calibrator` and `demur policy` as a user types them, on a LEARN worker's real topics."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import orjson
+import pytest
+from kafka import KafkaProducer
+
+from models.events import Calibration, Decision, Event, encode
+from streams import topics
+from streams.broker import free_port
+from streams.connection import kafka_options
+from streams.drive import await_ready, worker
+from streams.logbook import newest
+from streams.settings import Settings
+from streams.stages import changelogs
+from tests.integration.test_cli import demur
+from tests.stagecraft import decision
+from tests.unit.test_ledger import log
+
+LABELS = list(log(400))
+
+
+@pytest.fixture
+def learning(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """A LEARN worker that has folded the labels."""
+    fixed = {"stages": ("learn",), "http_port": free_port(), "data_dir": tmp_path / "data", "time_source": "event"}
+    mine = settings.model_copy(update=fixed)
+    topics.create(mine, changelogs(mine))
+    send(mine, LABELS)
+    with worker(mine, tmp_path) as child:
+        await_ready(child, mine)
+        until(mine, lambda version: version.version == len(LABELS))
+        yield mine
+
+
+def send(settings: Settings, events: Sequence[Event]) -> None:
+    with closing(KafkaProducer(**kafka_options(settings))) as producer:
+        for event in events:
+            producer.send(settings.topic_prefix + event.topic, key=b"icu", value=encode(event))
+
+
+def until(settings: Settings, holds: Callable[[Calibration], bool]) -> Calibration:
+    for _ in range(150):
+        if (found := newest(settings).get("icu")) and holds(found):
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"in vain; the newest is {found and (found.version, found.cause)}")
+
+
+def said(settings: Settings, *words: str) -> str:
+    done = demur(*words, settings=settings)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def test_a_calibrator_is_shown_compared_rolled_back_and_rebuilt(learning: Settings) -> None:
+    bit_for_bit = "reproduces the running state bit for bit"
+    assert f"icu, version 400 (400 labels): the label log {bit_for_bit}" in said(
+        learning, "calibrator", "rebuild", "icu"
+    )
+
+    found = orjson.loads(said(learning, "calibrator", "diff", "icu", "200", "400", "--json"))
+    assert (found["before"], found["after"], found["labels"]) == (200, 400, 200)
+    assert found["parameters"]["intercept"][0] != found["parameters"]["intercept"][1]
+
+    at_200 = "calibrator", "rollback", "icu", "200", "--by", "dr.who", "--why", "drill"
+    assert "rollback sent to LEARN" in said(learning, *at_200)
+    back = until(learning, lambda version: version.cause == "rollback: version 200")
+    assert (back.version, back.labels) == (401, 200)
+    assert bit_for_bit in said(learning, "calibrator", "rebuild", "icu")
+
+    entry = orjson.loads(said(learning, "calibrator", "log", "icu", "--json"))[-1]
+    assert (entry["before"]["version"], entry["after"]["version"]) == (1, 401)
+    assert (entry["evidence"]["by"], entry["evidence"]["why"], entry["cause"]) == ("dr.who", "drill", back.cause)
+    assert "rollback: version 200" in said(learning, "calibrator", "log", "icu")
+
+
+def test_corrections_take_effect_when_a_person_says_so(learning: Settings) -> None:
+    wrong = LABELS[7]
+    send(learning, [msgspec.structs.replace(wrong, label_id="l900", kind="correction", revises=wrong.label_id,
+                                            rejected=not wrong.rejected)])  # fmt: skip
+    asked = "calibrator", "rebuild", "icu", "--corrected"
+    for _ in range(50):
+        if "1 corrections" in (shown := said(learning, *asked)):
+            break
+        time.sleep(0.2)
+    assert "1 corrections and revocations honoured" in shown
+    refused = demur(*asked, "--apply", settings=learning)
+    assert (refused.returncode, b"--apply needs --by" in refused.stderr) == (2, True)
+    said(learning, *asked, "--apply", "--by", "dr.who")
+    new = until(learning, lambda version: version.cause.startswith("rebuild"))
+    assert (new.version, new.labels) == (401, 400)
+    assert "reproduces the running state bit for bit" in said(learning, "calibrator", "rebuild", "icu")
+
+
+def test_a_policy_is_simulated_beside_the_current_one(learning: Settings, tmp_path: Path) -> None:
+    made: list[Decision] = [
+        decision(f"r{n}", seconds=3600.0 * n, logit=-6.0 + n / 10, upper=0.02, deployment="icu", groups={"site": "x"})
+        for n in range(73)
+    ]
+    send(learning, made)
+    proposed = tmp_path / "proposed.toml"
+    proposed.write_text("green = 0.02\nwarm_up_labels = 100\nwarm_up_deviation = 1.0\n")
+    current = tmp_path / "current.toml"
+    current.write_text("warm_up_labels = 100\nwarm_up_deviation = 1.0\n")
+    mine = learning.model_copy(update={"policy": current})
+    found = orjson.loads(said(mine, "policy", "simulate", str(proposed), "--json"))["icu"]
+    assert found["days"] == 3.0
+    assert 0.0 < found["proposed"]["tiers"]["green"] < found["current"]["tiers"]["green"]
+    assert found["current"]["review_load"] == pytest.approx(found["current"]["actions"]["review"])
+
+    file = tmp_path / "decisions.jsonl"
+    file.write_bytes(b"\n".join(map(encode, made)))
+    nowhere = mine.model_copy(update={"bootstrap": "127.0.0.1:1"})
+    told = said(nowhere, "policy", "simulate", str(proposed), "--decisions", str(file))
+    assert "icu: no calibration given" in told
+    again = orjson.loads(said(nowhere, "policy", "simulate", str(proposed), "--decisions", str(file), "--json"))["icu"]
+    assert (again["current"]["tiers"], again["proposed"]["tiers"]) == ({"green": 1.0}, {"yellow": 1.0})
+
+
+WRONG = {
+    ("rollback", "icu", "9000", "--by", "x"): b"there is no version 9000; the newest is 400",
+    ("log", "nowhere"): b"the log of nowhere has no entries",
+    ("rebuild", "nowhere"): b"LEARN knows nothing of deployment nowhere",
+    ("approve", "icu", "--by", "x"): b"nothing is held back in icu",
+    ("rollback", "icu", "1"): b"--by",
+}
+
+
+def test_what_cannot_be_done_is_said_in_one_sentence(learning: Settings) -> None:
+    for words, sentence in WRONG.items():
+        done = demur("calibrator", *words, settings=learning)
+        assert done.returncode in {1, 2}
+        assert sentence in done.stderr
+        assert b"Traceback" not in done.stderr

@@ -1,0 +1,155 @@
+"""A calibrator's log, replayed: the running state bit for bit, any version, and the log as corrected."""
+
+import random
+from datetime import timedelta
+
+import msgspec
+import orjson
+import pytest
+
+from models.calibration.history import History, differences, fold, gaps
+from models.calibration.learning import Learning
+from models.calibration.ledger import Ledger
+from models.errors import StateError
+from models.events import Change, decode, encode
+from models.policy import Policy
+from tests.unit.test_control import order
+from tests.unit.test_ledger import label, log
+
+POLICY = Policy()
+
+
+def empty():
+    return Learning(Ledger("icu", POLICY))
+
+
+def run(events):
+    """LEARN's fold of a log: where it ends, and the entries that it wrote, as they come off the wire."""
+    learning, changes = empty(), []
+    for event in events:
+        changes += [decode(Change, encode(one)) for one in learning.apply(event) if isinstance(one, Change)]
+    return learning, changes
+
+
+def course():
+    """Four days of labels with a jump; a rollback, an approval, and corrections on the way."""
+    labels = list(log(5600, shift_at=3000))
+    at_2000, _ = run(labels[:2000])
+    back = order("rollback", 2000, parameters=at_2000.ledger.filter.state())
+    return [
+        *labels[:2500],
+        label(7000, rejected=True, kind="correction", revises="l10"),
+        back,
+        *labels[2500:4000],
+        order("approval", 4001, ceilings={"all": -1.0}),
+        label(7001, rejected=False, kind="revocation", revises="l3999"),
+        *labels[4000:],
+    ]
+
+
+def same(first, second):
+    return orjson.dumps(first.snapshot()) == orjson.dumps(second.snapshot())
+
+
+def test_the_log_reproduces_the_running_state_bit_for_bit_whatever_is_repeated():
+    events = course()
+    running, changes = run(events)
+    repeated = [one for n, event in enumerate(events) for one in ([event, events[n // 2]] if n % 7 == 0 else [event])]
+    rebuilt = History("icu", POLICY, repeated, changes).after(events[-1].label_id)
+    assert same(rebuilt, running)
+    assert differences(rebuilt.snapshot(), running.snapshot()) == []
+
+
+def test_a_crash_anywhere_changes_nothing():
+    events = course()
+    whole, entries = run(events)
+    part, told, rng = empty(), [], random.Random(4)
+    crashes = set(rng.sample(range(len(events)), 41))
+    for n, event in enumerate(events):
+        if n in crashes:
+            part = Learning.restore(orjson.loads(orjson.dumps(part.snapshot())), POLICY)
+        told += [decode(Change, encode(one)) for one in part.apply(event) if isinstance(one, Change)]
+    assert same(part, whole)
+    assert told == entries
+
+
+def test_entries_tell_the_whole_course_without_a_gap():
+    _, changes = run(course())
+    assert gaps(changes) == []
+    causes = [one.cause.partition(":")[0] for one in changes]
+    assert {"labels", "jump", "rollback", "approval"} <= set(causes)
+    jump = next(one for one in changes if one.cause.startswith("jump: all"))
+    assert jump.evidence["statistic"] > jump.evidence["threshold"]
+    assert jump.after.parameters["intercept"] > jump.before.parameters["intercept"] + 0.5
+    assert jump.after.cuts["all"]["green"] < jump.before.cuts["all"]["green"] - 0.5
+    assert jump.after.shares["green"] < jump.before.shares["green"]
+    assert gaps([*changes[:2], *changes[3:]]) == [changes[1].after.version]
+
+
+@pytest.mark.parametrize("version", [1, 1999, 2501, 4001, 4002, 5602])
+def test_any_version_can_be_had_again_from_the_nearest_entry(version):
+    events = course()
+    _, changes = run(events)
+    plain = empty()
+    for event in events:
+        if plain.ledger.version < version:
+            fold(plain, event)
+    assert same(History("icu", POLICY, events, changes).at(version), plain)
+    assert same(History("icu", POLICY, events).at(version), plain)
+
+
+def test_when_the_beginning_has_expired_the_log_goes_on_from_an_entry():
+    events = course()
+    running, changes = run(events)
+    kept = History("icu", POLICY, events[2300:], changes, whole=False)
+    assert same(kept.after(events[-1].label_id), running)
+    with pytest.raises(StateError, match="version 100 can no longer be had"):
+        kept.at(100)
+    with pytest.raises(StateError, match="beginning"):
+        kept.corrected()
+    with pytest.raises(StateError, match="it has expired"):
+        kept.after("l1")
+    with pytest.raises(StateError, match="no entry to start from"):
+        History("icu", POLICY, events[2300:], whole=False).after(events[-1].label_id)
+
+
+def test_a_version_that_never_was_is_refused():
+    with pytest.raises(StateError, match="there is no version 51; the newest is 50"):
+        History("icu", POLICY, log(50)).at(51)
+
+
+def correction(id_, one):
+    return msgspec.structs.replace(
+        one, label_id=id_, kind="correction", revises=one.label_id, rejected=not one.rejected
+    )
+
+
+def test_corrections_are_honoured_and_what_a_rollback_dismissed_stays_dismissed():
+    labels = list(log(300))
+    at_100, _ = run(labels[:100])
+    events = [
+        *labels[:200],
+        correction("l900", labels[150]),  # dismissed with its label
+        correction("l901", labels[50]),
+        order("rollback", 100, parameters=at_100.ledger.filter.state()),
+        *labels[200:],
+    ]
+    found, revisions = History("icu", POLICY, events).corrected()
+    flipped = msgspec.structs.replace(labels[50], rejected=not labels[50].rejected)
+    expected, _ = run([*labels[:50], flipped, *labels[51:100], *labels[200:]])
+    assert revisions == 2
+    assert found.ledger.filter.state() == expected.ledger.filter.state()
+
+
+def test_where_states_differ_is_said():
+    first, second = (run(log(n))[0].snapshot() for n in (50, 51))
+    found = differences(first, second)
+    assert "ledger.version: 50, 51" in found
+
+
+def test_entries_hold_no_state_while_labels_wait():
+    learning, _ = run(log(50))
+    waiting = label(60, rejected=False, occurred_at=learning.ledger.as_of + timedelta(days=1))
+    learning.ledger._held.append((1e12, 0, label(61, rejected=False)))
+    (entry,) = [one for one in learning.apply(waiting) if isinstance(one, Change)]
+    assert entry.state is None
