@@ -22,9 +22,14 @@ class Context(NamedTuple):
         return outgoing(self.prefix, event, key)
 
     def dead_letter(self, stage: str, record: Record, error: EventError, response_id: str | None = None) -> Send:
+        """Send what `letter` says."""
+        letter = self.letter(stage, record, error, response_id)
+        return self.send(letter, place(letter))
+
+    def letter(self, stage: str, record: Record, error: EventError, response_id: str | None = None) -> DeadLetter:
         """Say where a message lies that could not be processed, and why; never what it says."""
         self.metrics.dead_letters.labels(stage=stage, code=error.code).inc()
-        letter = DeadLetter(
+        return DeadLetter(
             source_topic=record.topic,
             partition=record.partition,
             offset=record.offset,
@@ -35,7 +40,11 @@ class Context(NamedTuple):
             size_bytes=len(record.value),
             response_id=response_id,
         )
-        return self.send(letter, f"{record.topic}/{record.partition}/{record.offset}")
+
+
+def place(letter: DeadLetter) -> str:
+    """Return what a dead letter is keyed by."""
+    return f"{letter.source_topic}/{letter.partition}/{letter.offset}"
 
 
 class Internal(Invalid):

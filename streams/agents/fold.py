@@ -14,22 +14,22 @@ import msgspec
 from msgspec import Struct
 
 from models.errors import EventError
-from models.events import Alarm, Change, Event, Watermark
-from streams.agents.common import Context, Internal, decode
+from models.events import Alarm, Change, DeadLetter, Event, Watermark
+from streams.agents.common import Context, Internal, decode, place
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
 from streams.delivery import Plan, Record
 from streams.settings import Stage
 from streams.state import State
 
-News = Alarm | Change
-"""What is told once, when it is found."""
+News = Alarm | Change | DeadLetter
+"""What is told once, when it is found. Dead letters are of events that could not be folded: later, they might be."""
 
 
 class Folded(Protocol):
     """The state of one deployment."""
 
-    def apply(self, event: Any) -> Iterable[News]:
+    def apply(self, event: Any) -> Iterable[Alarm | Change]:
         """Fold one event; return what it revealed. Raises `EventError`, having changed nothing."""
 
     def publish(self) -> Iterable[Event]:
@@ -109,10 +109,12 @@ class Fold:
         self._taken_at = [record.at for record in records]
         for record in records:
             try:
-                if not isinstance(event := decode(self.kind.types, record), Watermark):
-                    self._take(partition, event, touched)
+                event = decode(self.kind.types, record)
             except EventError as error:
                 plan.sends.append(self.context.dead_letter(self.name, record, error))
+                continue
+            if not isinstance(event, Watermark):
+                self._take(record, event, touched)
         for deployment, taken in touched.items():
             self._publish(partition, deployment, taken, plan)
         for taken in touched.values():
@@ -141,13 +143,17 @@ class Fold:
         self._held.clear()
         self._expiry.forget()
 
-    def _take(self, partition: int, event: Any, touched: dict[str, Taken]) -> None:
-        id_, deployment, at = self.kind.identify(event)
+    def _take(self, record: Record, event: Any, touched: dict[str, Taken]) -> None:
+        """Fold an event that is new. One that cannot be folded is as much taken: delivered again, it might be folded."""
+        partition, (id_, deployment, at) = record.partition, self.kind.identify(event)
         held = self._hold(partition, deployment)
         taken = touched.setdefault(deployment, Taken())
         if id_ in taken.ids or id_ in held.recent or self.state.get(partition, _id(id_)):
             return
-        taken.news += held.folded.apply(event)
+        try:
+            taken.news += held.folded.apply(event)
+        except EventError as error:
+            taken.news.append(self.context.letter(self.name, record, error))
         taken.ids[id_] = self._expiry.set(partition, _id(id_), self._clock.bounded(at))
 
     def _hold(self, partition: int, deployment: str) -> Held:
@@ -168,7 +174,8 @@ class Fold:
         held.news += tuple(taken.news)
         row = Row(held.folded.snapshot(), held.recent, held.news)
         plan.rows[row_of(deployment)] = msgspec.json.encode(row)
-        plan.sends.extend(self.context.send(event, deployment) for event in (*held.news, *held.folded.publish()))
+        for event in (*held.news, *held.folded.publish()):
+            plan.sends.append(self.context.send(event, place(event) if isinstance(event, DeadLetter) else deployment))
 
 
 def row_of(deployment: str) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.events import Alarm, Calibration, Change, Instruction, Label, Scored, decode
+from models.events import Alarm, Calibration, Change, DeadLetter, Instruction, Label, Scored, decode
 from models.policy import Policies, Policy
 from streams.agents import fold
 from streams.agents.expiry import Expiry
@@ -155,6 +155,20 @@ def test_an_instruction_is_followed_once_and_a_wrong_one_is_set_aside() -> None:
     assert [s.topic for s in stage.sent].count("dead-letters") == 1
     entry = [decode(Change, s.value) for s in stage.sent if s.topic == "changes"][-1]
     assert (entry.evidence["by"], entry.before and entry.before.version, entry.after.version) == ("dr", 1, 10)
+
+
+@pytest.mark.parametrize("crash", CRASHES[1:])
+def test_an_instruction_that_was_set_aside_is_not_followed_when_it_comes_again(crash: str) -> None:
+    """Set aside for want of labels, it came again after a crash, when there were some."""
+    early = Instruction(
+        instruction_id="i1", deployment="ward", order="approval", version=1, model_hash="m", by="dr", occurred_at=at(0)
+    )
+    stage = theatre()
+    stage.run([record(early, 0), *(record(label(n), n + 1) for n in range(3))], crash=crash)
+    stage.run([record(label(3), 4)])
+    assert newest(stage).version == 4
+    [letter] = {s.value for s in stage.sent if s.topic == "dead-letters"}
+    assert "before the first label" in decode(DeadLetter, letter).detail
 
 
 def test_watch_passes_instructions_over() -> None:
