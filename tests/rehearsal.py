@@ -126,6 +126,10 @@ class Rehearsal:
             found = decode(Calibration, value)
             self._held[found.deployment] = Calibrated(found, thresholds(found))
 
+    def published(self) -> list[Calibration]:
+        """Return every version that was published, in the order of its deployment's log."""
+        return [decode(Calibration, entry.value) for log in self.logs["calibrations"] for entry in log]
+
     def _now_ms(self) -> int:
         now = self.clock.now()
         return int(now.timestamp() * 1000) if now else 0

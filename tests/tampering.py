@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from models.errors import EventError
-from models.events import Calibration, Decision, Feedback, Label, build, decode, digest, encode
+from models.events import Decision, Feedback, Instruction, Label, build, decode, digest, encode
 from models.oracle import Entry, Logs
 from models.oracle.logs import CONTRACT
 
@@ -48,15 +48,11 @@ class Forger:
 
     def __init__(self, logs: Logs) -> None:
         self._logs = logs
-        labelled = {decode(Label, e.value).feedback_id for e in logs.entries["labels"]}
+        self._labels = [(e, found) for e in logs.entries["labels"] if isinstance(found := _folded(e), Label)]
+        labelled = {label.feedback_id for _, label in self._labels}
         first = {_feedback_id(e): e for e in reversed(logs.entries["feedback"])}
         self._counted = {entry for id_, entry in first.items() if id_ in labelled}
-        self._newest = max(logs.entries["calibrations"], key=lambda e: decode(Calibration, e.value).version)
-        self._scored = {
-            decoded.response_id
-            for e in logs.entries["labels"]
-            if (decoded := decode(Label, e.value)).decision.calibrator_version
-        }
+        self._scored = {label.response_id for _, label in self._labels if label.decision.calibrator_version}
 
     def forge(self, seed: int) -> Tampered:
         """Return the change of this seed."""
@@ -96,7 +92,7 @@ class Forger:
         return self._with(entry, [], "drop")
 
     def _swap(self, rng: random.Random) -> Tampered | None:
-        carry = [e for e in self._logs.entries["labels"] if _carries(decode(Label, e.value))]
+        carry = [entry for entry, label in self._labels if _carries(label)]
         one = rng.choice(carry)
         other = rng.choice([e for e in carry if e.partition == one.partition])
         if one is other:
@@ -138,6 +134,8 @@ class Forger:
     def _matters(self, entry: Entry, event: Any, path: Path) -> bool:
         if (entry.topic, path[0]) in FREE or path[0] == "type":
             return False
+        if isinstance(event, Instruction) and path[0] == "version" and event.order == "release":
+            return False
         if isinstance(event, Feedback) and entry not in self._counted and path[0] in VERDICT:
             return False
         if isinstance(event, Decision):
@@ -152,6 +150,10 @@ def _feedback_id(entry: Entry) -> str:
         return str(orjson.loads(entry.value).get("feedback_id"))
     except orjson.JSONDecodeError:
         return ""
+
+
+def _folded(entry: Entry) -> Any:
+    return decode(CONTRACT["labels"], entry.value)
 
 
 def _carries(label: Label) -> bool:

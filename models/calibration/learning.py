@@ -12,7 +12,7 @@ import msgspec
 
 from models.calibration.brake import DAY_S
 from models.calibration.jumps import Jump
-from models.calibration.ledger import Ledger, alarm, thresholds
+from models.calibration.ledger import Ledger, alarm, describe, thresholds
 from models.errors import Invalid, StateError
 from models.events import MAX_MESSAGE_BYTES, Alarm, Calibration, Change, Instruction, Label, Standing
 from models.policy import Policy
@@ -79,7 +79,7 @@ class Learning:
         if fresh and self._recorded is not None:
             yield self._record(label.label_id, f"another model: {self.model_hash[:12]}", {})
         elif jumps or self._is_new_day():
-            yield self._record(label.label_id, self.ledger.cause, found(jumps))
+            yield self._record(label.label_id, describe(jumps) if jumps else self.ledger.cause, found(jumps))
 
     def _follow(self, label: Label) -> bool:
         """Start anew when a newer response was scored by another encoder; late labels of the old one are set aside."""

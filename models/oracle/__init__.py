@@ -5,7 +5,7 @@
     decisions.py    responses against decisions;  tiering.py, risk.py: tier, reasons, action and risk anew
     verdicts.py     feedback and decisions against labels and closures;  rows.py the join anew, tides.py its clock
     told.py         labels against outcomes
-    calibrators.py  the label log against every published or cited version
+    calibrators.py  labels and instructions against every published or cited version;  changes.py the calibrator's log
     letters.py      dead letters against the records that they point at
 
 Nothing here runs the stages' code: not `joining`, `tiers`, `policy.act`, `deciding`, nor the scorers' reading of a
@@ -19,7 +19,8 @@ calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drug
 - I5: labels, weights, corrections and closures are what the rules give for *some* moment at which the settle window may
   have closed; in a replay, where the watermark follows from the logs, for a moment that it can have reached;
 - I6, I7: risk (to 1e-9), tier, reasons, action, audit draw and digests of every decision;
-- I8: version n is the fold of the first n changes of the label log, bit for bit, published or cited;
+- I8: version n is the fold of the first n changes of the label log, labels and instructions, bit for bit, published or
+  cited; a rollback takes what its version was; the calibrator's log has its entries, bit for bit, and no other;
 - I12: each record of ours has canonical bytes and the digest that its `ce_id` header says.
 
 **What it cannot decide**, because no log holds it:
@@ -29,8 +30,8 @@ calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drug
 - how far a conversation's outcomes or the calibrations had come when a response was scored: any beginning will do;
 - what an input would have said: of a field on which nothing depends (a comment, the action of a superseded verdict), an
   edit leaves no trace; nor does a swap of two labels that carry no evidence;
-- the alarms of WATCH; a rollback, which is a person's and not in the label log; a calibrator whose policy changed on
-  the way (it is folded under the last policy given);
+- the alarms of WATCH; who a person was that gave an instruction, and what a rebuild honoured (corrections up to some
+  moment before it); a calibrator whose policy changed on the way (it is folded under the last policy given);
 - what is beyond retention: counted as such. Calibrations that Kafka has compacted away are recomputed if cited.
 
 On a live system inputs that are not committed or not due, and whatever was written in the last moments, are pending.
@@ -51,9 +52,9 @@ def check(logs: Logs, rules: Rules) -> Report:
     """Recompute everything and return what differs; pure, and the same for the same logs."""
     topics, report = Topics(logs), Report()
     check_wire(topics, report)
-    check_letters(topics, report)
     versions = Versions(topics, rules, report)
     versions.check()
+    check_letters(topics, versions.unfollowed, report)
     Decisions(topics, rules, versions, report).check()
     Verdicts(topics, rules, report).check()
     check_labels(topics, report)

@@ -1,22 +1,25 @@
-"""The label log folded anew, against every version that was published and every version that a decision cites.
+"""The label log folded anew, against every version that was published or that a decision cites, and the changes' log.
 
 The fold itself, `Ledger`, is shared with LEARN: a second implementation of the filter would be a second filter, to be
 held against the first by the same numbers. What is independent is everything around it: which labels count, in which
-order, under which version, and the reading of a version by the scorers (`risk`).
+order, under which version, what an instruction may do, which entries that makes (`changes`), and the reading of a
+version by the scorers (`risk`).
 """
 
 from collections import defaultdict
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from zlib import compress, decompress
 
 import msgspec
 
 from models.calibration.ledger import Ledger, alarm
-from models.events import Alarm, Calibration, Decision, Label, decode, encode
-from models.oracle.logs import Found, Report, Rules, Topics, fields_that_differ
+from models.errors import StateError
+from models.events import Alarm, Calibration, Change, Decision, Event, Instruction, Label, decode, digest, encode
+from models.oracle.changes import Course, superfluous
+from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
 
-LEARNT: Final = frozenset({"jump", "quarantine", "bias"})
+LEARNT: Final = frozenset({"jump", "quarantine", "bias", "tightening"})
 """Alarms that the fold raises."""
 Key = tuple[str, int]
 
@@ -27,23 +30,57 @@ class Calibrator:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._model = ""
+        self._course = Course()
         self.alarms: dict[str, bytes] = {}
+        self.changes: dict[str, bytes] = {}
+        """Compressed, by the id of the event that made the entry."""
 
     @property
     def state(self) -> tuple[int, str]:
         """Version and model: what tells two publications apart."""
         return self._ledger.version, self._model
 
-    def fold(self, label: Label) -> None:
-        """Take in the next label of the log."""
+    def fold(self, event: Label | Instruction) -> str | None:
+        """Take in the next event of the log. Returns why an instruction cannot be followed, or None."""
+        if isinstance(event, Instruction):
+            return self._obey(event)
+        self._learn(event)
+        return None
+
+    def filter(self) -> str:
+        """Return the digest of the parameters that a rollback to now would take."""
+        return _digest(self._ledger.filter.state())
+
+    def _learn(self, label: Label) -> None:
         scored, ledger = label.decision, self._ledger
         newer = ledger.as_of is None or scored.occurred_at > ledger.as_of
-        if scored.model_hash != self._model and scored.logit is not None and newer:
+        anew = scored.model_hash != self._model and scored.logit is not None and newer
+        if anew:
             self._ledger, self._model = Ledger(ledger.deployment, ledger.policy), scored.model_hash
             self._ledger.version, self._ledger.as_of = ledger.version, ledger.as_of
-        if scored.model_hash == self._model:
-            raised = [alarm(jump, label) for jump in self._ledger.apply(label)]
-            self.alarms |= {one.alarm_id: encode(one) for one in raised}
+        if scored.model_hash != self._model:
+            return
+        jumps = self._ledger.apply(label)
+        self.alarms |= {one.alarm_id: encode(one) for one in (alarm(jump, label) for jump in jumps)}
+        if (anew or jumps or self._course.is_over(self._ledger.as_of)) and (now := self.calibration()):
+            self._keep(self._course.learnt(label, jumps, anew=anew, now=now, ledger=self._ledger.snapshot()))
+
+    def _obey(self, by: Instruction) -> str | None:
+        if self._ledger.as_of is None:
+            return "an instruction before the first label: there is nothing to change"
+        if by.model_hash != self._model:
+            return "field `model_hash` names another model than the calibrator's: its parameters do not fit"
+        try:
+            self._ledger.obey(by)
+        except StateError as error:
+            return f"the instruction cannot be followed: {error}"
+        now = self.calibration()
+        assert now is not None
+        self._keep(self._course.instructed(by, now, self._ledger.snapshot()))
+        return None
+
+    def _keep(self, change: Change) -> None:
+        self.changes[change.last] = compress(encode(change), 1)
 
     def calibration(self) -> Calibration | None:
         """Return the version as it stands."""
@@ -61,13 +98,22 @@ class Versions:
         self._made: dict[Key, list[bytes]] = defaultdict(list)
         """Each needed version, compressed; more than one where a calibrator started anew without a change."""
         self._alarms: dict[str, bytes] = {}
-        self._last: dict[str, Found[Label]] = {}
-        """The last label of each deployment that LEARN has committed, and with it the version that must stand."""
+        self._changes: dict[tuple[str, str], bytes] = {}
+        self._last: dict[str, Found[Any]] = {}
+        """The last event of each deployment that LEARN has committed, and with it the version that must stand."""
         self._due: dict[str, int] = {}
+        self._passed: dict[Key, list[str]] = {}
+        """Versions that a rollback names, and the digests of what they were."""
+        self._unfollowed: list[tuple[Entry, str]] = []
         self.unknown = topics.logs.is_cut(Label.topic)
         """Whether the label log is beyond retention, so that no version can be recomputed."""
         if not self.unknown:
             self._fold()
+
+    @property
+    def unfollowed(self) -> list[tuple[Entry, str]] | None:
+        """Instructions that cannot be followed, and why; None: that can no longer be known."""
+        return None if self.unknown else self._unfollowed
 
     def cited(self, decision: Decision) -> list[Calibration | None] | None:
         """Return what a decision's version may stand for (None among them: the prior); None if it does not exist."""
@@ -78,7 +124,8 @@ class Versions:
     def check(self) -> None:
         """Hold the published versions and alarms against the fold."""
         if self.unknown:
-            self._report.beyond["calibrations"] += len(self._topics.found[Calibration.topic])
+            for topic in (Calibration.topic, Change.topic):
+                self._report.beyond[topic] += len(self._topics.found[topic])
             return
         newest: dict[str, int] = {}
         for found in self._topics.found[Calibration.topic]:
@@ -88,27 +135,50 @@ class Versions:
         for deployment, due in self._due.items():
             self._check_newest(deployment, due, newest.get(deployment, 0))
         self._check_alarms()
+        self._check_changes()
 
     def _fold(self) -> None:
         cited = {(d.event.deployment, d.event.calibrator_version) for d in self._topics.decisions.values()}
         published = {(c.deployment, c.version) for _, c in self._topics.found[Calibration.topic]}
         needed = cited | published
+        self._passed = {(by.deployment, by.version): [] for by in self._instructions() if by.order == "rollback"}
         running: dict[str, Calibrator] = {}
-        for label in self._topics.labels.values():
-            deployment = label.event.deployment
+        for found in self._topics.folded:
+            deployment = found.event.deployment
             if (calibrator := running.get(deployment)) is None:
                 policy = self._rules.policies[-1].of(deployment)
                 calibrator = running[deployment] = Calibrator(Ledger(deployment, policy))
-            before = calibrator.state
-            calibrator.fold(label.event)
-            version, _ = calibrator.state
-            if calibrator.state != before and (deployment, version) in needed:
-                self._keep(calibrator, (deployment, version))
-            if self._topics.logs.consumed("learn", label.entry):
-                self._due[deployment], self._last[deployment] = version, label
-            self._report.checked["labels folded"] += 1
-        for calibrator in running.values():
+            self._fold_one(calibrator, found, needed)
+        for deployment, calibrator in running.items():
             self._alarms |= calibrator.alarms
+            self._changes |= {(deployment, last): change for last, change in calibrator.changes.items()}
+
+    def _fold_one(self, calibrator: Calibrator, found: Found[Any], needed: set[Key]) -> None:
+        before, event = calibrator.state, found.event
+        refusal = calibrator.fold(event)
+        key = event.deployment, calibrator.state[0]
+        if calibrator.state != before:
+            if key in needed:
+                self._keep(calibrator, key)
+            if key in self._passed:
+                self._passed[key].append(calibrator.filter())
+        if self._topics.logs.consumed("learn", found.entry):
+            self._due[event.deployment], self._last[event.deployment] = key[1], found
+        if refusal is not None:
+            self._unfollowed.append((found.entry, refusal))
+        elif isinstance(event, Instruction):
+            self._check_instruction(found.entry, event)
+        self._report.checked["instructions" if isinstance(event, Instruction) else "labels folded"] += 1
+
+    def _instructions(self) -> list[Instruction]:
+        return [found.event for found in self._topics.folded if isinstance(found.event, Instruction)]
+
+    def _check_instruction(self, entry: Entry, by: Instruction) -> None:
+        """What a person said must be what it claims to be: a rollback takes what its version was, and nothing else."""
+        if names := superfluous(by):
+            self._report.differ("I8", entry, f"carries what {by.order} does not need: {', '.join(names)}")
+        if by.order == "rollback" and _digest(by.parameters) not in self._passed[by.deployment, by.version]:
+            self._report.differ("I8", entry, f"a rollback to other parameters than version {by.version} had")
 
     def _keep(self, calibrator: Calibrator, key: Key) -> None:
         if (made := calibrator.calibration()) is not None:
@@ -131,7 +201,7 @@ class Versions:
 
     def _check_newest(self, deployment: str, due: int, newest: int) -> None:
         if newest < due:
-            what = f"the labels up to here lead to version {due}; the newest that was published is {newest}"
+            what = f"the log up to here leads to version {due}; the newest that was published is {newest}"
             self._report.differ("I8", self._last[deployment].entry, what)
 
     def _check_alarms(self) -> None:
@@ -145,10 +215,44 @@ class Versions:
             for id_ in self._alarms.keys() - raised:
                 self._missing_alarm(id_)
 
+    def _check_changes(self) -> None:
+        told = self._topics.first_by(Change, lambda event: (event.deployment, event.last))
+        for key, (entry, _) in told.items():
+            if self._topics.logs.judged(entry):
+                self._report.checked["changes"] += 1
+                self._check_change(entry, self._changes.get(key))
+            else:
+                self._report.pending["changes"] += 1
+        for found in self._topics.folded if not self._topics.logs.is_cut(Change.topic) else ():
+            key = found.event.deployment, _id(found.event)
+            if key in self._changes.keys() - told.keys():
+                self._missing_change(found.entry)
+
+    def _check_change(self, entry: Entry, made: bytes | None) -> None:
+        if made is None:
+            self._report.differ("I8", entry, "an entry that the log of labels and instructions does not make")
+        elif (value := decompress(made)) != entry.value:
+            names = fields_that_differ(decode(Change, entry.value), decode(Change, value))
+            self._report.differ("I8", entry, f"not the entry that its event makes: {', '.join(names) or 'its bytes'}")
+
+    def _missing_change(self, entry: Entry) -> None:
+        if self._topics.logs.consumed("learn", entry):
+            self._report.differ("I8", entry, "makes an entry of the calibrator's log, and it is not there")
+        else:
+            self._report.pending["changes"] += 1
+
     def _missing_alarm(self, id_: str) -> None:
         label_id = msgspec.json.decode(self._alarms[id_], type=Alarm).evidence["label"]
         entry = self._topics.labels[str(label_id)].entry
         self._report.differ("I8", entry, "this label raises an alarm that was not published")
+
+
+def _id(event: Event) -> str:
+    return event.label_id if isinstance(event, Label) else str(getattr(event, "instruction_id", ""))
+
+
+def _digest(parameters: Any) -> str:
+    return digest(msgspec.json.encode(parameters, order="deterministic"))
 
 
 @lru_cache(maxsize=256)

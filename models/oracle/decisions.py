@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import orjson
@@ -17,6 +17,7 @@ from models.policy import Policy
 from models.salience import digest as salience
 
 Complaint = tuple[str, str]
+TURNS: Final = ("first", "second", "later")
 
 
 class Asked(NamedTuple):
@@ -90,13 +91,13 @@ class Decisions:
             yield from self._refusal(decision, asked)
             return
         yield from _echo(decision, asked.response, self._rules.key)
-        yield from _groups(decision, asked.response, self._histories.get(decision.conversation_id, []))
         if self._rules.replayed and decision.decided_at != decision.occurred_at:
             yield "I7", "`decided_at` is not the time of the event, in a replay"
         policy = policy_of(decision, self._rules)
         if policy is None:
             yield "I7", "`config_hash` names no policy that was given: pass every policy that was in force"
             return
+        yield from _groups(decision, asked.response, policy, self._histories.get(decision.conversation_id, []))
         if self._versions.unknown and decision.calibrator_version:
             self._report.beyond["risks"] += 1
             return
@@ -144,15 +145,19 @@ def _echo(decision: Decision, response: Response, key: bytes) -> Iterator[Compla
         yield "I7", "`salience_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
 
 
-def _groups(decision: Decision, response: Response, outcomes: list[Outcome]) -> Iterator[Complaint]:
+def _groups(decision: Decision, response: Response, policy: Policy, outcomes: list[Outcome]) -> Iterator[Complaint]:
     """Groups; how far the conversation's outcomes had come is not in the logs, so any beginning of them will do."""
     others = {outcome.rejected for outcome in outcomes if outcome.response_id != response.response_id}
     words = {"none", *("rejected" if rejected else "accepted" for rejected in others)}
-    wanted = {"category": response.category or "unknown", "site": response.site}
+    told = {"turn": TURNS[min(response.turn, len(TURNS) - 1)]}
+    chosen = set(policy.groups)
+    wanted: dict[str, str] = {
+        name: told.get(name) or getattr(response, name) or "unknown" for name in chosen - {"history"}
+    }
     if response.response is None:
         wanted["moment"] = "pre-response"
     found = dict(decision.groups)
-    if found.pop("history", None) not in words:
+    if found.pop("history", None) not in (words if "history" in chosen else {None}):
         yield "I7", "`groups.history` is not what any beginning of the conversation's outcomes gives"
     if found != wanted:
         yield "I7", "`groups` are not those of the response"

@@ -1,9 +1,10 @@
 """Dead letters: each points at a real record, by its digest, and says what is wrong with it; none is missing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from models.events import DeadLetter, Feedback, Response, digest
+from models.errors import Invalid
+from models.events import DeadLetter, Feedback, Label, Response, digest
 from models.oracle.decisions import rest_of
 from models.oracle.logs import READERS, Entry, Found, Refused, Report, Topics
 
@@ -13,26 +14,35 @@ INTERNAL: Final = ("internal", "not processable")
 """A valid record that a stage could not process: a fault of ours, but not one that a log can show."""
 
 
-def check_letters(topics: Topics, report: Report) -> None:
-    """Hold dead letters and refused records against each other, both ways."""
-    refused = {_place(one): one for ones in topics.refused.values() for one in ones}
-    there: set[tuple[str, tuple[str, int, int]]] = set()
+Where = tuple[str, tuple[str, int, int]]
+"""A stage, and the place of what it reads."""
+
+
+def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]] | None, report: Report) -> None:
+    """Hold dead letters and refused records against each other, both ways.
+
+    `unfollowed`: instructions that LEARN could not follow, and why; None: the logs do not show that any more.
+    """
+    refused = {(stage, _place(one)): one for one in _broken(topics) for stage in READERS.get(one.entry.topic, ())}
+    refused |= {("learn", _place(one)): one for one in (Refused(e, Invalid(why)) for e, why in unfollowed or ())}
+    there: set[Where] = set()
     for found in topics.found[DeadLetter.topic]:
         letter = found.event
         topic = letter.source_topic.removeprefix(topics.logs.prefix)
         place = (topic, letter.partition, letter.offset)
         there.add((letter.stage, place))
-        for what in _complaints(topics, found, topic, refused.get(place)):
+        if unfollowed is None and (letter.stage, topic) == ("learn", Label.topic):
+            report.beyond["dead letters"] += 1
+            continue
+        for what in _complaints(topics, found, topic, refused.get((letter.stage, place))):
             report.differ("I1", found.entry, what)
         report.checked["dead letters"] += 1
-    for place, one in refused.items():
-        for stage in READERS.get(one.entry.topic, ()):
-            if (stage, place) in there:
-                continue
-            if topics.logs.consumed(stage, one.entry):
-                report.differ("I1", one.entry, f"breaks the contract, and {stage} wrote no dead letter: {one.error}")
-            else:
-                report.pending["dead letters"] += 1
+    for stage, place in refused.keys() - there:
+        one = refused[stage, place]
+        if topics.logs.consumed(stage, one.entry):
+            report.differ("I1", one.entry, f"cannot be processed, and {stage} wrote no dead letter: {one.error}")
+        else:
+            report.pending["dead letters"] += 1
 
 
 def _complaints(topics: Topics, found: Found[DeadLetter], topic: str, refused: Refused | None) -> Iterator[str]:
@@ -66,6 +76,10 @@ def _told_before(topics: Topics, source: Entry) -> int:
     told = [f for f in topics.found[Feedback.topic] if isinstance(f.event, Feedback) and f.entry[1] == source.partition]
     whose = next((f.event.response_id for f in told if f.entry is source), None)
     return len({f.event.feedback_id for f in told if f.event.response_id == whose and f.entry.offset < source.offset})
+
+
+def _broken(topics: Topics) -> Iterator[Refused]:
+    return (one for ones in topics.refused.values() for one in ones)
 
 
 def _place(one: Refused) -> tuple[str, int, int]:

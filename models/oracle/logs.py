@@ -2,9 +2,10 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -13,11 +14,13 @@ from models.errors import EventError
 from models.events import (
     Alarm,
     Calibration,
+    Change,
     Closure,
     DeadLetter,
     Decision,
     Event,
     Feedback,
+    Instruction,
     Label,
     Outcome,
     Response,
@@ -31,7 +34,8 @@ from models.policy import Policies
 E = TypeVar("E", bound=Event)
 
 CONTRACT: Final[dict[str, Any]] = {
-    **{t.topic: t for t in (Response, Label, Outcome, Closure, Calibration, Alarm, DeadLetter)},
+    **{t.topic: t for t in (Response, Outcome, Closure, Calibration, Change, Alarm, DeadLetter)},
+    Label.topic: Label | Instruction,
     **{t.topic: t | Watermark for t in (Decision, Feedback)},
 }
 """What each topic may carry, and nothing else."""
@@ -162,33 +166,46 @@ class Topics:
             for entry in logs.entries.get(topic, ()):
                 self._read(topic, type_, entry)
 
-    def first(self, topic: str, id_: str) -> dict[str, Found[Any]]:
+    def first(self, type_: type[E], id_: str) -> dict[str, Found[E]]:
         """Return the first record of each id: what readers that know ids go by."""
-        known: dict[str, Found[Any]] = {}
-        for found in self.found[topic]:
-            if not isinstance(found.event, Watermark):
-                known.setdefault(getattr(found.event, id_), found)
+        return self.first_by(type_, attrgetter(id_))
+
+    def first_by(self, type_: type[E], identity: Callable[[E], Any]) -> dict[Any, Found[E]]:
+        """Return the first record of each identity."""
+        known: dict[Any, Found[E]] = {}
+        for found in self.found[type_.topic]:
+            if isinstance(found.event, type_):
+                known.setdefault(identity(found.event), found)
         return known
 
     @cached_property
     def decisions(self) -> dict[str, Found[Decision]]:
         """The effective decision of each response."""
-        return self.first(Decision.topic, "response_id")
+        return self.first(Decision, "response_id")
 
     @cached_property
     def labels(self) -> dict[str, Found[Label]]:
         """By label id."""
-        return self.first(Label.topic, "label_id")
+        return self.first(Label, "label_id")
 
     @cached_property
     def closures(self) -> dict[str, Found[Closure]]:
         """By closure id."""
-        return self.first(Closure.topic, "closure_id")
+        return self.first(Closure, "closure_id")
 
     @cached_property
     def outcomes(self) -> dict[str, Found[Outcome]]:
         """By label id."""
-        return self.first(Outcome.topic, "label_id")
+        return self.first(Outcome, "label_id")
+
+    @cached_property
+    def folded(self) -> list[Found[Label | Instruction]]:
+        """What calibrators fold, in the order of the log: each label and each instruction once."""
+        known: dict[str, Found[Label | Instruction]] = {}
+        for found in self.found[Label.topic]:
+            event = found.event
+            known.setdefault(event.label_id if isinstance(event, Label) else event.instruction_id, found)
+        return list(known.values())
 
     def ours(self) -> Iterator[Found[Any]]:
         """Yield every record that our stages wrote."""

@@ -24,22 +24,22 @@ def risks(parameters: Mapping[str, Any], logit: float, groups: Mapping[str, str]
     state, brakes = parameters["filter"], parameters.get("brakes", {})
     settings = FilterSettings.read(state["settings"])
     served = {name: value for name, value in groups.items() if name not in settings.raters}
-    moments = [_offset(state, settings, name, value) for name, value in served.items()]
-    offset, spread = sum(mean for mean, _ in moments), sum(var for _, var in moments)
+    moments = [offset(state, settings, name, value) for name, value in served.items()]
+    shift, spread = sum(mean for mean, _ in moments), sum(var for _, var in moments)
     brake = max([0.0, *(brakes.get(scope, 0.0) for scope in ("all", *map("=".join, groups.items())))])
-    plain, _ = _log_odds(state, logit, offset, spread)
-    eta, deviation = _log_odds(state, logit + brake, offset, spread)
+    plain, _ = _log_odds(state, logit, shift, spread)
+    eta, deviation = _log_odds(state, logit + brake, shift, spread)
     k = sqrt(1.0 + pi / 8.0 * (state["covariance"][0] + spread))
     return _sigmoid(plain / k), _sigmoid((eta + settings.z * deviation) / k)
 
 
-def _log_odds(state: Mapping[str, Any], logit: float, offset: float, spread: float) -> tuple[float, float]:
+def _log_odds(state: Mapping[str, Any], logit: float, shift: float, spread: float) -> tuple[float, float]:
     """Mean and standard deviation of eta at a logit."""
     s = max(-LOGITS, min(logit, LOGITS))
     below = s - log1p(exp(s)) if s < 0.0 else -log1p(exp(-s))  # ln p
     above = below - s  # ln (1 - p)
     x = (1.0, (below + 2.8) / 1.8, -1.5 * above - 0.25)
-    eta = sum(b * v for b, v in zip(state["curve"], x, strict=False)) + offset
+    eta = sum(b * v for b, v in zip(state["curve"], x, strict=False)) + shift
     var = spread + sum(_covariance(state, i, j) * x[i] * x[j] for i in range(3) for j in range(3))
     return max(-ETAS, min(eta, ETAS)), sqrt(max(var, 0.0))
 
@@ -51,7 +51,7 @@ def _covariance(state: Mapping[str, Any], i: int, j: int) -> float:
     return value
 
 
-def _offset(state: Mapping[str, Any], settings: FilterSettings, name: str, value: str) -> tuple[float, float]:
+def offset(state: Mapping[str, Any], settings: FilterSettings, name: str, value: str) -> tuple[float, float]:
     """Mean and variance of a group value as of now; what was never seen is served from the prior."""
     prior = settings.group_variance
     known = state["groups"].get(name, {}).get(value)

@@ -6,9 +6,11 @@ from typing import Any, Final
 from models.events import (
     Alarm,
     Calibration,
+    Change,
     Closure,
     DeadLetter,
     Decision,
+    Instruction,
     Label,
     Outcome,
     digest,
@@ -21,16 +23,18 @@ KEYS: Final[dict[str, Callable[[Any], str]]] = {
     Outcome.topic: lambda e: e.conversation_id,
     Closure.topic: lambda e: e.response_id,
     Calibration.topic: lambda e: e.deployment,
+    Change.topic: lambda e: e.deployment,
     Alarm.topic: lambda e: e.deployment,
     DeadLetter.topic: lambda e: f"{e.source_topic}/{e.partition}/{e.offset}",
 }
 """What each topic is keyed by, so that what is joined or folded lies in one partition."""
 IDENTITY: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     Decision.topic: ("I3", lambda e: e.response_id),
-    Label.topic: ("I4", lambda e: e.label_id),
+    Label.topic: ("I4", lambda e: e.instruction_id if isinstance(e, Instruction) else e.label_id),
     Outcome.topic: ("I4", lambda e: e.label_id),
     Closure.topic: ("I1", lambda e: e.closure_id),
     Alarm.topic: ("I8", lambda e: e.alarm_id),
+    Change.topic: ("I8", lambda e: (e.deployment, e.last)),
     DeadLetter.topic: ("I1", lambda e: (e.source_topic, e.partition, e.offset, e.stage)),
 }
 """What may be sent again, and only byte for byte. Calibrations: see `calibrators`."""

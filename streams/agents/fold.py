@@ -144,7 +144,7 @@ class Fold:
         self._expiry.forget()
 
     def _take(self, record: Record, event: Any, touched: dict[str, Taken]) -> None:
-        """Fold an event that is new. One that cannot be folded is as much taken: delivered again, it might be folded."""
+        """Fold an event that is new. One that cannot be is taken too: when it comes again, it might."""
         partition, (id_, deployment, at) = record.partition, self.kind.identify(event)
         held = self._hold(partition, deployment)
         taken = touched.setdefault(deployment, Taken())

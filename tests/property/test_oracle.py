@@ -1,17 +1,24 @@
 """The oracle finds nothing in what the stages leave, whatever the interleaving, and every change of it."""
 
+from collections import defaultdict
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any
 
+import msgspec
 import pytest
 
-from models.events import encode
-from models.oracle import Logs, check
+from models.events import Instruction, decode, encode
+from models.oracle import Entry, Logs, Rules, check
+from models.oracle.logs import CONTRACT
+from streams.delivery import Record
 from streams.feed import broken, items
+from streams.wire import outgoing
 from tests.rehearsal import RULES, Rehearsal, week
 from tests.stagecraft import feedback
 from tests.tampering import Forger
+from tests.unit.test_fold import theatre
+from tests.unit.test_history import course
 
 LOST = "a response without a decision, though its offset is committed"
 
@@ -23,13 +30,51 @@ def run(seed: int, *, responses: int = 60, crashes: bool = True, partitions: int
         if len(item.value) < 10_000:
             what.insert(7 * n, item._replace(arrives_at=what[7 * n].arrives_at))
     stages = Rehearsal(seed, crashes=crashes, partitions=partitions)
-    return stages.play(what, **{name: partial(do, stages) for name, do in how.items()})
+    return stages.play(what, **{name: partial(do, stages) for name, do in ({"meanwhile": orders} | how).items()})
+
+
+def said(stages: Rehearsal) -> list[Entry]:
+    return [entry for log in stages.logs["labels"] for entry in log if b'"instruction"' in entry.value]
+
+
+def say(stages: Rehearsal, order: Any, *, model: str = "") -> None:
+    """Instruct a calibrator that has a version; `model`: another than its own, so that it cannot be followed."""
+    then = stages.rng.choice(stages.published())
+    rest: dict[str, dict[str, Any]] = {
+        "rollback": {"parameters": then.parameters["filter"]},
+        "approval": {"ceilings": {"all": stages.rng.uniform(-4.0, 0.0)}},
+        "release": {"scope": "site=north"},
+    }
+    by = Instruction(
+        instruction_id=f"i{len(said(stages))}", deployment=then.deployment, order=order, version=then.version,
+        model_hash=model or then.model_hash, by="dr", why="drill", occurred_at=then.as_of, **rest[order],
+    )  # fmt: skip
+    send = outgoing("", by, by.deployment)
+    stages.put(send.topic, send.key, send.value or b"", send.headers)
+
+
+def orders(stages: Rehearsal) -> None:
+    """Now and then a person says something; some of it twice, and some of it cannot be followed."""
+    rng, before = stages.rng, said(stages)
+    if before and rng.random() < 0.3:
+        again = rng.choice(before)
+        stages.put(again.topic, again.key, again.value, again.headers)
+    elif stages.published() and rng.random() < 0.8:
+        say(stages, rng.choice(("rollback", "approval", "release")), model=rng.choice(("", "", "another")))
+
+
+def one_of_each(stages: Rehearsal) -> None:
+    if stages.published():
+        order, model = (("rollback", ""), ("approval", ""), ("release", ""), ("rollback", "another"))[
+            len(said(stages)) % 4
+        ]
+        say(stages, order, model=model)
 
 
 @cache
 def whole() -> Logs:
     """A run without crashes, so that nothing is there twice: what is dropped is gone."""
-    return run(7, responses=45, crashes=False).left()
+    return run(7, responses=45, crashes=False, meanwhile=one_of_each).left()
 
 
 @pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 2000), marks=pytest.mark.slow)])
@@ -95,3 +140,73 @@ def test_every_change_is_found(seeds: range) -> None:
     assert check(whole(), RULES).differences == []
     missed = [made.what for seed in seeds if not check((made := forger.forge(seed)).logs, RULES).differences]
     assert missed == []
+
+
+@cache
+def learnt() -> Logs:
+    """What LEARN leaves of four days with a jump, a rollback, an approval and corrections."""
+    stage, sends = theatre(), [outgoing("", event, event.deployment) for event in course()]
+    records = [Record("labels", 0, n, send.key or b"", send.value or b"", {}, 0.0) for n, send in enumerate(sends)]
+    for n in range(0, len(records), 200):
+        stage.run(records[n : n + 200])
+    entries: dict[str, list[Entry]] = defaultdict(list)
+    for send in (*sends, *stage.sent):
+        log = entries[send.topic]
+        log.append(Entry(send.topic, 0, len(log), send.key, send.value or b"", tuple(send.headers or ())))
+    return Logs(dict(entries))
+
+
+def complaints(logs: Logs) -> list[str]:
+    """The differences in what LEARN leaves: the labels themselves follow from nothing here."""
+    return [str(one) for one in check(logs, Rules()).differences if one.topic != "labels" or one.invariant == "I8"]
+
+
+def changed(logs: Logs, topic: str, where: int, **fields: Any) -> Logs:
+    """Change a record as a careless repair would: well-formed, with a digest that fits."""
+    entries = list(logs.entries[topic])
+    event = msgspec.structs.replace(decode(CONTRACT[topic], entries[where].value), **fields)
+    send = outgoing("", event, event.deployment)
+    entries[where] = entries[where]._replace(value=send.value or b"", headers=tuple(send.headers or ()))
+    return logs._replace(entries={**logs.entries, topic: entries})
+
+
+def test_a_calibrator_that_people_instructed_is_recomputed_bit_for_bit() -> None:
+    logs = learnt()
+    assert complaints(logs) == []
+    report = check(logs, Rules())
+    assert (report.checked["instructions"], report.checked["labels folded"]) == (2, 5602)
+    assert report.checked["changes"] > 5
+    assert report.checked["alarms of LEARN"] > 0
+
+
+def place(logs: Logs, kind: bytes) -> int:
+    return next(n for n, entry in enumerate(logs.entries["labels"]) if kind in entry.value)
+
+
+def test_a_tampered_instruction_is_named() -> None:
+    logs = learnt()
+    at = place(logs, b'"rollback"')
+    found = decode(CONTRACT["labels"], logs.entries["labels"][at].value)
+    parameters = {**found.parameters, "curve": [n + 0.1 for n in found.parameters["curve"]]}
+    wrong = complaints(changed(logs, "labels", at, parameters=parameters))
+    assert f"labels/0/{at}: a rollback to other parameters than version 2000 had (I8)" in wrong
+    assert any(line.startswith("calibrations/") for line in wrong)
+    [who] = complaints(changed(logs, "labels", at, by="somebody"))
+    assert who.endswith("not the entry that its event makes: evidence (I8)")
+    approval = place(logs, b'"approval"')
+    assert complaints(changed(logs, "labels", approval, ceilings={"all": 2.0}))
+    [more] = complaints(changed(logs, "labels", approval, scope="", parameters={"x": 1}))
+    assert more == f"labels/0/{approval}: carries what approval does not need: parameters (I8)"
+
+
+def test_a_tampered_calibration_and_a_tampered_entry_are_named() -> None:
+    logs = learnt()
+    version = decode(CONTRACT["calibrations"], logs.entries["calibrations"][9].value)
+    cuts = {**version.cuts, "all": {**version.cuts["all"], "green": 0.0}}
+    [one] = complaints(changed(logs, "calibrations", 9, cuts=cuts))
+    assert one == f"calibrations/0/9: version {version.version} is not the fold of the labels before it: cuts (I8)"
+    [two] = complaints(changed(logs, "changes", 2, cause="labels were kind"))
+    assert two == "changes/0/2: not the entry that its event makes: cause (I8)"
+    kept = [entry for entry in logs.entries["changes"] if entry.offset != 3]
+    [three] = complaints(logs._replace(entries={**logs.entries, "changes": kept}))
+    assert three.endswith("makes an entry of the calibrator's log, and it is not there (I8)")

@@ -1,0 +1,100 @@
+"""The calibrator's own log anew: which events make an entry, and what each must say, state and all.
+
+An entry is made of each instruction that was followed, of each label that forced a change (a jump, a tightening, a
+quarantine, a bias), of a new encoder, and of the first version of each day of event time for all the rest.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from models.calibration.jumps import Jump
+from models.calibration.settings import FilterSettings
+from models.events import MAX_MESSAGE_BYTES, Calibration, Change, Instruction, Label, Standing
+from models.oracle.risk import offset
+
+LARGEST: Final = MAX_MESSAGE_BYTES // 2
+"""A state beyond is not recorded: the message might not be read."""
+DAY_S: Final = 86_400.0
+CURVE: Final = ("intercept", "slope_low", "slope_high")
+NEEDS: Final = {"rollback": {"parameters"}, "rebuild": {"parameters"}, "approval": {"ceilings"}, "release": {"scope"}}
+"""What each order needs beside the version that it names."""
+
+
+class Course:
+    """The entries of one deployment, made as its log is folded."""
+
+    def __init__(self) -> None:
+        self._last: Standing | None = None
+
+    def is_over(self, as_of: datetime | None) -> bool:
+        """Whether the day of the last entry is over, or there is none: the next version makes one."""
+        return as_of is not None and (self._last is None or _day(as_of) > _day(self._last.as_of))
+
+    def instructed(self, by: Instruction, now: Calibration, ledger: Mapping[str, Any]) -> Change:
+        """Return the entry of an instruction that was followed. `ledger`: the state of the fold."""
+        named = by.scope or f"version {by.version}"
+        return self._entry(by.instruction_id, f"{by.order}: {named}", {"by": by.by, "why": by.why}, now, ledger)
+
+    def learnt(
+        self, label: Label, found: Sequence[Jump], *, anew: bool, now: Calibration, ledger: Mapping[str, Any]
+    ) -> Change:
+        """Return the entry of a label that makes one. `anew`: its encoder is another one than before."""
+        if anew and self._last is not None:
+            return self._entry(label.label_id, f"another model: {now.model_hash[:12]}", {}, now, ledger)
+        causes = "; ".join(f"{one.kind}: {one.scope} {one.delta:+.1f}" for one in found)
+        return self._entry(label.label_id, causes or now.cause, _strongest(found), now, ledger)
+
+    def _entry(
+        self, last: str, cause: str, evidence: Mapping[str, Any], now: Calibration, ledger: Mapping[str, Any]
+    ) -> Change:
+        before, self._last = self._last, standing(now)
+        state = {"model": now.model_hash, "ledger": ledger, "recorded": msgspec.to_builtins(self._last)}
+        kept = not ledger["held"] and len(msgspec.json.encode(state)) <= LARGEST
+        return Change(
+            deployment=now.deployment,
+            model_hash=now.model_hash,
+            cause=cause,
+            evidence={"labels": now.labels - (before.labels if before else 0), **evidence},
+            before=before,
+            after=self._last,
+            last=last,
+            state=state if kept else None,
+        )
+
+
+def standing(version: Calibration) -> Standing:
+    """Return how a version stands: its curve and offsets in words, the rest as published."""
+    state = version.parameters["filter"]
+    settings = FilterSettings.read(state["settings"])
+    parameters = {name: round(state["curve"][n], 4) for n, name in enumerate(CURVE)}
+    for name, values in state["groups"].items():
+        if name not in settings.raters:
+            parameters |= {f"{name}={one}": round(offset(state, settings, name, one)[0], 4) for one in values}
+    return Standing(
+        version=version.version,
+        labels=version.labels,
+        missing_labels=version.missing_labels,
+        parameters=parameters,
+        cuts=version.cuts,
+        shares=version.shares,
+        as_of=version.as_of,
+    )
+
+
+def superfluous(by: Instruction) -> list[str]:
+    """Name the fields of an instruction that its order does not need, and that should be empty."""
+    return [name for name in ("parameters", "ceilings", "scope") if getattr(by, name) and name not in NEEDS[by.order]]
+
+
+def _day(at: datetime) -> float:
+    return at.timestamp() // DAY_S
+
+
+def _strongest(found: Sequence[Jump]) -> dict[str, float | str]:
+    if not found:
+        return {}
+    one = max(found, key=lambda jump: jump.statistic)
+    return {"statistic": one.statistic, "threshold": one.threshold, "since": one.since, "scope": one.scope}
