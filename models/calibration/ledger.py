@@ -38,6 +38,8 @@ from models.calibration.influence import Influence
 from models.calibration.jumps import Jump
 from models.calibration.maturity import Maturity
 from models.calibration.serving import Thresholds
+from models.calibration.soundness import check_sound
+from models.calibration.state import read
 from models.errors import StateError
 from models.events import Alarm, Calibration, Instruction, Label, Tier, digest
 from models.monitors.guarantee import Finding, Guarantee
@@ -198,7 +200,9 @@ class Ledger:
             raise StateError(f"the instruction is for deployment {instruction.deployment}, not {self.deployment}")
         match instruction.order:
             case "rollback" | "rebuild":
-                self.filter = Filter.restore(instruction.parameters)
+                restored = Filter.restore(instruction.parameters)
+                check_sound(read(instruction.parameters))
+                self.filter = restored
             case "approval":
                 self._brake.approve(instruction.ceilings)
             case "release":

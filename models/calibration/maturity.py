@@ -9,9 +9,10 @@ until its response is as old as the mean delay of the slower kind. While nothing
 """
 
 from math import exp, log, sqrt
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 from models.errors import StateError
 
@@ -34,7 +35,7 @@ SLOWEST: Final = exp(0.5772156649)
 class Delays(msgspec.Struct, array_like=True):
     """Exponentially weighted mean and variance of log delay of one kind of verdict."""
 
-    count: int = 0
+    count: Annotated[int, Meta(ge=0, le=2**53)] = 0
     mean: float = 0.0
     var: float = 0.0
 

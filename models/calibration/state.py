@@ -5,9 +5,10 @@ original would have.
 """
 
 from math import inf, isfinite
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from models.calibration.belief import Curve, Offset
 from models.calibration.serving import Key
@@ -16,7 +17,8 @@ from models.errors import StateError
 
 SCHEMA: Final = 2
 
-GroupState = tuple[float, float, int, list[tuple[int, float, float]], float | None, bool]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+GroupState = tuple[float, float, Count, list[tuple[int, float, float]], float | None, bool]
 """Mean, variance, clock, evidence above 1 (alternative, evidence, since), born (null: never jumped), quarantined."""
 
 
@@ -25,8 +27,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     schema: Literal[2] = 2
     settings: FilterSettings
-    clock: int
-    ignored: int
+    clock: Count
+    ignored: Count
     curve: list[float]
     covariance: list[float]
     everyone: GroupState

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import orjson
 
+from models.calibration.filter import Filter
 from models.events import encode
 from models.training import synth
 from tests.stagecraft import decision, feedback
@@ -21,6 +22,20 @@ GOOD: Final[list[dict[str, Any]]] = [
     {
         "type": "outcome", "label_id": "l", "conversation_id": "c", "response_id": "r", "turn": 0, "rejected": True,
         "depth": "deep", "occurred_at": "2026-01-05T08:00:00Z",
+    },
+    {
+        "type": "instruction", "instruction_id": "i", "deployment": "ward", "order": "approval", "version": 1,
+        "model_hash": "m", "ceilings": {"all": -2.0}, "by": "dr", "occurred_at": "2026-01-05T08:00:00Z",
+    },
+    {
+        "type": "instruction", "instruction_id": "j", "deployment": "ward", "order": "rollback", "version": 0,
+        "model_hash": "m", "parameters": Filter().state(), "by": "dr", "occurred_at": "2026-01-05T08:00:00Z",
+    },
+    {
+        "type": "change", "deployment": "ward", "cause": "labels", "before": None, "last": "l", "after": {
+            "version": 1, "labels": 1, "missing_labels": 299, "parameters": {"intercept": 0.1},
+            "cuts": {"all": {"green": -3.0, "red": None}}, "shares": {"green": 1.0}, "as_of": "2026-01-05T08:00:00Z",
+        },
     },
     {"type": "closure", "closure_id": "c", "reason": "orphan", "response_id": "r", "closed_at": "2026-01-05T08:00:00Z"},
 ]  # fmt: skip
@@ -67,7 +82,7 @@ class Nasty:
     def _good(self) -> dict[str, Any]:
         """A valid event; its ids come from a small set, so that events meet."""
         event = dict(self.rng.choice(GOOD))
-        for name in ("response_id", "feedback_id", "conversation_id", "label_id"):
+        for name in ("response_id", "feedback_id", "conversation_id", "label_id", "instruction_id"):
             if name in event and self.rng.random() < 0.5:
                 event[name] = f"{name[0]}{self.rng.randint(0, 20)}"
         return event

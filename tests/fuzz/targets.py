@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import orjson
 
-from models.calibration.ledger import Ledger
+from models.calibration.ledger import Ledger, thresholds
 from models.errors import DemurError, EventError
-from models.events import DeadLetter, decode, digest, encode
+from models.events import Calibration, DeadLetter, Instruction, decode, digest, encode
 from models.oracle import Entry, Logs, check
 from models.oracle.logs import CONTRACT
 from models.policy import Policies, Policy
@@ -22,14 +22,15 @@ from streams.calibrations import Calibrations
 from streams.offline import Offline, calibrations
 from streams.settings import load
 from streams.stages import INPUTS, policies
-from tests.fuzz.nasty import NASTY, Nasty, dump
+from tests.fuzz.nasty import GOOD, NASTY, Nasty, dump
 from tests.rehearsal import HORIZONS, RULES, HandClock, Reader, Rehearsal
 from tests.stagecraft import at, record
-from tests.unit.test_fold import label
+from tests.unit.test_fold import label, theatre
 
 Target = Callable[[Sequence[bytes], Nasty], None]
 SHARED: Final = "its feedback id is counted in"
 """Who gives two responses one feedback id is not stopped: JOIN sees one response at a time. The oracle says so."""
+_GOOD_ORDER: Final = next(event for event in GOOD if event["type"] == "instruction") | {"ceilings": {}}
 PIECES: Final = 400
 """Inputs that share a state before it starts anew."""
 
@@ -51,7 +52,10 @@ def _decoding(type_: type | UnionType, value: bytes) -> None:
 
 
 def stages(values: Sequence[bytes], nasty: Nasty) -> None:
-    """Every stage, every topic: a dead letter for each message that breaks the contract, and for no other."""
+    """Every stage, every topic: a dead letter for each message that breaks the contract, and for no other.
+
+    But for instructions to LEARN: which of those can be followed, the oracle says.
+    """
     rehearsal, offset = Rehearsal(partitions=1, crashes=False), 0
     while values:
         name = nasty.rng.choice(list(INPUTS))
@@ -73,7 +77,9 @@ def _stage(theatre: Any, topic: str, records: Sequence[Any]) -> None:
     said = {(found.offset, found.code, found.digest) for found in letters}
     types = getattr(theatre.stage, "kind", None)  # LEARN and WATCH read any of their types in any of their topics
     reads = types.types if types else CONTRACT[topic]
-    assert said == {(r.offset, code, digest(r.value)) for r in records if (code := _broken(reads, r.value))}
+    broken = {(r.offset, code, digest(r.value)) for r in records if (code := _broken(reads, r.value))}
+    assert broken <= said
+    assert all(_broken(Instruction, records[offset - records[0].offset].value) is None for offset, *_ in said - broken)
 
 
 def _broken(types: Any, value: bytes) -> str | None:
@@ -180,6 +186,41 @@ def _serves(value: bytes) -> None:
             assert all(0.0 <= risk <= 1.0 for risk in serving.risk(logit, {"category": "dosing", "site": "north"}))
 
 
+def instructions(values: Sequence[bytes], nasty: Nasty) -> None:
+    """A person's word with damaged parameters or ceilings, and labels after it: no stop of LEARN."""
+    version = orjson.loads(_published())
+    for n in range(len(values)):
+        said: dict[str, Any] = {"parameters": orjson.loads(dump(version["parameters"]["filter"]))}
+        if n % 4 == 0:
+            said = {"ceilings": {"all": -2.0, "site=north": -3.0}}
+        _damage(said, nasty)
+        order = "rollback" if "parameters" in said else "approval"
+        by = _GOOD_ORDER | {"instruction_id": f"i{n}", "order": order} | said
+        _learns(dump(by), n)
+
+
+def _learns(said: bytes, n: int) -> None:
+    rehearsal = _learner()
+    rehearsal.run([record(said, 0, topic="labels"), record(label(10_000 + n, rejected=n % 2 == 0), 1)])
+    found = [decode(Calibration, s.value) for s in rehearsal.sent if s.topic == Calibration.topic]
+    assert all(0.0 <= thresholds(found[-1]).risk(x, {"site": "north"})[1] <= 1.0 for x in (-1e300, -2.0, 30.0))
+    rehearsal.sent.clear()
+
+
+def _learner() -> Any:
+    """LEARN with what it knew before each instruction."""
+    stage = theatre()
+    stage.state.rows = dict(_known())
+    return stage
+
+
+@cache
+def _known() -> Any:
+    stage = theatre()
+    stage.run([record(label(n, rejected=n % 7 == 0), n) for n in range(600)])
+    return stage.state.rows
+
+
 @cache
 def _scorers() -> Calibrations:
     return Calibrations(load())
@@ -202,6 +243,7 @@ TARGETS: Final[dict[str, tuple[Target, float]]] = {
     "flow": (flow, 0.05),
     "files": (files, 0.03),
     "tables": (tables, 0.02),
-    "versions": (versions, 0.05),
+    "versions": (versions, 0.04),
+    "instructions": (instructions, 0.01),
 }
 """And the share of the inputs that each gets in the long run."""

@@ -108,6 +108,25 @@ def test_an_instruction_that_cannot_be_followed_changes_nothing(wrong, named):
     assert ledger.snapshot() == before
 
 
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ({"curve": [1e9, 0.0, 0.0, 0.0]}, "mean or variance"),
+        ({"covariance": [0.1, 0.9, 0.0, 0.0, 0.1, 0.0, 0.0, 0.1, 0.0, 0.0]}, "covariance"),
+        ({"newest": 1e300}, "date"),
+        ({"everyone": [0.0, 0.0, 0, [[0, 1e200, 0.0]], None, False]}, "evidence"),
+        ({"everyone": [0.0, 0.0, 10**6, [], None, False]}, "date"),
+        ({"delays": {"rejected": [60, 1e300, 1.0], "accepted": [60, 1.0, 1.0]}}, "delay"),
+        ({"clock": 2**60}, "damaged"),
+    ],
+)
+def test_parameters_that_no_labels_lead_to_are_refused(damage, named):
+    """LEARN would stop at one of the next labels, and again at each start."""
+    ledger, _ = fold(log(100))
+    with pytest.raises(StateError, match=named):
+        ledger.obey(order("rollback", 50, parameters={**ledger.filter.state(), **damage}))
+
+
 def test_without_approval_nothing_loosens_and_with_it_at_once():
     ledger = Ledger("icu", Policy(max_loosening=0.0))
     for one in easing(2200):
