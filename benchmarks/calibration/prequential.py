@@ -2,8 +2,9 @@
 
 import heapq
 import math
+from collections import deque
 from statistics import fmean
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,19 @@ WINDOW = 1_000
 MIN_CELL = 50
 """Greens that a category or site needs before its rate is read."""
 
+TIMED = 10_000
+"""Calls over which a method's speed is taken."""
+
+Told = tuple[Row, float, float, int]
+"""What `Method.learn` is told of a label: row, time of its event, time of its arrival, tier."""
+
 PROBES, PROBE_EVERY, PROBE_UNTIL, HELD = 400, 100, 12_000, 5
 RECOVERED = {"intercept": 0.010, "slope": 0.010, "category": 0.020}
 """Recovered: the divergence from the truth on 400 later responses is below this (nats), now and over five readings."""
 
 
 class Run:
-    """One pass; `risk`, `tier` by event, timings, and how the method did on the probes after the shift."""
+    """One pass; `risk`, `tier` by event, the last labels, and how the method did on the probes after the shift."""
 
     def __init__(self, method: Method, stream: Stream) -> None:
         self.method, self.stream = method, stream
@@ -35,7 +42,7 @@ class Run:
         self.risk, self.tier = np.empty(EVENTS), np.empty(EVENTS, int)
         self.waiting: list[tuple[float, int, int]] = []
         self.labels = self.fresh_labels = self.labels_before = 0
-        self.learn_s = self.predict_s = 0.0
+        self.told: deque[Told] = deque(maxlen=TIMED)
         self.readings: list[tuple[int, float]] = []
         self.probes = self._probes()
 
@@ -53,15 +60,15 @@ class Run:
         return self
 
     def _learn_until(self, now: int) -> None:
-        begun = perf_counter()
         count = self.labels
         while self.waiting and self.waiting[0][0] <= now:
             _, i, tier = heapq.heappop(self.waiting)
             row: Row = (self.logits[i], self.groups[i], int(self.stream.told[i]))
-            self.method.learn(row, float(i - WARM_UP), float(now), tier, audit=bool(self.stream.audit[i]))
+            told = row, float(i - WARM_UP), float(now), tier
+            self.method.learn(*told, audit=bool(self.stream.audit[i]))
+            self.told.append(told)
             self.labels += 1
             self.fresh_labels += self._is_fresh(i)
-        self.learn_s += perf_counter() - begun
         if now < STARTS.get(self.stream.name, EVENTS):
             self.labels_before += self.labels - count
 
@@ -71,9 +78,7 @@ class Run:
 
     def _predict(self, now: int) -> None:
         i = now + WARM_UP
-        begun = perf_counter()
         risk, upper = self.method.predict(self.logits[i], self.groups[i])
-        self.predict_s += perf_counter() - begun
         tier = 0 if upper < GREEN else 1 if upper < RED else 2
         self.risk[now], self.tier[now] = risk, tier
         stream = self.stream
@@ -113,10 +118,22 @@ def measure(run: Run) -> dict[str, float | None]:
         "coverage": float(green.sum() / (truth < GREEN).sum()),
         "recovery_labels": recovery(run),
         "false_jumps": false_jumps(run),
-        "learn_us": 1e6 * run.learn_s / max(run.labels, 1),
-        "predict_us": 1e6 * run.predict_s / EVENTS,
         "state_bytes": run.method.state_bytes(),
+        **speed(run),
     }
+
+
+def speed(run: Run) -> dict[str, float]:
+    """Microseconds of processor time per call: the last labels learnt once more, then the last events predicted."""
+    events = list(zip(run.logits, run.groups, strict=True))[-TIMED:]
+    begun = process_time()
+    for told in run.told:
+        run.method.learn(*told, audit=False)
+    learnt = process_time()
+    for logit, groups in events:
+        run.method.predict(logit, groups)
+    done = process_time()
+    return {"learn_us": 1e6 * (learnt - begun) / max(len(run.told), 1), "predict_us": 1e6 * (done - learnt) / TIMED}
 
 
 def moving_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:

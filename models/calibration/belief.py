@@ -27,6 +27,8 @@ MIN_CURVATURE: Final = 1e-4
 """Curvature of the logistic loss at |eta| = 9; below it a label would no longer lower the variance at all."""
 
 TOLERANCE: Final = 1e-9
+QUADRATIC: Final = 2e-8
+"""A Newton step d leaves an error below d^2 reach / 20 (the logistic's second derivative is below 0.1)."""
 MAX_STEPS: Final = 60
 """Newton needs two or three steps at the variances that occur; halving the bracket reaches the tolerance in 37."""
 
@@ -213,6 +215,9 @@ def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[f
         move = -gap / (1.0 + reach * p * (1.0 - p))
         if not low <= z + move <= high or abs(move) > last:
             move = (low + high) / 2.0 - z
+        elif move * move * reach < QUADRATIC:
+            z += move
+            break
         z += move
         last = abs(move) / 2.0
         if last < TOLERANCE:
