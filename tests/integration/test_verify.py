@@ -11,17 +11,19 @@ import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from models.events import Decision, Feedback, Label, Response, decode
+from models.events import Calibration, Change, Decision, Feedback, Instruction, Label, Response, decode
 from models.oracle.logs import CONTRACT, INPUTS
 from models.training.reactions import Arrival
 from streams.clock import WallClock
 from streams.connection import kafka_options
 from streams.feed import Item, items
+from streams.logbook import instruct, newest
 from streams.reading import read_all
 from streams.settings import Settings, environment
 from streams.stages import changelogs
 from streams.verify import read, verify
 from streams.wire import outgoing
+from tests.integration.test_cli import demur
 from tests.integration.test_restart import WEEK, Theatre, theatre
 from tests.property.test_canary import leaks, messages
 
@@ -62,6 +64,53 @@ def canaries(at: datetime) -> list[Item]:
     """Messages that name a patient, every seventh of those that the unit tests go through; all in one partition."""
     chosen = islice(messages(), 0, None, 7)
     return [Item(topic, b"k", value, [*headers], None, at) for topic, value, headers in chosen]
+
+
+def forge_control(stage: Theatre, rolled: Calibration) -> list[str]:
+    """Change what a rollback led to, its entry in the calibrator's log, and what it said; return where."""
+    version = msgspec.structs.replace(rolled, missing_labels=0)
+    entry = decode(Change, read_all(stage.settings, "changes")[-1].value)
+    entry = msgspec.structs.replace(entry, evidence={**entry.evidence, "by": "nobody"})
+    [said, *_] = [r.value for r in read_all(stage.settings, "labels") if b'"instruction"' in r.value]
+    order = msgspec.structs.replace(decode(Instruction, said), instruction_id="forged", version=1)
+    producer = KafkaProducer(**kafka_options(stage.settings))
+    sends = [outgoing(stage.settings.topic_prefix, event, rolled.deployment) for event in (version, entry, order)]
+    places = [producer.send(s.topic, key=s.key, value=s.value, headers=s.headers).get(10) for s in sends]
+    producer.close()
+    return [f"{p.topic.removeprefix(stage.settings.topic_prefix)}/{p.partition}/{p.offset}: " for p in places]
+
+
+def test_what_people_say_to_a_calibrator_is_recomputed_and_tampering_with_it_named(
+    settings: Settings, tmp_path: Path, tiny_model: Path
+) -> None:
+    what = list(items(WEEK.arrivals))
+    asked = [item for item in what if item.topic == Response.topic]
+    with theatre(settings, tmp_path / "run", model=str(tiny_model), partitions=2, horizon_s=3 * 86_400.0) as stage:
+        stage.send(asked)
+        stage.until(lambda: len(stage.distinct("decisions")) == len(asked), "decisions")
+        stage.send([item for item in what if item.topic == Feedback.topic], end=True)
+        stage.until(lambda: read(stage.settings).until_ms is None, "rest")
+        before = max(newest(stage.settings).values(), key=lambda version: version.version)
+        back = before.deployment, str(before.version // 2), "--by", "dr.who", "--why", "drill"
+        assert demur("calibrator", "rollback", *back, settings=stage.settings).returncode == 0
+        instruct(stage.settings, Instruction(
+            instruction_id="i2", deployment=before.deployment, order="approval", version=1, model_hash="another",
+            ceilings={"all": 0.0}, by="dr.who", occurred_at=before.as_of,
+        ))  # fmt: skip
+        stage.until(lambda: newest(stage.settings)[before.deployment].version > before.version, "the rollback")
+        stage.until(lambda: read(stage.settings).until_ms is None, "rest")
+    report = verify(stage.settings)
+    assert report.differences == []
+    assert (report.checked["instructions"], report.checked["dead letters"]) == (2, 1)
+    assert report.checked["labels folded"] > 20
+    assert report.checked["changes"] > 2
+    rolled = newest(stage.settings)[before.deployment]
+    assert rolled.cause == f"rollback: version {before.version // 2}"
+    version, entry, order = forge_control(stage, rolled)
+    tampered = [str(one) for one in verify(stage.settings, at_rest=True).differences]
+    assert any(line.startswith(version) and "is not the fold of the labels" in line for line in tampered), tampered
+    assert any(line.startswith(entry) and "has the id of" in line for line in tampered), tampered
+    assert any(line.startswith(order) and "other parameters than version 1 had" in line for line in tampered), tampered
 
 
 DAYS = {"event": 3, "wall": 20}
