@@ -11,6 +11,7 @@ import pytest
 from models.calibration.influence import Influence
 from models.calibration.ledger import Ledger
 from models.calibration.maturity import Maturity
+from models.calibration.settings import FilterSettings
 from models.errors import StateError
 from models.policy import Policy
 from tests.unit.test_ledger import START, label, log
@@ -44,6 +45,20 @@ def test_a_poisoned_flood_is_put_down_to_its_clinician_not_to_everybody():
     moved, found = movement(0.2, Policy())
     assert {jump.scope for jump in found} == {"clinician=c19"}
     assert moved <= 0.05
+
+
+def test_the_cap_keeps_one_clinician_from_outvoting_the_rest():
+    """Without rater effects and without the detector, so that nothing else stands in the way of nine labels in ten."""
+    deaf = FilterSettings(grace=10**9, raters=(), guarded=())
+    labels, moved = list(poisoned(0.9, honest=3000)), {}
+    for share in (0.1, 1.0):
+        policy = Policy(rater_share=share, calibrator=deaf)
+        honest, attacked = Ledger("icu", policy), Ledger("icu", policy)
+        for true, told in labels:
+            honest.apply(true)
+            attacked.apply(told)
+        moved[share] = attacked.filter.risk(-2.6, [])[0] - honest.filter.risk(-2.6, [])[0]
+    assert 0.0 < moved[0.1] < 0.6 * moved[1.0]
 
 
 def test_with_two_clinicians_a_change_counts_as_one_of_the_answers():
