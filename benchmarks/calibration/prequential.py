@@ -22,9 +22,6 @@ MIN_CELL = 50
 TIMED = 10_000
 """Calls over which a method's speed is taken."""
 
-Told = tuple[Row, float, float, int]
-"""What `Method.learn` is told of a label: row, time of its event, time of its arrival, tier."""
-
 PROBES, PROBE_EVERY, PROBE_UNTIL, HELD = 400, 100, 12_000, 5
 RECOVERED = {"intercept": 0.010, "slope": 0.010, "category": 0.020}
 """Recovered: the divergence from the truth on 400 later responses is below this (nats), now and over five readings."""
@@ -42,7 +39,7 @@ class Run:
         self.risk, self.tier = np.empty(EVENTS), np.empty(EVENTS, int)
         self.waiting: list[tuple[float, int, int]] = []
         self.labels = self.fresh_labels = self.labels_before = 0
-        self.told: deque[Told] = deque(maxlen=TIMED)
+        self.told: deque[tuple[Row, int]] = deque(maxlen=TIMED)
         self.readings: list[tuple[int, float]] = []
         self.probes = self._probes()
 
@@ -64,9 +61,8 @@ class Run:
         while self.waiting and self.waiting[0][0] <= now:
             _, i, tier = heapq.heappop(self.waiting)
             row: Row = (self.logits[i], self.groups[i], int(self.stream.told[i]))
-            told = row, float(i - WARM_UP), float(now), tier
-            self.method.learn(*told, audit=bool(self.stream.audit[i]))
-            self.told.append(told)
+            self.method.learn(row, float(i - WARM_UP), float(now), tier, audit=bool(self.stream.audit[i]))
+            self.told.append((row, tier))
             self.labels += 1
             self.fresh_labels += self._is_fresh(i)
         if now < STARTS.get(self.stream.name, EVENTS):
@@ -124,11 +120,11 @@ def measure(run: Run) -> dict[str, float | None]:
 
 
 def speed(run: Run) -> dict[str, float]:
-    """Microseconds of processor time per call: the last labels learnt once more, then the last events predicted."""
+    """Microseconds of processor time per call: the last labels learnt again, as of now; the last events predicted."""
     events = list(zip(run.logits, run.groups, strict=True))[-TIMED:]
     begun = process_time()
-    for told in run.told:
-        run.method.learn(*told, audit=False)
+    for now, (row, tier) in enumerate(run.told, EVENTS):
+        run.method.learn(row, now, now, tier, audit=False)
     learnt = process_time()
     for logit, groups in events:
         run.method.predict(logit, groups)

@@ -152,6 +152,19 @@ def test_audits_that_contradict_volunteered_labels_switch_the_bias_on():
     assert error(calibrator) < 0.5 * error(honest)
 
 
+def test_silence_taken_for_acceptance_would_halve_the_risk():
+    """Seven of ten greens get no verdict. JOIN closes them as unlabelled; were they accepted, this would follow."""
+    rng, told, guessed = random.Random(10), [], []
+    for seen in stream(12_000, seed=10):
+        answered = rng.random() < (0.3 if seen.logit < -2.6 else 1.0)
+        told += [seen] if answered else []
+        guessed.append(seen if answered else msgspec.structs.replace(seen, rejected=False))
+    truth = 1.0 / (1.0 + math.exp(0.3 + 0.8 * 4.0))
+    ours, other = (folded(labels)[0].risk(-4.0, ())[0] for labels in (told, guessed))
+    assert ours == pytest.approx(truth, rel=0.25)
+    assert other < 0.6 * truth
+
+
 def test_known_noise_is_discounted():
     rng = random.Random(9)
     labels = [Observation(rng.gauss(-4.0, 1.0), (), rng.random() < 0.06) for _ in range(3000)]
