@@ -46,7 +46,8 @@ def leave(status: int) -> None:
 )
 async def test_a_worker_that_harms_ends(ill: Built) -> None:
     with pytest.raises(SystemExit):
-        await worker._watch([stage(None), ill])
+        async with asyncio.timeout(5.0):
+            await worker._watch([stage(None), ill])
 
 
 async def test_a_stage_that_works_or_has_nothing_to_do_goes_on() -> None:
