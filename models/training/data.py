@@ -56,8 +56,19 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 def read(*paths: Path) -> list[Example]:
-    """Read verdict files. Raises `SettingsError` naming file, line and field."""
-    return [_example(row) for path in paths for row in _lines(path, _row)]
+    """Read verdict files, and folders with `responses.jsonl` and `feedback.jsonl`, as `demur synth` writes them.
+
+    Raises `SettingsError` naming file, line and field.
+    """
+    return [example for path in paths for example in (_folder(path) if path.is_dir() else _verdicts(path))]
+
+
+def _verdicts(path: Path) -> list[Example]:
+    return [_example(row) for row in _lines(path, _row)]
+
+
+def _folder(path: Path) -> list[Example]:
+    return read_logs(path / "responses.jsonl", path / "feedback.jsonl")
 
 
 def read_logs(responses: Path, judgements: Path) -> list[Example]:
@@ -68,6 +79,11 @@ def read_logs(responses: Path, judgements: Path) -> list[Example]:
         if (event := events.get(judged.response_id)) is not None:
             verdicts.update(_judged(event, judged))
     return list(verdicts.values())
+
+
+def read_labels(path: Path) -> list[Label]:
+    """Read a label log, as the topic carries it. Raises `SettingsError` naming file, line and field."""
+    return list(_lines(path, lambda line: decode(Label, line)))
 
 
 def from_week(week: Week) -> list[Example]:

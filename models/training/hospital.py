@@ -59,11 +59,25 @@ LLM_MODELS: Final = ("large", "small")
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """From `after` (a share of the period) on, one category's log odds of rejection move by `shift`."""
+    """From `after` on, the log odds of rejection move by `shift`, at once or evenly over the time `over`.
 
-    category: str = "discharge summary"
+    Times are shares of the period. `category` None: all categories.
+    """
+
+    category: str | None = "discharge summary"
     after: float = 0.5
     shift: float = 2.5
+    over: float = 0.0
+
+
+SCENARIOS: Final[dict[str, Drift | None]] = {
+    "none": None,
+    "sudden": Drift(),
+    "gradual": Drift(over=0.4),
+    "relief": Drift(category="medication reconciliation", shift=-2.0),
+    "everywhere": Drift(category=None, shift=1.2),
+}
+"""Named drifts: one category worsens at once or slowly, one gets better, or all worsen, as after a change of model."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

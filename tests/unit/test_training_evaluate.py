@@ -1,4 +1,5 @@
 import json
+from itertools import count
 
 import numpy as np
 import pytest
@@ -7,10 +8,11 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from models.encoder.artifact import seal
 from models.encoder.quiet import quiet
+from models.errors import SettingsError
 from models.training import raters
 from models.training.data import from_week
 from models.training.evaluate import Scored, evaluate, official, tier_table, write
-from models.training.intervals import bootstrap, rate_interval
+from models.training.intervals import MEASURES, bootstrap, rate_interval
 from models.training.metrics import measure, sigmoid
 from models.training.readiness import needed, readiness
 from models.training.synth import Config, generate
@@ -38,16 +40,37 @@ def artifact(examples, tmp_path_factory):
 
 
 def test_an_evaluation_says_everything(artifact, examples, tmp_path):
-    found = evaluate(artifact, examples)
+    found = evaluate(artifact, examples, clock=count().__next__)
     assert found.count == 200
-    assert {"auroc", "average_precision", "accuracy", "brier", "ece", "log_loss"} == found.measures.keys()
-    assert all(i.lower <= i.upper for i in found.measures.values())
+    assert found.models.keys() == {"demur", "prior", "tfidf_overlap", "boosted_overlap"}
+    for row in found.models.values():
+        assert set(MEASURES) == row.intervals.keys()
+        assert all(lower <= upper for lower, upper in row.intervals.values())
+        assert row.seconds == 1
+    assert found.models["prior"].auroc <= 0.5  # the other folds' rate ranks the wrong way, if at all
     assert sum(row.count for row in found.tiers) == 200
     assert sum(row.caught for row in found.tiers) == pytest.approx(1.0)
-    assert sum(part["count"] for part in found.parts["site"].values()) == 200
+    sites = found.parts["site"].values()
+    assert sum(part.measures.count for part in sites) == 200
+    assert sum(row.count for part in sites for row in part.tiers) == 200
     write(found, tmp_path / "found.json", tmp_path / "found.html")
-    assert json.loads((tmp_path / "found.json").read_bytes())["tiers"][0]["tier"] == "green"
+    read = json.loads((tmp_path / "found.json").read_bytes())
+    assert read["tiers"][0]["tier"] == "green"
+    assert read["demur"]["auroc"] == pytest.approx(found.models["demur"].auroc)
     assert "MEDIQA" in (tmp_path / "found.html").read_text()
+
+
+def test_baselines_learn_from_what_they_are_given(artifact, examples):
+    half = len(examples) // 2
+    found = evaluate(artifact, examples[:half], clock=count().__next__, train=examples[half:])
+    rate = sum(example.rejected for example in examples[half:]) / half
+    truth = sum(example.rejected for example in examples[:half]) / half
+    assert found.models["prior"].brier == pytest.approx(truth * (1 - rate) ** 2 + (1 - truth) * rate**2)
+
+
+def test_one_verdict_alone_cannot_be_measured(artifact, examples):
+    with pytest.raises(SettingsError, match="one verdict"):
+        evaluate(artifact, [e for e in examples if not e.rejected], clock=count().__next__)
 
 
 def scored(examples, rejected, risk):
