@@ -2,7 +2,8 @@
 
 Two shapes are read. *Verdict files* (`read`): JSON lines with `id`, `query`, `response`, `label` (1 = rejected) and,
 where known, `rater`, `depth`, `grade`, `verdict`, `question_id`, `category`, `specific_field`, `source`,
-`edited_response`. *Our own logs* (`read_logs`): responses as the stream carries them, with labels or feedback beside.
+`edited_response`, `answer_title`. *Our own logs* (`read_logs`): responses as the stream carries them, with labels or
+feedback beside.
 """
 
 import re
@@ -53,6 +54,7 @@ class _Row(msgspec.Struct, frozen=True):
     specific_field: str | None = None
     source: str = "file"
     edited_response: str | None = None
+    answer_title: str | None = None
 
 
 def read(*paths: Path) -> list[Example]:
@@ -148,7 +150,12 @@ def _example(row: _Row) -> Example:
         rater=row.rater,
         question=row.liveqa_qid or row.question_id or " ".join(row.query.lower().split()),
         edited=row.edited_response,
+        title=_ALIASES.sub("", row.answer_title or "") or None,
     )
+
+
+_ALIASES: Final = re.compile(r"\s*\(Also called.*$")
+"""Other names behind a title."""
 
 
 def _event(row: _Row) -> Response:
