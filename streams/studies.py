@@ -122,18 +122,19 @@ def evaluate(
 
 
 @studies.command()
-def synth(
+def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
     out: Annotated[Path, typer.Option("--out", help="Folder for responses, feedback and truth, as JSON lines.")],
     responses: Annotated[int, typer.Option("--responses", min=1, help="How many.")] = 6000,
     days: Annotated[float, typer.Option("--days", min=0.01, help="Over how long.")] = 7.0,
     drift: Annotated[Scenario, typer.Option("--drift", help="What changes in the middle.")] = Scenario.SUDDEN,
+    silent: Annotated[float, typer.Option("--silent", min=0.0, max=1.0, help="Share of errors nobody sees.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same events.")] = 7,
 ) -> None:
     """Write a synthetic hospital's week with known truth: for tests, and for pilots without logs."""
     from models.training.hospital import SCENARIOS  # noqa: PLC0415 (quick `--help`)
     from models.training.synth import Config, generate, write  # noqa: PLC0415 (the same)
 
-    week = generate(Config(responses=responses, days=days, seed=seed, drift=SCENARIOS[drift]))
+    week = generate(Config(responses=responses, days=days, seed=seed, drift=SCENARIOS[drift], silent=silent))
     write(week, out)
     Console().print(f"{out}: {len(week.responses):,} responses, {len(week.feedback):,} feedback", highlight=False)
 

@@ -225,7 +225,8 @@ class _Simulation:
 
     def _judge(self, setting: _Setting, case: Case, response: Response, refused: int) -> Truth:
         drift = self._drift(setting.category, response.occurred_at)
-        probability = _sigmoid(self._log_odds(setting, case, refused=refused) + drift)
+        seen = 1.0 if case.defect == "none" else 1.0 - self.config.silent
+        probability = seen * _sigmoid(self._log_odds(setting, case, refused=refused) + drift)
         rejected = self._draw.chance(probability)
         return Truth(
             response_id=response.response_id,

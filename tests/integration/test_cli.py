@@ -11,7 +11,7 @@ from models.events import Decision, decode, encode
 from models.training import synth
 from streams.settings import Settings, environment
 
-COMMANDS = ("demo", "replay", "worker", "topics", "train", "evaluate", "synth", "score", "verify")
+COMMANDS = ("demo", "replay", "worker", "topics", "train", "evaluate", "synth", "score", "verify", "readiness")
 
 
 def demur(*words: str, settings: Settings | None = None, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -38,6 +38,35 @@ def test_responses_are_scored_offline_by_the_same_code(tiny_model: Path) -> None
     assert decisions[-1].reasons == ("invalid_input", "invalid")
 
 
+def test_a_week_is_made_and_a_model_measured_on_it(tiny_model: Path, tmp_path: Path) -> None:
+    made = demur("synth", "--out", str(tmp_path / "week"), "--responses", "300", "--drift", "gradual", "--days", "2")
+    assert made.returncode == 0
+    out = tmp_path / "out.json"
+    said = demur("evaluate", "--artifact", str(tiny_model), "--data", str(tmp_path / "week"), "--json", str(out))
+    assert said.returncode == 0, said.stderr
+    found = orjson.loads(out.read_bytes())
+    for model in ("demur", "prior", "tfidf_overlap", "boosted_overlap"):
+        assert {"auroc", "average_precision", "accuracy", "brier", "ece", "log_loss", "seconds"} <= found[model].keys()
+        assert found[model]["intervals"]["brier"][0] <= found[model]["brier"]
+    assert [row["tier"] for row in found["tiers"]] == ["green", "yellow", "red"]
+
+
+def test_readiness_reads_a_label_log(tmp_path: Path) -> None:
+    scored = {"conversation_id": "v", "turn": 0, "groups": {}, "logit": 0.0, "risk": 0.1, "upper": 0.1, "tier": "green",
+              "action": "show", "audit": False, "propensity": 1.0, "calibrator_version": 0,
+              "occurred_at": "2026-01-05T00:00:00Z"}  # fmt: skip
+    label = {"type": "label", "label_id": "l", "feedback_id": "f", "response_id": "r", "deployment": "d",
+             "clinician": "c", "action": "accepted", "rejected": False, "depth": "none", "weight": 1.0, "delay_s": 1.0,
+             "occurred_at": "2026-01-05T00:00:00Z", "decision": scored}  # fmt: skip
+    labels = tmp_path / "labels.jsonl"
+    labels.write_bytes(orjson.dumps(label) + b"\n" + orjson.dumps({**label, "occurred_at": "2026-01-06T00:00:00Z"}))
+    said = demur("readiness", "--labels", str(labels), "--within", "0.05", "--json", str(tmp_path / "out.json"))
+    assert said.returncode == 0, said.stderr
+    found = orjson.loads((tmp_path / "out.json").read_bytes())
+    assert (found["labels"], found["tiers"][0]["labels"]) == (2, 2)
+    assert found["tiers"][0]["missing"] > 100
+
+
 def test_topics_are_created_once_and_shown(settings: Settings) -> None:
     first, second = (demur("topics", settings=settings) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0)
@@ -53,6 +82,7 @@ def test_topics_are_created_once_and_shown(settings: Settings) -> None:
         (["replay", "--responses", "absent.jsonl", "--model", "absent"], b"absent.jsonl cannot be read"),
         (["score", "--model", "absent-folder"], b"model 'absent-folder' cannot be loaded"),
         (["train", "--out", "x", "--head", "late"], b"--head late needs --encoder"),
+        (["readiness", "--labels", "absent.jsonl"], b"absent.jsonl cannot be read"),
     ],
 )
 def test_a_wrong_setting_ends_with_one_sentence(tmp_path: Path, words: list[str], sentence: bytes) -> None:
