@@ -6,7 +6,7 @@ beside the text and set aside.
 
 Answers whose title is known teach the encoder's adapter which answer belongs to which question, without verdicts. Their
 verdicts teach the head only if there are no others: they cost .01 to .04 AUROC on MEDIQA's questions, left out by
-folds or by kind, where their titles gave .01 to .05 (see `benchmarks/mediqa.md`).
+folds or by kind, where their titles gave .01 to .05 (see `benchmarks/mediqa`).
 """
 
 from collections import Counter
@@ -60,14 +60,10 @@ def train_late(
     Returns the quality on questions left out, fold by fold; the artifact then learns from all. Raises `ArtifactError`
     if the encoder cannot be opened, `SettingsError` if there is nothing to learn from.
     """
-    _check(examples)
     model, tokenizer = open_sentences(encoder)
-    embedder = Embedder(model, tokenizer)
-    readings = embed(embedder, examples, progress)
-    adapter, kept = _adapter(embedder, readings, examples, seed), _teachers(examples)
-    lesson = Lesson([readings[i] for i in kept], [examples[i] for i in kept], len(tokenizer), adapter)
+    lesson = prepare(examples, model, tokenizer, seed, progress)
     weights, severity = fit_weights(lesson, seed)
-    report = _left_out(lesson, seed)
+    report = Report(*(measure(_rejected(lesson), risks) for risks in left_out(lesson, seed)))
     with quiet():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -119,16 +115,30 @@ class Lesson(NamedTuple):
         return self._replace(readings=[self.readings[i] for i in rows], examples=[self.examples[i] for i in rows])
 
 
-def _left_out(lesson: Lesson, seed: int) -> Report:
-    """Out-of-fold quality, after the answer and before it; a question is never on both sides."""
-    risks = np.zeros((2, len(lesson.examples)))
+def prepare(
+    examples: Sequence[Example], model: Any, tokenizer: Any, seed: int = 0, progress: Progress | None = None
+) -> Lesson:
+    """Embed the answers and fit the adapter; what is returned leaves out those that do not teach the head."""
+    _check(examples)
+    embedder = Embedder(model, tokenizer)
+    readings = embed(embedder, examples, progress)
+    adapter, kept = _adapter(embedder, readings, examples, seed), _teachers(examples)
+    return Lesson(readings, list(examples), len(tokenizer), adapter).only(kept)
+
+
+def left_out(lesson: Lesson, seed: int) -> NDArray[np.float64]:
+    """Risks (2, N) after the answer and before it, by heads fitted to the other folds' questions."""
+    logits = np.zeros((2, len(lesson.examples)))
     for fold in folds(lesson.examples, FOLDS, seed):
         weights, _ = fit_weights(lesson.only(sorted(set(range(len(lesson.examples))) - set(fold))), seed)
         for i in fold:
             reading = lesson.readings[i]
-            risks[:, i] = logit(weights, reading), logit(weights, reading._replace(answer=None))
-    truth = [example.rejected for example in lesson.examples]
-    return Report(*(measure(truth, sigmoid(part)) for part in risks))
+            logits[:, i] = logit(weights, reading), logit(weights, reading._replace(answer=None))
+    return sigmoid(logits)
+
+
+def _rejected(lesson: Lesson) -> NDArray[np.bool_]:
+    return np.array([example.rejected for example in lesson.examples])
 
 
 def embed(embedder: Embedder, examples: Sequence[Example], progress: Progress | None = None) -> list[Reading]:
@@ -144,7 +154,7 @@ def embed(embedder: Embedder, examples: Sequence[Example], progress: Progress | 
 def fit_weights(lesson: Lesson, seed: int) -> tuple[Weights, dict[str, float]]:
     """Fit everything that learns from verdicts, from embeddings; also returns the severities that were set aside."""
     rarity = inverse_frequency(lesson.readings, lesson.vocabulary)
-    rejected = np.array([example.rejected for example in lesson.examples])
+    rejected = _rejected(lesson)
     names = [example.rater for example in lesson.examples]
     queries = np.stack([reading.query.whole.pooled for reading in lesson.readings]).astype(float)
     after, severity = _head(features(lesson.readings, rarity, lesson.adapter), rejected, names, seed)
