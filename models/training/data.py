@@ -2,8 +2,8 @@
 
 Two shapes are read. *Verdict files* (`read`): JSON lines with `id`, `query`, `response`, `label` (1 = rejected) and,
 where known, `rater`, `depth`, `grade`, `verdict`, `question_id`, `category`, `specific_field`, `source`,
-`edited_response`, `answer_title`. *Our own logs* (`read_logs`): responses as the stream carries them, with labels or
-feedback beside.
+`edited_response`, `earlier` (turns), `answer_title`. *Our own logs* (`read_logs`): responses as the stream carries
+them, with labels or feedback beside.
 """
 
 import re
@@ -54,6 +54,7 @@ class _Row(msgspec.Struct, frozen=True):
     specific_field: str | None = None
     source: str = "file"
     edited_response: str | None = None
+    earlier: tuple[str, ...] = ()
     answer_title: str | None = None
 
 
@@ -168,6 +169,7 @@ def _event(row: _Row) -> Response:
         category=row.category and row.category[:128],
         query=row.query or "-",
         response=row.response,
+        earlier=row.earlier,
         occurred_at=START,
     )
 

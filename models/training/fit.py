@@ -85,10 +85,11 @@ def settled(recipe: Recipe, encoder: str | None) -> Recipe:
 
 
 class Report(NamedTuple):
-    """Quality on the held-out questions, after the response and before it."""
+    """Quality on the held-out questions, after the response and before it, and the share of texts that were cut."""
 
     post_response: Metrics
     pre_response: Metrics
+    truncated: float
 
 
 class _Watch(NamedTuple):
@@ -249,8 +250,9 @@ def quality(artifact: str, examples: Sequence[Example]) -> Report:
     encoder = load(artifact)
     truth = [example.rejected for example in examples]
     parts = (examples, [pending(example) for example in examples])
-    logits = ([score.logit for score in encoder.score([example.event for example in part])] for part in parts)
-    return Report(*(measure(truth, sigmoid(part)) for part in logits))
+    after, before = (encoder.score([example.event for example in part]) for part in parts)
+    first, second = (measure(truth, sigmoid([score.logit for score in scores])) for scores in (after, before))
+    return Report(first, second, sum(score.truncated for score in after) / len(after))
 
 
 def _silent(*_: object) -> None:

@@ -63,7 +63,8 @@ def train_late(
     model, tokenizer = open_sentences(encoder)
     lesson = prepare(examples, model, tokenizer, seed, progress)
     weights, severity = fit_weights(lesson, seed)
-    report = Report(*(measure(_rejected(lesson), risks) for risks in left_out(lesson, seed)))
+    after, before = (measure(_rejected(lesson), risks) for risks in left_out(lesson, seed))
+    report = Report(after, before, float(np.mean([reading.cut for reading in lesson.readings])))
     with quiet():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -87,7 +88,7 @@ def _enough(examples: Sequence[Example]) -> bool:
     return len(examples) >= MINIMUM and min(map(len, asked)) >= FOLDS
 
 
-def _teachers(examples: Sequence[Example]) -> list[int]:
+def teachers(examples: Sequence[Example]) -> list[int]:
     """Whose verdicts teach the head: those of answers without a title, or all where these are too few."""
     kept = [index for index, example in enumerate(examples) if example.title is None]
     return kept if _enough([examples[index] for index in kept]) else list(range(len(examples)))
@@ -122,7 +123,7 @@ def prepare(
     _check(examples)
     embedder = Embedder(model, tokenizer)
     readings = embed(embedder, examples, progress)
-    adapter, kept = _adapter(embedder, readings, examples, seed), _teachers(examples)
+    adapter, kept = _adapter(embedder, readings, examples, seed), teachers(examples)
     return Lesson(readings, list(examples), len(tokenizer), adapter).only(kept)
 
 
