@@ -1,6 +1,8 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import orjson
 import pytest
 
 from models.errors import SettingsError
@@ -20,6 +22,44 @@ def test_a_missing_tracker_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
     with pytest.raises(SettingsError, match="pip install wandb"), tracked(Tracker.WANDB, tmp_path / "out", {}):
         pass
+
+
+def test_what_is_asked_of_the_tracker(tmp_path, monkeypatch):
+    """Offline unless told otherwise, and nothing but figures: no code, console, machine or arguments."""
+    asked, sent = {}, []
+    run = SimpleNamespace(log=sent.append, finish=lambda: sent.append("finished"))
+    wandb = SimpleNamespace(Settings=lambda **given: given, init=lambda **given: asked.update(given) or run)
+    monkeypatch.setattr(tracking, "import_module", lambda _: wandb)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with tracked(Tracker.WANDB, tmp_path / "out", {"seed": 7}) as send:
+        send({"loss": 0.5})
+    assert sent == [{"loss": 0.5}, "finished"]
+    assert (asked["mode"], asked["config"]) == ("offline", {"seed": 7})
+    silenced = {"disable_code", "disable_git", "x_disable_meta", "x_disable_stats"}
+    assert all(asked["settings"][name] for name in silenced)
+    assert (asked["settings"]["console"], asked["settings"]["save_code"]) == ("off", False)
+
+
+def test_the_command_tracks_figures_and_no_patient(tmp_path):
+    pytest.importorskip("wandb", reason="wandb is an extra: pip install wandb")
+    rows = [
+        {
+            "id": f"a{n}",
+            "query": f"{CANARY} {n}?",
+            "response": f"{CANARY} daily {n % 7}.",
+            "label": n % 2,
+            "rater": CANARY,
+        }
+        for n in range(160)
+    ]
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    data.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    words = ("train", "--data", str(data), "--out", str(out), "--track", "wandb")
+    subprocess.run([sys.executable, "-P", "-m", "streams", *words], check=True, timeout=300)
+    files = [path for path in (tmp_path / "out-tracking").rglob("*") if path.is_file()]
+    (run,) = (path.read_bytes() for path in files if path.suffix == ".wandb")
+    assert b"loss" in run
+    assert not [path for path in files if b"Jones" in path.read_bytes()]
 
 
 def test_offline_a_run_holds_figures_and_no_text(tmp_path):

@@ -6,10 +6,13 @@ import pytest
 
 from models.events import Feedback, Response, decode, encode
 from models.salience import tokens
+from models.training.baselines import tfidf
 from models.training.cases import compose
+from models.training.data import from_week
 from models.training.draw import Draw
 from models.training.grammar import GRAMMARS
 from models.training.hospital import CATEGORIES, SCENARIOS, Config, Drift, _mean_rate, intercepts
+from models.training.metrics import measure
 from models.training.synth import FAST, Truth, generate, write
 
 
@@ -150,6 +153,16 @@ def test_vague_answers_please(week):
         by_defect[truth.defect].append(truth.probability)
     assert mean(by_defect["vague"]) < 0.35
     assert mean(by_defect["wrong_dose"]) > 0.5
+
+
+def test_words_alone_do_not_solve_it():
+    """TF-IDF with overlap stays well below what is knowable."""
+    train, test = (generate(Config(responses=3000, seed=seed, drift=None, pre_response=0.0)) for seed in (31, 32))
+    judged = from_week(test)
+    rejected = [example.rejected for example in judged]
+    knowable = measure(rejected, [test.truths[example.event.response_id].probability for example in judged]).auroc
+    assert knowable > 0.85
+    assert measure(rejected, tfidf(from_week(train), judged)).auroc < knowable - 0.1
 
 
 def test_edits_are_real(week):
