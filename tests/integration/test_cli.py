@@ -51,6 +51,23 @@ def test_a_week_is_made_and_a_model_measured_on_it(tiny_model: Path, tmp_path: P
     assert [row["tier"] for row in found["tiers"]] == ["green", "yellow", "red"]
 
 
+@pytest.mark.parametrize("head", ["cross", "late"])
+def test_any_checkpoint_is_trained_by_one_command_that_says_what_it_gains(
+    tiny_model: Path, tmp_path: Path, head: str
+) -> None:
+    rows = [
+        {"id": str(n), "query": f"Case {n}?", "response": ("Yes.", "Never.")[n % 2], "label": n % 2} for n in range(80)
+    ]
+    (tmp_path / "data.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    data, out = str(tmp_path / "data.jsonl"), tmp_path / "out"
+    said = demur("train", "--data", data, "--encoder", str(tiny_model), "--head", head, "--out", str(out))
+    assert said.returncode == 0, said.stderr
+    assert b"so the model gains" in said.stdout
+    card = orjson.loads((out / "rpm.json").read_bytes())
+    assert card["kind"] == head
+    assert {"post_response", "pre_response", "truncated"} == card["metrics"].keys()
+
+
 def test_readiness_reads_a_label_log(tmp_path: Path) -> None:
     scored = {"conversation_id": "v", "turn": 0, "groups": {}, "logit": 0.0, "risk": 0.1, "upper": 0.1, "tier": "green",
               "action": "show", "audit": False, "propensity": 1.0, "calibrator_version": 0,
