@@ -19,6 +19,7 @@ from models.encoder.passages import FIRST, LAST, PASSAGE, asks, heading, passage
 from models.encoder.quiet import quiet
 from models.encoder.runtime import BOUNDS
 from models.errors import ArtifactError
+from models.training import late
 from models.training.adapt import adapt
 from models.training.data import from_week
 from models.training.examples import pending
@@ -29,6 +30,14 @@ from models.training.vocabulary import learn
 load = partial(
     encoders.load, precision="float32"
 )  # whose bounds these are; a processor with AMX would choose otherwise
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief():
+    """What is learnt is not the point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(late, "EPOCHS", 10)
+        yield
 
 
 @pytest.fixture(scope="module")
