@@ -187,7 +187,7 @@ def _facts(response: Response, score: Score | None, upper: float | None, by: Cal
 
 def _input_digest(response: Response, key: bytes) -> str:
     """Keyed BLAKE2b of what the encoder saw: short texts could be guessed from a plain hash."""
-    seen = orjson.dumps([response.query, response.response])
+    seen = orjson.dumps([response.query, response.response, *response.earlier])
     return hashlib.blake2b(seen, key=key, digest_size=16).hexdigest()
 
 

@@ -56,7 +56,10 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Response(Event, frozen=True, kw_only=True, tag="response"):
-    """An answer of a clinical language model, or, with `response` absent, a query before it is answered."""
+    """An answer of a clinical language model, or, with `response` absent, a query before it is answered.
+
+    `earlier` holds what was asked and answered before in this conversation, oldest first.
+    """
 
     topic: ClassVar[str] = "responses"
     response_id: Id
@@ -71,6 +74,7 @@ class Response(Event, frozen=True, kw_only=True, tag="response"):
     query: Annotated[str, Meta(min_length=1, max_length=200_000)]
     response: Text | None = None
     context: dict[Name, float] = {}
+    earlier: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
     occurred_at: Instant
 
 

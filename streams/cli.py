@@ -2,22 +2,18 @@
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
 import structlog
 import typer
-from msgspec import to_builtins
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from models.errors import DemurError, SettingsError
 from streams.commands import calibrator, policy
+from streams.commands.studies import progress, studies
 from streams.settings import STAGES, load
 
 app = typer.Typer(
@@ -29,13 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(policy.app, name="policy")
 app.add_typer(calibrator.app, name="calibrator")
-
-
-class Head(StrEnum):
-    """What stands on the encoder."""
-
-    CROSS = "cross"
-    LATE = "late"
+app.add_typer(studies)
 
 
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
@@ -164,68 +154,6 @@ def verify(
 
 
 @app.command()
-def train(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the artifact.")],
-    data: Annotated[list[Path] | None, typer.Option("--data", help="Judged answers; by default synthetic.")] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Checkpoint to start from; by default none.")] = None,
-    head: Annotated[Head, typer.Option("--head", help="`cross` tunes it, `late` keeps it frozen.")] = Head.CROSS,
-    seed: Seed = 0,
-) -> None:
-    """Train a rejection prediction model: from nothing, or from any BERT-style checkpoint (folder or hub id).
-
-    With a couple of thousand labels, a frozen sentence encoder with a late-interaction head carries over best.
-    """
-    from models.training import synth  # noqa: PLC0415 (quick `--help`)
-    from models.training.data import from_week, read  # noqa: PLC0415 (the same)
-    from models.training.fit import Recipe  # noqa: PLC0415 (the same)
-    from models.training.fit import train as fit  # noqa: PLC0415 (the same)
-    from models.training.late import train_late  # noqa: PLC0415 (the same)
-
-    if head is Head.LATE and encoder is None:
-        raise SettingsError("--head late needs --encoder: a folder or hub id of a sentence encoder")
-    console = Console()
-    examples = read(*data) if data else from_week(synth.generate(synth.Config(seed=seed, drift=None)))
-    with _progress(console) as tell:
-        if head is Head.LATE:
-            report = train_late(examples, out, encoder=str(encoder), seed=seed, progress=tell)
-        else:
-            report = fit(examples, out, encoder=encoder, recipe=Recipe(seed=seed), progress=tell)
-    after, before = report.post_response.auroc, report.pre_response.auroc
-    console.print(f"{out}: held-out AUROC {after:.3f} after the response, {before:.3f} before it", highlight=False)
-
-
-@app.command()
-def evaluate(
-    artifact: Annotated[str, typer.Option("--artifact", help="Folder or hub id of the model.")],
-    data: Annotated[list[Path], typer.Option("--data", help="Judged answers; may be given several times.")],
-    json: Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Where to write the page.")] = None,
-) -> None:
-    """Measure a model on judged answers: discrimination, calibration, tiers, by category, site and rater."""
-    from models.training.data import read  # noqa: PLC0415 (quick `--help`)
-    from models.training.evaluate import evaluate as measure  # noqa: PLC0415 (the same)
-    from models.training.evaluate import write  # noqa: PLC0415 (the same)
-
-    found = measure(artifact, read(*data))
-    write(found, json, html)
-    Console().print_json(data=to_builtins(found.measures))
-
-
-@app.command()
-def synth(
-    out: Annotated[Path, typer.Option("--out", help="Folder for responses, feedback and truth, as JSON lines.")],
-    responses: Annotated[int, typer.Option("--responses", min=1, help="How many.")] = 6000,
-    seed: Seed = 7,
-) -> None:
-    """Write a synthetic hospital's week with known truth: for tests, and for pilots without logs."""
-    from models.training.synth import Config, generate, write  # noqa: PLC0415 (quick `--help`)
-
-    week = generate(Config(responses=responses, seed=seed))
-    write(week, out)
-    Console().print(f"{out}: {len(week.responses):,} responses, {len(week.feedback):,} feedback", highlight=False)
-
-
-@app.command()
 def score(
     model: Model = None,
     config: Config = None,
@@ -271,16 +199,8 @@ def _reference(console: Console, *, fast: bool = False) -> str:
     from models.training.reference import ensure_reference  # noqa: PLC0415 (torch)
     from streams.stages import CACHE  # noqa: PLC0415 (the same)
 
-    with _progress(console) as tell:
+    with progress(console) as tell:
         return str(ensure_reference(CACHE, fast=fast, progress=tell))
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Any]:
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
-    with bar:
-        task = bar.add_task("the encoder", total=1.0)
-        yield lambda done, words: bar.update(task, completed=done, description=words)
 
 
 def _close(console: Console, finished: Any) -> None:

@@ -39,4 +39,5 @@ class Head(nn.Module):
 
 
 def _network(size: int) -> nn.Module:
-    return nn.Sequential(nn.Dropout(0.1), nn.Linear(size, HIDDEN), nn.Tanh(), nn.Dropout(0.3), nn.Linear(HIDDEN, 1))
+    """(B, F) → (B, 2): log odds of any rejection, and of a deep one, which is learnt beside and then set aside."""
+    return nn.Sequential(nn.Dropout(0.1), nn.Linear(size, HIDDEN), nn.Tanh(), nn.Dropout(0.3), nn.Linear(HIDDEN, 2))

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.encoder.adapter import Adapter
 from models.encoder.base import Encoder, Score
 from models.encoder.embedder import Embedded, Embedder, Vectors
 from models.encoder.head import Head
-from models.encoder.passages import asks, passages, sentences
+from models.encoder.passages import asks, heading, passages, sentences
 from models.encoder.relations import Query, relate
 from models.encoder.template import clean
 from models.encoder.tokens import Tokens
@@ -27,19 +28,21 @@ HEAD_FILE = "head.safetensors"
 
 
 class Weights(NamedTuple):
-    """What was trained: both heads and the rarity of each token (V,)."""
+    """What was trained: both heads, the rarity of each token (V,), and the adapter where titles were known."""
 
     after: Head
     before: nn.Linear
     rarity: Vectors
+    adapter: Adapter | None = None
 
 
 class Reading(NamedTuple):
-    """One event, embedded. `answer` is None before it is written."""
+    """One event, embedded. `answer` is None before it is written; `heading`, where the answer begins with none."""
 
     query: Query
     answer: list[Embedded] | None
     cut: bool
+    heading: Embedded | None = None
 
 
 class Texts(NamedTuple):
@@ -88,7 +91,7 @@ def logit(weights: Weights, reading: Reading) -> float:
     """Log odds of rejection, by the head for what there is to read."""
     if reading.answer is None:
         return float(weights.before(torch.from_numpy(reading.query.whole.pooled)))
-    table = features([reading], weights.rarity)
+    table = features([reading], weights.rarity, weights.adapter)
     return float(weights.after(torch.from_numpy(table).float())[0])
 
 
@@ -102,7 +105,7 @@ def divide(embedder: Embedder, responses: Sequence[Response]) -> list[Texts]:
     queries = [clean(response.query) for response in responses]
     answers = [None if response.response is None else passages(clean(response.response)) for response in responses]
     asked = [sentences(query) for query in queries]
-    texts = [[q, *part, *(a[0] if a else ())] for q, part, a in zip(queries, asked, answers, strict=True)]
+    texts = [[q, *part, *(named(a[0]) if a else ())] for q, part, a in zip(queries, asked, answers, strict=True)]
     tokens = embedder.tokenise(text for each in texts for text in each)
     held = [{text: tokens[text] for text in each} for each in texts]
     return [Texts(*parts) for parts in zip(queries, asked, answers, held, strict=True)]
@@ -123,8 +126,15 @@ def _reading(
     if answer is None:
         return Reading(embedded, None, whole.cut)
     texts, left_out = answer
-    parts = [found[text] for text in texts]
-    return Reading(embedded, parts, left_out or whole.cut or any(part.cut for part in parts))
+    parts, title = [found[text] for text in texts], heading(texts[0])
+    cut = left_out or whole.cut or any(part.cut for part in parts)
+    return Reading(embedded, parts, cut, found[title] if title else None)
+
+
+def named(passages: list[str]) -> list[str]:
+    """The texts of an answer that are embedded: its passages, and its heading if it has one."""
+    title = heading(passages[0])
+    return [*passages, title] if title else passages
 
 
 def _parts(reading: Reading) -> list[Embedded]:
@@ -135,6 +145,8 @@ def save_weights(weights: Weights, folder: Path) -> None:
     """Write the heads beside the encoder, as safetensors."""
     tensors = {f"after.{name}": tensor for name, tensor in weights.after.state_dict().items()}
     tensors |= {f"before.{name}": tensor for name, tensor in weights.before.state_dict().items()}
+    if weights.adapter:
+        tensors |= {f"adapter.{name}": torch.from_numpy(part) for name, part in weights.adapter._asdict().items()}
     save_file({**tensors, "rarity": torch.from_numpy(weights.rarity)}, folder / HEAD_FILE)
 
 
@@ -146,13 +158,15 @@ def load_weights(folder: Path) -> Weights:
     for name, module in (("after", after), ("before", before)):
         module.load_state_dict(_under(tensors, f"{name}."))
         module.eval().requires_grad_(requires_grad=False)
-    return Weights(after, before, tensors["rarity"].numpy())
+    moved = {name: tensor.numpy() for name, tensor in _under(tensors, "adapter.").items()}
+    return Weights(after, before, tensors["rarity"].numpy(), Adapter(**moved) if moved else None)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def features(readings: Sequence[Reading], rarity: Vectors) -> NDArray[np.float64]:
+def features(readings: Sequence[Reading], rarity: Vectors, adapter: Adapter | None = None) -> NDArray[np.float64]:
     """Relation features (N, F) of readings with an answer."""
-    return np.stack([relate(reading.query, reading.answer, rarity) for reading in readings if reading.answer])
+    rows = (relate(r.query, r.answer, rarity, r.heading, adapter) for r in readings if r.answer)
+    return np.stack(list(rows))

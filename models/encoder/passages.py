@@ -11,6 +11,9 @@ FIRST, LAST = 10, 2
 
 MAX_SENTENCES: Final = 10
 
+_HEADING: Final = re.compile(r"([^.?!]{3,90}?): ")
+"""Words before a colon at the beginning, shorter than a passage."""
+
 _END: Final = re.compile(r"(?<=[.!?])\s+")
 _ASKING: Final = ("what", "how", "is ", "can", "does", "do ", "which", "why", "are", "should", "could", "when", "who")
 
@@ -25,6 +28,16 @@ def passages(text: str) -> tuple[list[str], bool]:
     if len(cut) <= FIRST + LAST:
         return cut or ["-"], False
     return cut[:FIRST] + cut[-LAST:], True
+
+
+def heading(passage: str) -> str:
+    """Return what an answer's first passage says that it is about; "" if it does not begin so.
+
+    >>> heading("Lupus (Symptoms): Many people are tired.")
+    'Lupus (Symptoms)'
+    """
+    found = _HEADING.match(passage)
+    return found[1] if found else ""
 
 
 def _packed(words: list[str]) -> list[str]:

@@ -1,9 +1,10 @@
 """How an answer relates to its query: late interaction of frozen embeddings, and overlap of tokens.
 
-Four groups of features, all of one query and one answer. *Similarities* of the whole query to the answer's passages.
+Groups of features, all of one query and one answer. *Similarities* of the whole query to the answer's passages.
 *Sentences*: the same for the query's subject (its first sentence) and what it asks. *Interaction*: for each query
 token its closest answer token (MaxSim of ColBERT, https://arxiv.org/abs/2004.12832), weighted by rarity. *Overlap*:
-which query tokens the answer repeats, with BM25's saturation.
+which query tokens the answer repeats, with BM25's saturation. *Heading*: what the answer says that it is about, if it
+does. With an adapter, similarities, sentences and heading stand again, by its vectors.
 """
 
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.encoder.adapter import Adapter
 from models.encoder.embedder import Embedded, Vectors, unit
 from models.encoder.passages import FIRST
 
@@ -32,14 +34,18 @@ class Query(NamedTuple):
     asking: list[int]
 
 
-def relate(query: Query, answer: Sequence[Embedded], rarity: Vectors) -> NDArray[np.float64]:
-    """Return the features (45,); `rarity` (V,) is each token's inverse document frequency."""
+def relate(
+    query: Query, answer: Sequence[Embedded], rarity: Vectors, heading: Embedded | None, adapter: Adapter | None
+) -> NDArray[np.float64]:
+    """Return the features, 52 or with an adapter 73; `rarity` (V,) is each token's inverse document frequency."""
     pooled = np.stack([passage.pooled for passage in answer[:FIRST]])  # (P, H)
     groups = (
         _similarities(query.whole.pooled, pooled),
         _sentences(query, pooled),
         _interaction(query.whole, answer, rarity),
         _overlap(query.whole.ids, [passage.ids for passage in answer], rarity),
+        _heading(query, heading),
+        _adapted(query, pooled, heading, adapter) if adapter else [],
     )
     return np.array([value for group in groups for value in group], dtype=np.float64)
 
@@ -99,6 +105,25 @@ def _overlap(query: list[int], passages: list[list[int]], rarity: Vectors) -> li
         *(_share(rare, counts.keys()), _share(rare, set(answer[:HEAD])), float(np.mean([counts[t] for t in rare]))),
         *(float(np.log1p(length)), float(np.log1p(len(query))), len(counts) / length),
     ]
+
+
+def _heading(query: Query, heading: Embedded | None) -> list[float]:
+    if heading is None or not heading.ids or not query.whole.ids:
+        return [0.0] * 7
+    near, asked = query.whole.tokens @ heading.tokens.T, query.sentences @ heading.pooled  # (Q, T), (N,)
+    found, mate = near.max(axis=0), near.max(axis=1)
+    whole = float(query.whole.pooled @ heading.pooled)
+    return [1.0, whole, asked.max(), asked[query.asking].max(), found.mean(), found.min(), mate.mean()]
+
+
+def _adapted(query: Query, passages: Vectors, heading: Embedded | None, adapter: Adapter) -> list[float]:
+    whole, passages = adapter(query.whole.pooled), adapter(passages)
+    moved = query._replace(sentences=adapter(query.sentences), whole=query.whole._replace(pooled=whole))
+    found = [*_similarities(whole, passages), *_sentences(moved, passages)]
+    if heading is None:
+        return [*found, 0.0, 0.0]
+    title = adapter(heading.pooled)
+    return [*found, float(whole @ title), (moved.sentences @ title).max()]
 
 
 def _covered(tokens: Sequence[int], weight: Vectors, known: Container[int]) -> float:

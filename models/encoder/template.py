@@ -1,8 +1,9 @@
 r"""The one text template: an event becomes two text segments, (context and query, response).
 
-The first segment joins five fields, the numbers of the context and the query by ` | `; `-` stands for an absent field:
+The first segment joins five fields, the numbers of the context, the last of the earlier turns and the query by ` | `;
+`-` stands for an absent field:
 
-    category | specialty | department | llm model | turn N | name value | ... | query
+    category | specialty | department | llm model | turn N | name value | ... | earlier text | ... | query
 
 The second is the response; *pre-response* scoring (`response` is None) has `PENDING` there, so that an answer that
 is not yet written and an answer that is empty (`""`) stay two different things. The site is left out on purpose:
@@ -22,7 +23,7 @@ from typing import Final
 
 from models.events import Response
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Stands in each artifact's `rpm.json`: weights trained on one template do not fit another."""
 
 PENDING: Final = "response pending"
@@ -30,6 +31,9 @@ ABSENT: Final = "-"
 
 MAX_NUMBERS: Final = 16
 """Context numbers shown, in the order of their names: more would crowd out the query."""
+
+MAX_EARLIER, EARLIER_LENGTH = 2, 200
+"""Earlier turns shown, the newest, and characters of each: the query itself matters most."""
 
 _PLAIN: Final = re.compile(r"[ -~]*")
 
@@ -55,7 +59,13 @@ def _visible(character: str) -> bool:
 def _first(response: Response) -> str:
     named = (response.category, response.specialty, response.department, response.llm_model)
     fields = [clean(value or "") or ABSENT for value in named]
-    return " | ".join([*fields, f"turn {response.turn}", *_numbers(response.context), clean(response.query)])
+    return " | ".join(
+        [*fields, f"turn {response.turn}", *_numbers(response.context), *_earlier(response), clean(response.query)]
+    )
+
+
+def _earlier(response: Response) -> list[str]:
+    return [f"earlier {clean(text[:EARLIER_LENGTH])}" for text in response.earlier[-MAX_EARLIER:]]
 
 
 def _numbers(context: dict[str, float]) -> list[str]:

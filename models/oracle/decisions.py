@@ -138,7 +138,9 @@ def _echo(decision: Decision, response: Response, key: bytes) -> Iterator[Compla
     for name in ("conversation_id", "turn", "deployment", "occurred_at"):
         if getattr(decision, name) != getattr(response, name):
             yield "I7", f"`{name}` is not that of the response"
-    seen = blake2b(orjson.dumps([response.query, response.response]), key=key, digest_size=16).hexdigest()
+    seen = blake2b(
+        orjson.dumps([response.query, response.response, *response.earlier]), key=key, digest_size=16
+    ).hexdigest()
     if decision.input_digest != seen:
         yield "I7", "`input_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
     if decision.salience_digest != salience(response.response or "", key):

@@ -23,6 +23,8 @@ calibrator, which learns each deployment's own rate.
 | after the answer | {after} |
 | before the answer | {before} |
 
+Of {truncated:.1%} of the answers a part was cut: beginning and end are kept, and the decision says so.
+
 Text template {template}, seed {seed}, {libraries}. Training data (BLAKE2b): `{data_digest}`.
 
 **Not for** deciding about patients, ranking clinicians, or use without a calibrator and a human in charge. The
@@ -30,10 +32,16 @@ verdicts it learnt from are opinions: who judges weighs as much as what is judge
 """
 
 
-def write_card(folder: Path, facts: dict[str, Any], after: Metrics, before: Metrics) -> None:
+def write_card(folder: Path, facts: dict[str, Any], after: Metrics, before: Metrics, truncated: float) -> None:
     """Write `README.md`; call it before the artifact is sealed."""
     libraries = ", ".join(f"{name} {number}" for name, number in facts["libraries"].items())
-    known = {"kind": _KINDS[facts["kind"]], "libraries": libraries, "after": _row(after), "before": _row(before)}
+    known = {
+        "kind": _KINDS[facts["kind"]],
+        "libraries": libraries,
+        "after": _row(after),
+        "before": _row(before),
+        "truncated": truncated,
+    }
     (folder / "README.md").write_text(_TEXT.format_map({**facts, **known}), encoding="utf-8")
 
 

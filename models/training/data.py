@@ -2,7 +2,8 @@
 
 Two shapes are read. *Verdict files* (`read`): JSON lines with `id`, `query`, `response`, `label` (1 = rejected) and,
 where known, `rater`, `depth`, `grade`, `verdict`, `question_id`, `category`, `specific_field`, `source`,
-`edited_response`. *Our own logs* (`read_logs`): responses as the stream carries them, with labels or feedback beside.
+`edited_response`, `earlier` (turns), `answer_title`. *Our own logs* (`read_logs`): responses as the stream carries
+them, with labels or feedback beside.
 """
 
 import re
@@ -53,11 +54,24 @@ class _Row(msgspec.Struct, frozen=True):
     specific_field: str | None = None
     source: str = "file"
     edited_response: str | None = None
+    earlier: tuple[str, ...] = ()
+    answer_title: str | None = None
 
 
 def read(*paths: Path) -> list[Example]:
-    """Read verdict files. Raises `SettingsError` naming file, line and field."""
-    return [_example(row) for path in paths for row in _lines(path, _row)]
+    """Read verdict files, and folders with `responses.jsonl` and `feedback.jsonl`, as `demur synth` writes them.
+
+    Raises `SettingsError` naming file, line and field.
+    """
+    return [example for path in paths for example in (_folder(path) if path.is_dir() else _verdicts(path))]
+
+
+def _verdicts(path: Path) -> list[Example]:
+    return [_example(row) for row in _lines(path, _row)]
+
+
+def _folder(path: Path) -> list[Example]:
+    return read_logs(path / "responses.jsonl", path / "feedback.jsonl")
 
 
 def read_logs(responses: Path, judgements: Path) -> list[Example]:
@@ -68,6 +82,11 @@ def read_logs(responses: Path, judgements: Path) -> list[Example]:
         if (event := events.get(judged.response_id)) is not None:
             verdicts.update(_judged(event, judged))
     return list(verdicts.values())
+
+
+def read_labels(path: Path) -> list[Label]:
+    """Read a label log, as the topic carries it. Raises `SettingsError` naming file, line and field."""
+    return list(_lines(path, lambda line: decode(Label, line)))
 
 
 def from_week(week: Week) -> list[Example]:
@@ -132,7 +151,12 @@ def _example(row: _Row) -> Example:
         rater=row.rater,
         question=row.liveqa_qid or row.question_id or " ".join(row.query.lower().split()),
         edited=row.edited_response,
+        title=_ALIASES.sub("", row.answer_title or "") or None,
     )
+
+
+_ALIASES: Final = re.compile(r"\s*\(Also called.*$")
+"""Other names behind a title."""
 
 
 def _event(row: _Row) -> Response:
@@ -145,6 +169,7 @@ def _event(row: _Row) -> Response:
         category=row.category and row.category[:128],
         query=row.query or "-",
         response=row.response,
+        earlier=row.earlier,
         occurred_at=START,
     )
 

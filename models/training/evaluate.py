@@ -1,4 +1,9 @@
-"""How good an artifact is on judged answers: measures with intervals, tiers, parts, and MEDIQA's own measures."""
+"""How good an artifact is on judged answers, beside what is simpler: measures with intervals, tiers, parts.
+
+Each model has the same figures: the field's measures with 95 % limits by question, MEDIQA's own, and seconds. The
+baselines are fitted to the files given for that, or else to the other questions of the same data, fold by fold, which
+spares them every change between the places where an artifact is trained and used.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,16 +16,21 @@ from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
 
 from models.encoder import load
+from models.errors import SettingsError
 from models.events import Tier
+from models.training.baselines import BASELINES, Judge, out_of_fold
 from models.training.examples import Example, pending
 from models.training.intervals import Interval, bootstrap, rate_interval
-from models.training.metrics import measure, sigmoid
+from models.training.metrics import Metrics, measure, sigmoid
 
 GREEN, RED = 0.05, 0.20
 """The default cuts between green, yellow and red."""
 
 SMALLEST: Final = 20
 """Parts with fewer answers are not measured: their figures would be noise."""
+
+Clock = Callable[[], float]
+"""Seconds since some start."""
 
 Part = Literal["category", "site", "rater"]
 _KEYS: Final[dict[Part, Callable[[Example], str]]] = {
@@ -48,18 +58,39 @@ class Official(msgspec.Struct, frozen=True, kw_only=True):
     mrr: float
 
 
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """One model on the data. `intervals` holds the 95 % limits of each measure; `seconds`, what it took."""
+
+    auroc: float
+    average_precision: float
+    accuracy: float
+    brier: float
+    ece: float
+    log_loss: float
+    intervals: dict[str, tuple[float, float]]
+    official: Official
+    seconds: float
+
+
+class PartRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One category, site or rater."""
+
+    measures: Metrics
+    tiers: tuple[TierRow, ...]
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole result. `review_load` is the share of answers in red."""
+    """The whole result. `review_load` is the share of answers in red; `deep`, the AUROC for deep rejections alone."""
 
     count: int
     rate: float
     model_hash: str
-    measures: dict[str, Interval]
-    pre_response: dict[str, float]
+    models: dict[str, Figures]
+    pre_response: Metrics
+    deep: float
     tiers: tuple[TierRow, ...]
     review_load: float
-    parts: dict[str, dict[str, dict[str, float]]]
-    official: Official
+    parts: dict[str, dict[str, PartRow]]
 
 
 class Scored(NamedTuple):
@@ -70,23 +101,63 @@ class Scored(NamedTuple):
     risk: NDArray[np.float64]
 
 
-def evaluate(artifact: str, examples: Sequence[Example], *, cuts: tuple[float, float] = (GREEN, RED)) -> Evaluation:
-    """Score and measure. Risks are the sigmoid of the raw logit: no calibrator has learnt yet."""
+def evaluate(
+    artifact: str,
+    examples: Sequence[Example],
+    *,
+    clock: Clock,
+    train: Sequence[Example] = (),
+    cuts: tuple[float, float] = (GREEN, RED),
+) -> Evaluation:
+    """Score and measure; `train` is what the baselines are fitted to.
+
+    Risks are the sigmoid of the raw logit: no calibrator has learnt yet. Raises `SettingsError` if the data have one
+    verdict only.
+    """
+    _check(examples)
     encoder = load(artifact)
+    start = clock()
     scored = _score(encoder, examples)
-    before = _score(encoder, [pending(example) for example in examples])
+    ours = figures(scored, clock() - start)
     tiers = tier_table(scored, cuts)
     return Evaluation(
         count=len(examples),
         rate=float(scored.rejected.mean()),
         model_hash=encoder.model_hash,
-        measures=bootstrap(scored.rejected, scored.risk, [example.question for example in examples]),
-        pre_response=_plain(before),
+        models={"demur": ours, **baselines(train, examples, clock)},
+        pre_response=_measured(_score(encoder, [pending(example) for example in examples])),
+        deep=measure([example.depth == "deep" for example in examples], scored.risk).auroc,
         tiers=tiers,
         review_load=tiers[-1].share,
-        parts={name: _parts(scored, key) for name, key in _KEYS.items()},
-        official=official(scored),
+        parts={name: _parts(scored, key, cuts) for name, key in _KEYS.items()},
     )
+
+
+def _check(examples: Sequence[Example]) -> None:
+    if len({example.rejected for example in examples}) < 2:
+        raise SettingsError(
+            f"{len(examples)} answers of one verdict cannot be measured: give accepted and rejected ones"
+        )
+
+
+def baselines(train: Sequence[Example], test: Sequence[Example], clock: Clock) -> dict[str, Figures]:
+    """Fit and measure each baseline, by folds of `test` where there is no `train`."""
+    return {name: judged(judge, train, test, clock) for name, judge in BASELINES.items()}
+
+
+def judged(judge: Judge, train: Sequence[Example], test: Sequence[Example], clock: Clock) -> Figures:
+    """Fit and measure one model."""
+    start = clock()
+    risk = judge(train, test) if train else out_of_fold(judge, test)
+    return figures(Scored(test, np.array([example.rejected for example in test]), risk), clock() - start)
+
+
+def figures(scored: Scored, seconds: float) -> Figures:
+    """Measure risks, with limits by question."""
+    found = bootstrap(scored.rejected, scored.risk, [example.question for example in scored.examples])
+    values = {name: interval.value for name, interval in found.items()}
+    limits = {name: (interval.lower, interval.upper) for name, interval in found.items()}
+    return Figures(**values, intervals=limits, official=official(scored), seconds=seconds)
 
 
 def tier_table(scored: Scored, cuts: tuple[float, float]) -> tuple[TierRow, ...]:
@@ -121,9 +192,13 @@ def _rank(scored: Scored, rows: list[int]) -> int:
     return next((place for place, row in enumerate(ordered, 1) if not scored.rejected[row]), 0)
 
 
-def _parts(scored: Scored, key: Callable[[Example], str]) -> dict[str, dict[str, float]]:
+def _parts(scored: Scored, key: Callable[[Example], str], cuts: tuple[float, float]) -> dict[str, PartRow]:
     groups = sorted(_grouped(scored, key).items())
-    return {name: _plain(_take(scored, rows)) for name, rows in groups if len(rows) >= SMALLEST}
+    return {name: _part(_take(scored, rows), cuts) for name, rows in groups if len(rows) >= SMALLEST}
+
+
+def _part(scored: Scored, cuts: tuple[float, float]) -> PartRow:
+    return PartRow(measures=_measured(scored), tiers=tier_table(scored, cuts))
 
 
 def _take(scored: Scored, rows: list[int]) -> Scored:
@@ -137,9 +212,8 @@ def _grouped(scored: Scored, key: Callable[[Example], str]) -> dict[str, list[in
     return groups
 
 
-def _plain(scored: Scored) -> dict[str, float]:
-    fields: dict[str, float] = msgspec.to_builtins(measure(scored.rejected, scored.risk))
-    return fields
+def _measured(scored: Scored) -> Metrics:
+    return measure(scored.rejected, scored.risk)
 
 
 def _score(encoder: Any, examples: Sequence[Example]) -> Scored:
@@ -150,7 +224,13 @@ def _score(encoder: Any, examples: Sequence[Example]) -> Scored:
 def write(evaluation: Evaluation, json: Path | None = None, html: Path | None = None) -> None:
     """Write the result for programs, for people, or both."""
     if json is not None:
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(evaluation)))
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(_flat(evaluation))))
     if html is not None:
         templates = Environment(loader=PackageLoader("models.training", "."), autoescape=True)
         html.write_text(templates.get_template("evaluation.html.j2").render(it=evaluation), encoding="utf-8")
+
+
+def _flat(evaluation: Evaluation) -> dict[str, Any]:
+    """Models stand at the top, so that `demur evaluate` and `benchmarks.mediqa` name the same figures by one path."""
+    fields: dict[str, Any] = msgspec.structs.asdict(evaluation)
+    return {**fields.pop("models"), **fields}

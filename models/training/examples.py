@@ -15,7 +15,8 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     """An event and what was thought of it.
 
     `question` groups examples that must never be divided between training and test. `rater` is a pseudonym. `verdict`
-    is the source's own word; `rejected` is the target that the source defines, which need not count an edit.
+    is the source's own word; `rejected` is the target that the source defines, which need not count an edit. `title`
+    is the question that the source says this answer was written for.
     """
 
     event: Response
@@ -25,6 +26,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     rater: str | None = None
     question: str
     edited: str | None = None
+    title: str | None = None
 
 
 def pending(example: Example) -> Example:

@@ -1,8 +1,8 @@
 """Train an encoder with Hugging Face Transformers' Trainer: from nothing, or from any checkpoint.
 
 *Response dropout*: a share of the answers also stands in the training set without its response, so that the same
-artifact scores before and after the model has answered. What comes out is a folder in the Hugging Face layout with
-`rpm.json`.
+artifact scores before and after the model has answered. Where raters are known, their severity is learnt first and set
+aside. What comes out is a folder in the Hugging Face layout with `rpm.json`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,8 @@ from models.training.card import write_card
 from models.training.draw import Draw
 from models.training.examples import Example, digest, pending, split
 from models.training.libraries import libraries
-from models.training.loop import Lesson, Rows, run
+from models.training.loop import Lesson, Rows, Track, run
+from models.training.losses import Loss, lessons, loss, severities
 from models.training.metrics import Metrics, measure, sigmoid
 from models.training.vocabulary import learn
 from models.training.warm import plant
@@ -42,6 +43,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         seed: of everything that is drawn.
+        loss: plain, balanced (equal weight for both verdicts), or focal; the plain one is the best calibrated.
         epochs: passes over the data, at most.
         batch: answers a step.
         rate: peak learning rate.
@@ -52,6 +54,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     seed: int = 0
+    loss: Loss = Loss.PLAIN
     epochs: float | None = None
     batch: int = 32
     rate: float | None = None
@@ -82,10 +85,20 @@ def settled(recipe: Recipe, encoder: str | None) -> Recipe:
 
 
 class Report(NamedTuple):
-    """Quality on the held-out questions, after the response and before it."""
+    """Quality on the held-out questions, after the response and before it, and the share of texts that were cut."""
 
     post_response: Metrics
     pre_response: Metrics
+    truncated: float
+
+
+class _Watch(NamedTuple):
+    """Who is told, and where checkpoints lie, to be kept or not."""
+
+    tell: Progress
+    track: Track
+    place: Path
+    keep: bool
 
 
 class _Start(NamedTuple):
@@ -97,18 +110,21 @@ class _Start(NamedTuple):
     twins: bool
 
 
-def train(
+def train(  # noqa: PLR0913 (what may be left out is by name)
     examples: Sequence[Example],
     out: Path,
     *,
     encoder: str | None = None,
     recipe: Recipe | None = None,
     progress: Progress | None = None,
+    track: Track | None = None,
+    checkpoints: Path | None = None,
 ) -> Report:
     """Train on `examples` and write the artifact to the folder `out`.
 
-    `encoder` is a folder or hub id of any checkpoint; None trains the small reference encoder from nothing. Raises
-    `SettingsError` where there is nothing to learn from, `ArtifactError` where the checkpoint cannot be opened.
+    `encoder` is a folder or hub id of any checkpoint; None trains the small reference encoder from nothing. In the
+    folder `checkpoints` an interrupted training is continued. Raises `SettingsError` where there is nothing to learn
+    from or the checkpoints are another training's, `ArtifactError` where the checkpoint cannot be opened.
     """
     recipe, tell = settled(recipe or Recipe(), encoder), progress or _silent
     fitted, held = split(examples, recipe.held_out, recipe.seed)
@@ -116,7 +132,9 @@ def train(
     transformers.set_seed(recipe.seed)
     tell(0.0, "reading the texts")
     start = _fresh(fitted, recipe) if encoder is None else _pretrained(encoder)
-    _fit(start, fitted, recipe, tell)
+    with TemporaryDirectory() as scratch:
+        place = Path(scratch) if checkpoints is None else _owned(checkpoints, digest(examples), encoder, recipe)
+        _fit(start, fitted, recipe, _Watch(tell, track or _silent, place, keep=checkpoints is not None))
     tell(0.95, "measuring on held-out questions")
     return _save(start, out, examples, held, recipe)
 
@@ -175,25 +193,37 @@ def _rows(framer: Framer, examples: Sequence[Example]) -> list[Tokens]:
     return framer([segments(example.event) for example in examples])
 
 
-def _fit(start: _Start, examples: Sequence[Example], recipe: Recipe, tell: Progress) -> None:
+def _fit(start: _Start, examples: Sequence[Example], recipe: Recipe, watch: _Watch) -> None:
     fitted, watched = split(examples, _WATCHED, recipe.seed + 1) if recipe.patience else (examples, [])
-    fitted = [*fitted, *_dropped(fitted, recipe)]
-    rows, looked_at = _dataset(start.framer, fitted), _dataset(start.framer, watched) if watched else None
-    lesson = Lesson(rows, looked_at, recipe.patience or 0, start.tokenizer.pad_token_id)
-    with TemporaryDirectory() as scratch:
-        settings = {
-            "output_dir": scratch,
-            "num_train_epochs": recipe.epochs,
-            "per_device_train_batch_size": recipe.batch,
-            "learning_rate": recipe.rate,
-            "seed": recipe.seed,
-        }
-        run(start.model, lesson, settings, lambda share: tell(0.05 + 0.85 * share, "training"))
+    fitted, severity = [*fitted, *_dropped(fitted, recipe)], severities(fitted)
+    told, looked_at = lessons(fitted, severity), lessons(watched, severity)
+    rows, others = (Rows(_rows(start.framer, part), each) for part, each in ((fitted, told), (watched, looked_at)))
+    compute = loss(recipe.loss, told)
+    lesson = Lesson(rows, others if watched else None, recipe.patience or 0, start.tokenizer.pad_token_id, compute)
+    settings = {
+        "output_dir": str(watch.place),
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch,
+        "learning_rate": recipe.rate,
+        "seed": recipe.seed,
+        **(_KEPT if watch.keep and not watched else {}),
+    }
+    run(start.model, lesson, settings, lambda share: watch.tell(0.05 + 0.85 * share, "training"), watch.track)
     start.model.eval()
 
 
-def _dataset(framer: Framer, examples: Sequence[Example]) -> Rows:
-    return Rows(_rows(framer, examples), [example.rejected for example in examples])
+_KEPT: dict[str, Any] = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
+"""Without early stopping, which saves each epoch, a checkpoint after each tenth."""
+
+
+def _owned(folder: Path, data: str, encoder: str | None, recipe: Recipe) -> Path:
+    """Make or check the folder of checkpoints: what is continued must be the same training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note, own = folder / "training.json", msgspec.json.encode((data, encoder, recipe))
+    if note.exists() and note.read_bytes() != own:
+        raise SettingsError(f"{folder}: the checkpoints are of other data or settings: give another folder, or none")
+    note.write_bytes(own)
+    return folder
 
 
 def _save(start: _Start, out: Path, examples: Sequence[Example], held: Sequence[Example], recipe: Recipe) -> Report:
@@ -220,9 +250,10 @@ def quality(artifact: str, examples: Sequence[Example]) -> Report:
     encoder = load(artifact)
     truth = [example.rejected for example in examples]
     parts = (examples, [pending(example) for example in examples])
-    logits = ([score.logit for score in encoder.score([example.event for example in part])] for part in parts)
-    return Report(*(measure(truth, sigmoid(part)) for part in logits))
+    after, before = (encoder.score([example.event for example in part]) for part in parts)
+    first, second = (measure(truth, sigmoid([score.logit for score in scores])) for scores in (after, before))
+    return Report(first, second, sum(score.truncated for score in after) / len(after))
 
 
-def _silent(fraction: float, message: str) -> None:
+def _silent(*_: object) -> None:
     """Tell nobody."""

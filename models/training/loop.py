@@ -6,21 +6,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from models.encoder.cross import padded
 from models.encoder.quiet import quiet
 from models.encoder.tokens import Tokens
+from models.training.losses import Lessons
 
 Row = dict[str, Any]
 
+Track = Callable[[dict[str, float]], None]
+"""Called with figures of the training: numbers only, so that no text can leave by this door."""
+
 
 class Rows(torch.utils.data.Dataset[Row]):
-    """Tokenised answers with their verdicts; `input_ids` is what the Trainer groups by length."""
+    """Tokenised answers with what the loss is told of them; `input_ids` is what the Trainer groups by length."""
 
-    def __init__(self, rows: Sequence[Tokens], rejected: Sequence[bool]) -> None:
-        self._rows = [
-            {"input_ids": row.ids, "row": row, "label": int(no)} for row, no in zip(rows, rejected, strict=True)
-        ]
+    def __init__(self, rows: Sequence[Tokens], told: Lessons) -> None:
+        self._rows = [{"input_ids": row.ids, "row": row, "told": each} for row, each in zip(rows, told, strict=True)]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -30,10 +33,14 @@ class Rows(torch.utils.data.Dataset[Row]):
 
 
 class _Told(TrainerCallback):
-    """Passes on how far the training is."""
+    """Passes on how far the training is, and its figures."""
 
-    def __init__(self, tell: Callable[[float], None]) -> None:
+    def __init__(self, tell: Callable[[float], None], track: Track) -> None:
         self._tell = tell
+        self._track = track
+
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002 - the Trainer's signature
+        self._track({name: float(value) for name, value in {**given["logs"], "step": state.global_step}.items()})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
         self._tell(state.global_step / max(1, state.max_steps))
@@ -46,12 +53,13 @@ class Lesson(NamedTuple):
     watched: Rows | None
     patience: int
     pad: int
+    loss: Callable[..., Tensor]
 
 
-def run(model: Any, lesson: Lesson, settings: dict[str, Any], tell: Callable[[float], None]) -> None:
+def run(model: Any, lesson: Lesson, settings: dict[str, Any], tell: Callable[[float], None], track: Track) -> None:
     """Train `model` in place: AdamW, linear decay after a warm-up over a tenth, batches of similar length.
 
-    With early stopping the weights of the best epoch are kept.
+    With early stopping the weights of the best epoch are kept. Where `output_dir` has checkpoints, the newest goes on.
     """
     typed = getattr(model.config, "type_vocab_size", 0) > 1
     trainer = Trainer(
@@ -60,11 +68,12 @@ def run(model: Any, lesson: Lesson, settings: dict[str, Any], tell: Callable[[fl
         train_dataset=lesson.rows,
         eval_dataset=lesson.watched,
         data_collator=lambda batch: _collate(batch, lesson.pad, typed=typed),
-        callbacks=[_Told(tell), *([EarlyStoppingCallback(lesson.patience)] if lesson.watched else [])],
+        compute_loss_func=lesson.loss,
+        callbacks=[_Told(tell, track), *([EarlyStoppingCallback(lesson.patience)] if lesson.watched else [])],
     )
     trainer.remove_callback(PrinterCallback)
     with quiet():
-        trainer.train()
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(settings["output_dir"]))
 
 
 _WATCHING: dict[str, Any] = {
@@ -83,7 +92,7 @@ _QUIET: dict[str, Any] = {
     "train_sampling_strategy": "group_by_length",
     "remove_unused_columns": False,
     "save_strategy": "no",
-    "logging_strategy": "no",
+    "logging_steps": 0.05,
     "report_to": "none",
     "disable_tqdm": True,
     "dataloader_pin_memory": False,
@@ -94,4 +103,4 @@ def _collate(batch: Sequence[Row], pad: int, *, typed: bool) -> dict[str, Tensor
     inputs = padded([row["row"] for row in batch], pad)
     if not typed:
         inputs.pop("token_type_ids")
-    return {**inputs, "labels": torch.tensor([row["label"] for row in batch])}
+    return {**inputs, "labels": torch.tensor([row["told"] for row in batch])}

@@ -30,12 +30,14 @@ class Fitted(NamedTuple):
     severity: dict[str, float]
 
 
-def fit(
+def fit(  # noqa: PLR0913 (what one fit can be asked for)
     table: Table,
     rejected: NDArray[np.bool_],
     raters: Sequence[str | None],
     penalty: float = 100.0,
     spread: float = SPREAD,
+    *,
+    balanced: bool = False,
 ) -> Fitted:
     """Fit (N, F) features with a rater effect.
 
@@ -45,11 +47,14 @@ def fit(
         raters: pseudonyms (N,); None is a typical clinician.
         penalty: inverse prior variance of the weights.
         spread: prior standard deviation of the severities; 0 leaves raters out.
+        balanced: give both verdicts equal weight, so that the intercept is that of even odds.
     """
     names = sorted({rater for rater in raters if rater is not None}) if spread else []
     columns = np.hstack([table, _indicators(raters, names) * spread * penalty**0.5])
     regression: Any = LogisticRegression
-    found = regression(C=1 / penalty, max_iter=2000).fit(columns, rejected)
+    found = regression(C=1 / penalty, max_iter=2000, class_weight="balanced" if balanced else None).fit(
+        columns, rejected
+    )
     weights, scaled = found.coef_[0][: table.shape[1]], found.coef_[0][table.shape[1] :]
     severity = scaled * spread * penalty**0.5
     centre = float(severity.mean()) if names else 0.0

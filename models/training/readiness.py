@@ -1,4 +1,4 @@
-"""Pilot readiness: how many more labels until each tier's rejection rate is known closely enough.
+"""Learning curve and pilot readiness: how closely each tier's rejection rate is known, and how many labels it lacks.
 
 The width of a rate's 95 % interval shrinks with the square root of its labels. The rate so far is itself uncertain, so
 it is taken with Agresti and Coull's two added rejections and acceptances (Am. Stat. 1998, 52:119), which keeps a tier
@@ -10,11 +10,14 @@ without any rejection from looking certain.
 [0, 332]
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from math import ceil, inf
 from typing import Final
 
 import msgspec
+
+from models.events import Label, Tier
 
 Z: Final = 1.959964
 """Two-sided 95 % quantile of the standard normal."""
@@ -29,6 +32,43 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     within: float
     missing: int
     days: float | None
+
+
+TIERS: Final[tuple[Tier, ...]] = ("green", "yellow", "red")
+
+STEPS: Final = 10
+"""Points of the learning curve."""
+
+
+class Pilot(msgspec.Struct, frozen=True, kw_only=True):
+    """`labels` so far, over `days`; one row a tier, and `curve`: the same after each tenth of the labels."""
+
+    labels: int
+    days: float
+    tiers: list[Readiness]
+    curve: list[list[Readiness]]
+
+
+def pilot(labels: Sequence[Label], within: float = 0.02) -> Pilot:
+    """Judge a label log. Only settled verdicts count: no correction, no revocation, nothing without weight."""
+    settled = sorted((label for label in labels if label.kind == "verdict" and label.weight), key=_when)
+    days = (_when(settled[-1]) - _when(settled[0])).total_seconds() / 86_400 if settled else 0.0
+    ends = sorted({len(settled) * step // STEPS for step in range(1, STEPS + 1)} - {0})
+    return Pilot(
+        labels=len(settled),
+        days=days,
+        tiers=readiness(_tally(settled), within, len(settled) / days if days else None),
+        curve=[readiness(_tally(settled[:end]), within) for end in ends],
+    )
+
+
+def _when(label: Label) -> datetime:
+    return label.occurred_at
+
+
+def _tally(labels: Sequence[Label]) -> dict[str, tuple[int, int]]:
+    parts = {tier: [label.rejected for label in labels if label.decision.tier == tier] for tier in TIERS}
+    return {tier: (len(part), sum(part)) for tier, part in parts.items()}
 
 
 def readiness(

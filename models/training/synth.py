@@ -14,6 +14,7 @@ True
 import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from inspect import cleandoc
 from itertools import accumulate
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -53,7 +54,17 @@ LONGEST: Final = 5
 
 
 class Truth(msgspec.Struct, frozen=True, kw_only=True):
-    """What the generator knows of one response. `rejected` is what its clinician thinks, said or not."""
+    """What the generator knows of one response: a line of `truth.jsonl`.
+
+    Args:
+        response_id, deployment, site, category, occurred_at: the response's own.
+        clinician: who has it in front of them.
+        probability: that this clinician rejects it.
+        rejected: whether they do, said or not; a `defect` that is not rejected was accepted in silence.
+        depth: what bothers them, `surface` or `deep`; `none` if nothing does.
+        defect: what is wrong with the answer, see `models.training.cases`; `none` if it is sound.
+        drifted: whether the drift moved the probability.
+    """
 
     response_id: str
     deployment: str
@@ -94,12 +105,29 @@ def generate(config: Config | None = None) -> Week:
 
 
 def write(week: Week, folder: Path) -> None:
-    """Write `responses.jsonl`, `feedback.jsonl` (in order of arrival) and `truth.jsonl` into a folder."""
+    """Write `responses.jsonl`, `feedback.jsonl` (in order of arrival), `truth.jsonl`, and `README.md` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     truths = map(msgspec.json.encode, week.truths.values())
     named = {"responses": map(encode, week.responses), "feedback": map(encode, week.feedback), "truth": truths}
     for name, lines in named.items():
         (folder / f"{name}.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    settings = msgspec.json.format(msgspec.json.encode(week.config)).decode()
+    (folder / "README.md").write_text(_ABOUT.format(truth=cleandoc(Truth.__doc__ or ""), settings=settings))
+
+
+_ABOUT: Final = """# A synthetic hospital
+
+Made by `demur synth`; nobody's data. `responses.jsonl` and `feedback.jsonl` hold events of the wire contract in order
+of arrival, with late, repeated, contradictory and missing feedback. `truth.jsonl` holds what only the generator knows.
+
+{truth}
+
+Settings:
+
+```
+{settings}
+```
+"""
 
 
 class _Conversation(NamedTuple):
@@ -196,8 +224,9 @@ class _Simulation:
         )
 
     def _judge(self, setting: _Setting, case: Case, response: Response, refused: int) -> Truth:
-        drifted = self._drifted(setting.category, response.occurred_at)
-        probability = _sigmoid(self._log_odds(setting, case, refused=refused, drifted=drifted))
+        drift = self._drift(setting.category, response.occurred_at)
+        seen = 1.0 if case.defect == "none" else 1.0 - self.config.silent
+        probability = seen * _sigmoid(self._log_odds(setting, case, refused=refused) + drift)
         rejected = self._draw.chance(probability)
         return Truth(
             response_id=response.response_id,
@@ -209,18 +238,21 @@ class _Simulation:
             rejected=rejected,
             depth=depth_of(self._draw, case, rejected=rejected),
             defect=case.defect,
-            drifted=drifted,
+            drifted=drift != 0.0,
             occurred_at=response.occurred_at,
         )
 
-    def _log_odds(self, setting: _Setting, case: Case, *, refused: int, drifted: bool) -> float:
+    def _log_odds(self, setting: _Setting, case: Case, *, refused: int) -> float:
         place = self._intercepts[setting.category.name] + setting.site.shift + setting.clinician.severity
-        drift = self.config.drift.shift if drifted and self.config.drift else 0.0
-        return place + EFFECT[case.defect] + EARLIER * (refused > 0) + drift
+        return place + EFFECT[case.defect] + EARLIER * (refused > 0)
 
-    def _drifted(self, category: Category, at: datetime) -> bool:
+    def _drift(self, category: Category, at: datetime) -> float:
+        """Log odds that the drift adds at a moment."""
         drift, since = self.config.drift, self.config.drift_at
-        return drift is not None and since is not None and category.name == drift.category and at >= since
+        if drift is None or since is None or at < since or drift.category not in {None, category.name}:
+            return 0.0
+        over = timedelta(days=self.config.days * drift.over)
+        return drift.shift * min(1.0, (at - since) / over) if over else drift.shift
 
     def _arrival(self, at: datetime) -> datetime:
         """Mostly within a second; a few responses come minutes late, after their own feedback."""

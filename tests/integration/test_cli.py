@@ -21,6 +21,7 @@ COMMANDS = (
     "synth",
     "score",
     "verify",
+    "readiness",
     "policy",
     "calibrator",
 )
@@ -50,6 +51,52 @@ def test_responses_are_scored_offline_by_the_same_code(tiny_model: Path) -> None
     assert decisions[-1].reasons == ("invalid_input", "invalid")
 
 
+def test_a_week_is_made_and_a_model_measured_on_it(tiny_model: Path, tmp_path: Path) -> None:
+    made = demur("synth", "--out", str(tmp_path / "week"), "--responses", "300", "--drift", "gradual", "--days", "2")
+    assert made.returncode == 0
+    out = tmp_path / "out.json"
+    said = demur("evaluate", "--artifact", str(tiny_model), "--data", str(tmp_path / "week"), "--json", str(out))
+    assert said.returncode == 0, said.stderr
+    found = orjson.loads(out.read_bytes())
+    for model in ("demur", "prior", "tfidf_overlap", "boosted_overlap"):
+        assert {"auroc", "average_precision", "accuracy", "brier", "ece", "log_loss", "seconds"} <= found[model].keys()
+        assert found[model]["intervals"]["brier"][0] <= found[model]["brier"]
+    assert [row["tier"] for row in found["tiers"]] == ["green", "yellow", "red"]
+
+
+@pytest.mark.parametrize("head", ["cross", "late"])
+def test_any_checkpoint_is_trained_by_one_command_that_says_what_it_gains(
+    tiny_model: Path, tmp_path: Path, head: str
+) -> None:
+    rows = [
+        {"id": str(n), "query": f"Case {n}?", "response": ("Yes.", "Never.")[n % 2], "label": n % 2} for n in range(80)
+    ]
+    (tmp_path / "data.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    data, out = str(tmp_path / "data.jsonl"), tmp_path / "out"
+    said = demur("train", "--data", data, "--encoder", str(tiny_model), "--head", head, "--out", str(out))
+    assert said.returncode == 0, said.stderr
+    assert b"so the model gains" in said.stdout
+    card = orjson.loads((out / "rpm.json").read_bytes())
+    assert card["kind"] == head
+    assert {"post_response", "pre_response", "truncated"} == card["metrics"].keys()
+
+
+def test_readiness_reads_a_label_log(tmp_path: Path) -> None:
+    scored = {"conversation_id": "v", "turn": 0, "groups": {}, "logit": 0.0, "risk": 0.1, "upper": 0.1, "tier": "green",
+              "action": "show", "audit": False, "propensity": 1.0, "calibrator_version": 0,
+              "occurred_at": "2026-01-05T00:00:00Z"}  # fmt: skip
+    label = {"type": "label", "label_id": "l", "feedback_id": "f", "response_id": "r", "deployment": "d",
+             "clinician": "c", "action": "accepted", "rejected": False, "depth": "none", "weight": 1.0, "delay_s": 1.0,
+             "occurred_at": "2026-01-05T00:00:00Z", "decision": scored}  # fmt: skip
+    labels = tmp_path / "labels.jsonl"
+    labels.write_bytes(orjson.dumps(label) + b"\n" + orjson.dumps({**label, "occurred_at": "2026-01-06T00:00:00Z"}))
+    said = demur("readiness", "--labels", str(labels), "--within", "0.05", "--json", str(tmp_path / "out.json"))
+    assert said.returncode == 0, said.stderr
+    found = orjson.loads((tmp_path / "out.json").read_bytes())
+    assert (found["labels"], found["tiers"][0]["labels"]) == (2, 2)
+    assert found["tiers"][0]["missing"] > 100
+
+
 def test_topics_are_created_once_and_shown(settings: Settings) -> None:
     first, second = (demur("topics", settings=settings) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0)
@@ -65,6 +112,7 @@ def test_topics_are_created_once_and_shown(settings: Settings) -> None:
         (["replay", "--responses", "absent.jsonl", "--model", "absent"], b"absent.jsonl cannot be read"),
         (["score", "--model", "absent-folder"], b"model 'absent-folder' cannot be loaded"),
         (["train", "--out", "x", "--head", "late"], b"--head late needs --encoder"),
+        (["readiness", "--labels", "absent.jsonl"], b"absent.jsonl cannot be read"),
     ],
 )
 def test_a_wrong_setting_ends_with_one_sentence(tmp_path: Path, words: list[str], sentence: bytes) -> None:

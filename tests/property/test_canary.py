@@ -61,7 +61,8 @@ def messages() -> Iterator[tuple[str, bytes, tuple[tuple[str, bytes], ...]]]:
         for n, canary in enumerate(CANARIES):
             ids = {name: f"{name}-{n}" for name in ("response_id", "feedback_id") if name in good}
             said = {name: canary if name in {"query", "response", "comment"} else canary[:120] for name in TEXTS[kind]}
-            extra = {"action": "edited"} if kind == "feedback" else {"context": {canary[:120]: 1.0}}
+            extra: dict[str, Any] = {"context": {canary[:120]: 1.0}, "earlier": [canary]}
+            extra = {"action": "edited"} if kind == "feedback" else extra
             yield topic, orjson.dumps(good | ids | said | extra), ()
             for name in {*good, "schema", "type", "unknown"} - {"category"}:  # a group, which travels on as well
                 for spoilt in (canary, [canary], {canary: canary}):
@@ -205,4 +206,4 @@ def test_a_library_that_quotes_the_patient_is_not_repeated(caplog: pytest.LogCap
 
 @pytest.mark.parametrize("type_", [t for t in Event.__subclasses__() if t not in {Response, Feedback}])
 def test_what_follows_has_no_field_for_text(type_: type[Event]) -> None:
-    assert not {"query", "response", "edited_response", "comment", "context"} & set(type_.__struct_fields__)
+    assert not {"query", "response", "edited_response", "comment", "context", "earlier"} & set(type_.__struct_fields__)

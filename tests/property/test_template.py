@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.encoder.template import ABSENT, MAX_NUMBERS, PENDING, clean, segments
+from models.encoder.template import ABSENT, EARLIER_LENGTH, MAX_NUMBERS, PENDING, clean, segments
 from models.encoder.tokens import middle_out, shares
 from models.events import Response
 
@@ -44,9 +44,16 @@ def test_any_event_has_two_segments_with_bounded_context(query, answer, context)
 
 def test_template_is_what_the_documentation_says():
     event = response(
-        category="triage", llm_model="m", turn=2, context={"b": 0.12345, "a": 3}, query="Why?", response="So."
+        category="triage",
+        llm_model="m",
+        turn=2,
+        context={"b": 0.12345, "a": 3},
+        earlier=("Oldest.", "Hello?", "x" * 300),
+        query="Why?",
+        response="So.",
     )
-    assert segments(event) == (f"triage | {ABSENT} | {ABSENT} | m | turn 2 | a 3 | b 0.123 | Why?", "So.")
+    shown = f"earlier Hello? | earlier {'x' * EARLIER_LENGTH}"
+    assert segments(event) == (f"triage | {ABSENT} | {ABSENT} | m | turn 2 | a 3 | b 0.123 | {shown} | Why?", "So.")
 
 
 def test_an_empty_answer_is_not_a_pending_one():

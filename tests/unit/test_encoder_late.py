@@ -4,19 +4,23 @@ import math
 import shutil
 from functools import partial
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
 from models import encoder as encoders
-from models.encoder.embedder import LONGEST, Embedder
-from models.encoder.late import features, read
+from models.encoder.adapter import Adapter
+from models.encoder.embedder import LONGEST, Embedder, unit
+from models.encoder.late import features, load_weights, read
 from models.encoder.loading import open_sentences
-from models.encoder.passages import FIRST, LAST, PASSAGE, asks, passages, sentences
+from models.encoder.passages import FIRST, LAST, PASSAGE, asks, heading, passages, sentences
 from models.encoder.quiet import quiet
 from models.encoder.runtime import BOUNDS
 from models.errors import ArtifactError
+from models.training import late
+from models.training.adapt import adapt
 from models.training.data import from_week
 from models.training.examples import pending
 from models.training.late import inverse_frequency, train_late
@@ -26,6 +30,14 @@ from models.training.vocabulary import learn
 load = partial(
     encoders.load, precision="float32"
 )  # whose bounds these are; a processor with AMX would choose otherwise
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief():
+    """What is learnt is not the point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(late, "EPOCHS", 10)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +131,7 @@ def test_relations_are_finite_even_for_texts_that_say_nothing(sentence_encoder, 
     readings = read(embedder, odd)
     assert [reading.cut for reading in readings] == [False, False, True]
     table = features(readings, inverse_frequency(readings, 600))
-    assert table.shape == (3, 45)
+    assert table.shape == (3, 52)
     assert np.isfinite(table).all()
 
 
@@ -148,3 +160,68 @@ def test_long_answers_keep_beginning_and_end():
 def test_queries_are_cut_into_sentences():
     assert sentences("") == [""]
     assert [asks(part) for part in sentences("Lupus. What is it? I wonder.")] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("passage", "title"),
+    [("Lupus (Symptoms): Rash.", "Lupus (Symptoms)"), ("See a doctor. Then: rest.", ""), ("Take 2:1 daily", "")],
+)
+def test_a_heading_is_what_stands_before_the_first_colon(passage, title):
+    assert heading(passage) == title
+
+
+def test_a_heading_and_titles_add_features(sentence_encoder, examples):
+    embedder = Embedder(*open_sentences(sentence_encoder))
+    plain, headed = (
+        msgspec.structs.replace(examples[0].event, response=text) for text in ("Rest well.", "Dose: Rest well.")
+    )
+    readings = read(embedder, [plain, headed])
+    assert [reading.heading is None for reading in readings] == [True, False]
+    rarity = inverse_frequency(readings, 600)
+    assert features(readings, rarity)[:, 45].tolist() == [0.0, 1.0]
+    random = np.random.default_rng(0)
+    adapter = Adapter(*(random.normal(size=size).astype(np.float32) for size in ((16, 4), (4, 16))))
+    adapted = features(readings, rarity, adapter)
+    assert adapted.shape == (2, 73)
+    assert adapted[:, :52].tolist() == features(readings, rarity).tolist()
+    assert np.isfinite(adapted).all()
+
+
+def titled(count, seed=0):
+    """Vectors of titles and their answers, both blurred along four directions that say nothing."""
+    random = np.random.default_rng(seed)
+    meant = random.normal(size=(count, 16))
+    blurred = [meant + np.pad(4 * random.normal(size=(count, 4)), ((0, 0), (0, 12))) for _ in range(2)]
+    titles, answers = (unit(each.astype(np.float32)) for each in blurred)
+    return [f"title {n}" for n in range(count)], titles, [answer[None] for answer in answers]
+
+
+def test_an_adapter_finds_the_answers_of_new_titles():
+    adapter = adapt(*titled(1000), seed=1)
+    _, titles, answers = titled(100, seed=9)
+    table = np.concatenate(answers)
+    found = [(adapter(titles) @ adapter(table).T).argmax(axis=1), (titles @ table.T).argmax(axis=1)]
+    right, before = ((each == np.arange(100)).mean() for each in found)
+    assert right > before + 0.2
+
+
+def test_few_titles_make_no_adapter():
+    assert adapt(*titled(50), seed=1) is None
+
+
+def test_titles_are_learnt_from_and_kept(sentence_encoder, examples, tmp_path):
+    """Their verdicts are left to the answers without titles: turning them changes nothing."""
+    plain = [msgspec.structs.replace(e, title=None) for e in examples]
+    named = [
+        msgspec.structs.replace(
+            e, title=f"What of {n}?", event=msgspec.structs.replace(e.event, response=f"{e.event.response} {n}")
+        )
+        for n, e in enumerate(examples * 2)
+    ]
+    for name, turned in (("one", False), ("two", True)):
+        part = [msgspec.structs.replace(e, rejected=e.rejected != turned) for e in named]
+        train_late([*plain, *part], tmp_path / name, encoder=sentence_encoder, seed=1)
+    one, two = (load(str(tmp_path / name)) for name in ("one", "two"))
+    events = [example.event for example in examples[:5]]
+    assert one.score(events) == two.score(events)
+    assert load_weights(tmp_path / "one").adapter is not None

@@ -1,4 +1,6 @@
 import json
+from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import numpy as np
 import pytest
@@ -7,14 +9,19 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from models.encoder.artifact import seal
 from models.encoder.quiet import quiet
+from models.errors import SettingsError
+from models.events import Label
+from models.events import Scored as Scored_
 from models.training import raters
 from models.training.data import from_week
 from models.training.evaluate import Scored, evaluate, official, tier_table, write
-from models.training.intervals import bootstrap, rate_interval
+from models.training.intervals import MEASURES, bootstrap, rate_interval
 from models.training.metrics import measure, sigmoid
-from models.training.readiness import needed, readiness
+from models.training.readiness import needed, pilot, readiness
 from models.training.synth import Config, generate
 from models.training.vocabulary import learn
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +45,37 @@ def artifact(examples, tmp_path_factory):
 
 
 def test_an_evaluation_says_everything(artifact, examples, tmp_path):
-    found = evaluate(artifact, examples)
+    found = evaluate(artifact, examples, clock=count().__next__)
     assert found.count == 200
-    assert {"auroc", "average_precision", "accuracy", "brier", "ece", "log_loss"} == found.measures.keys()
-    assert all(i.lower <= i.upper for i in found.measures.values())
+    assert found.models.keys() == {"demur", "prior", "tfidf_overlap", "boosted_overlap"}
+    for row in found.models.values():
+        assert set(MEASURES) == row.intervals.keys()
+        assert all(lower <= upper for lower, upper in row.intervals.values())
+        assert row.seconds == 1
+    assert found.models["prior"].auroc <= 0.5  # the other folds' rate ranks the wrong way, if at all
     assert sum(row.count for row in found.tiers) == 200
     assert sum(row.caught for row in found.tiers) == pytest.approx(1.0)
-    assert sum(part["count"] for part in found.parts["site"].values()) == 200
+    sites = found.parts["site"].values()
+    assert sum(part.measures.count for part in sites) == 200
+    assert sum(row.count for part in sites for row in part.tiers) == 200
     write(found, tmp_path / "found.json", tmp_path / "found.html")
-    assert json.loads((tmp_path / "found.json").read_bytes())["tiers"][0]["tier"] == "green"
+    read = json.loads((tmp_path / "found.json").read_bytes())
+    assert read["tiers"][0]["tier"] == "green"
+    assert read["demur"]["auroc"] == pytest.approx(found.models["demur"].auroc)
     assert "MEDIQA" in (tmp_path / "found.html").read_text()
+
+
+def test_baselines_learn_from_what_they_are_given(artifact, examples):
+    half = len(examples) // 2
+    found = evaluate(artifact, examples[:half], clock=count().__next__, train=examples[half:])
+    rate = sum(example.rejected for example in examples[half:]) / half
+    truth = sum(example.rejected for example in examples[:half]) / half
+    assert found.models["prior"].brier == pytest.approx(truth * (1 - rate) ** 2 + (1 - truth) * rate**2)
+
+
+def test_one_verdict_alone_cannot_be_measured(artifact, examples):
+    with pytest.raises(SettingsError, match="one verdict"):
+        evaluate(artifact, [e for e in examples if not e.rejected], clock=count().__next__)
 
 
 def scored(examples, rejected, risk):
@@ -92,6 +120,38 @@ def test_readiness_counts_down_to_zero():
     assert second.days > 1000
     assert readiness({"green": (0, 0)}, labels_per_day=10)[0].days == float("inf")
     assert readiness({"green": (0, 0)})[0].days is None
+
+
+def label(n, tier, *, rejected=False, **fields):
+    scored = Scored_(
+        conversation_id="v", turn=0, groups={}, logit=0.0, risk=0.1, upper=0.1, tier=tier, action="show", audit=False,
+        propensity=1.0, calibrator_version=0, occurred_at=START,
+    )  # fmt: skip
+    ids = {"label_id": f"l{n}", "feedback_id": f"f{n}", "response_id": f"r{n}", "deployment": "d", "clinician": "c"}
+    verdict = {"action": "disagreed" if rejected else "accepted", "rejected": rejected, "depth": "none", "weight": 1.0}
+    return Label(
+        **{**ids, **verdict, "delay_s": 1.0, "occurred_at": START + timedelta(hours=n), **fields}, decision=scored
+    )
+
+
+def test_a_pilot_is_judged_by_its_settled_labels():
+    settled = [label(n, "green" if n % 2 else "red", rejected=n % 4 == 0) for n in range(49)]
+    beside = [label(50, "green", weight=0.0), label(51, "green", kind="correction")]
+    found = pilot([*beside, *settled[::-1]], within=0.05)
+    assert (found.labels, found.days) == (49, 2.0)
+    assert [(row.tier, row.labels) for row in found.tiers] == [("green", 24), ("yellow", 0), ("red", 25)]
+    green, _, red = found.tiers
+    assert red.missing > green.missing > 0
+    assert red.days == pytest.approx(red.missing / (25 / 2.0))
+    widths = [step[2].within for step in found.curve]
+    assert len(widths) == 10
+    assert widths == sorted(widths, reverse=True)  # every label helps
+
+
+def test_no_labels_say_what_is_needed():
+    found = pilot([])
+    assert (found.labels, found.curve) == (0, [])
+    assert all(row.missing > 2000 for row in found.tiers)
 
 
 def judged(seed, people=8, answers=60):

@@ -90,6 +90,48 @@ def test_training_stops_early_and_keeps_the_best(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+class Killed(Exception):
+    """The process ends in the middle."""
+
+
+def killer(at):
+    def tell(share, words):
+        if words == "training" and share >= at:
+            raise Killed
+
+    return tell
+
+
+def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path):
+    examples = answers(600, seed=14)
+    train(examples, tmp_path / "whole", recipe=SMALLEST)
+    with pytest.raises(Killed):
+        train(examples, tmp_path / "cut", recipe=SMALLEST, progress=killer(0.6), checkpoints=tmp_path / "kept")
+    told = []
+    train(
+        examples,
+        tmp_path / "cut",
+        recipe=SMALLEST,
+        progress=lambda share, words: told.append(share) if words == "training" else None,
+        checkpoints=tmp_path / "kept",
+    )
+    assert min(told) > 0.3  # what was done is not done again
+    assert load(str(tmp_path / "cut")).model_hash == load(str(tmp_path / "whole")).model_hash
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path):
+    (tmp_path / "training.json").write_text("{}")
+    with pytest.raises(SettingsError, match="other data or settings"):
+        train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path)
+
+
+def test_only_numbers_are_tracked(tmp_path):
+    figures = []
+    train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, track=figures.append)
+    assert {"loss", "learning_rate", "step"} <= set().union(*figures)
+    assert {type(value) for each in figures for value in each.values()} == {float}
+
+
 def test_nothing_to_learn_from_is_said(tmp_path):
     with pytest.raises(SettingsError, match="one verdict only"):
         train([example for example in answers(60, seed=1) if not example.rejected], tmp_path / "x")

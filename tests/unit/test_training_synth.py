@@ -1,15 +1,19 @@
 from collections import Counter, defaultdict
+from datetime import timedelta
 from statistics import mean
 
 import pytest
 
 from models.events import Feedback, Response, decode, encode
 from models.salience import tokens
+from models.training.baselines import tfidf
 from models.training.cases import compose
+from models.training.data import from_week
 from models.training.draw import Draw
 from models.training.grammar import GRAMMARS
-from models.training.hospital import CATEGORIES, Config, Drift, _mean_rate, intercepts
-from models.training.synth import FAST, generate, write
+from models.training.hospital import CATEGORIES, SCENARIOS, Config, Drift, _mean_rate, intercepts
+from models.training.metrics import measure
+from models.training.synth import FAST, Truth, generate, write
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,40 @@ def test_the_drift_moves_one_category_from_its_time_on(week):
     assert rates(week, drifted=True)[drift.category] > rates(week)[drift.category] + 0.2
 
 
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_moves_what_it_says(name):
+    drift = SCENARIOS[name]
+    weeks = [generate(Config(responses=1500, seed=5, drift=each)) for each in (None, drift)]
+    pairs = [(was, weeks[1].truths[key]) for key, was in weeks[0].truths.items()]
+    start = weeks[1].config.drift_at
+    moved = {pair[1].category for pair in pairs if pair[1].drifted}
+    assert moved == (set() if drift is None else {drift.category} if drift.category else {c.name for c in CATEGORIES})
+    for was, now in pairs:
+        assert (now.probability == was.probability) or now.drifted or (drift and was.occurred_at >= start)
+    if drift:
+        late = [now.probability - was.probability for was, now in pairs if now.drifted]
+        assert (mean(late) > 0) == (drift.shift > 0)
+
+
+def test_a_gradual_drift_grows():
+    week = generate(Config(responses=6000, seed=5, drift=Drift(category=None, shift=4.0, over=0.4)))
+    risks = [[], [], []]
+    for truth in week.truths.values():
+        share = (truth.occurred_at - week.config.start) / timedelta(days=7)
+        risks[0 if share < 0.5 else 1 if share < 0.7 else 2].append(truth.probability)
+    before, during, after = map(mean, risks)
+    assert before + 0.05 < during < after - 0.1
+
+
+def test_errors_are_accepted_in_silence():
+    passed = []
+    for silent in (0.0, 0.3):
+        truths = generate(Config(responses=6000, seed=3, silent=silent)).truths.values()
+        passed.append(1 - mean(truth.rejected for truth in truths if truth.defect not in {"none", "vague"}))
+    assert 0.1 < passed[0] < 0.2
+    assert 0.33 < passed[1] < 0.47  # 35 to 45 % of erroneous drafts are sent unedited
+
+
 def test_an_earlier_rejection_raises_the_later_risk(week):
     by_id = week.truths
     pairs = [(by_id[f"{name[:-1]}0"], truth) for name, truth in by_id.items() if name.endswith("t1")]
@@ -117,6 +155,16 @@ def test_vague_answers_please(week):
     assert mean(by_defect["wrong_dose"]) > 0.5
 
 
+def test_words_alone_do_not_solve_it():
+    """TF-IDF with overlap stays well below what is knowable."""
+    train, test = (generate(Config(responses=3000, seed=seed, drift=None, pre_response=0.0)) for seed in (31, 32))
+    judged = from_week(test)
+    rejected = [example.rejected for example in judged]
+    knowable = measure(rejected, [test.truths[example.event.response_id].probability for example in judged]).auroc
+    assert knowable > 0.85
+    assert measure(rejected, tfidf(from_week(train), judged)).auroc < knowable - 0.1
+
+
 def test_edits_are_real(week):
     asked = {response.response_id: response for response in week.responses}
     for feedback in week.feedback:
@@ -162,3 +210,5 @@ def test_a_written_week_can_be_read_again(tmp_path):
     lines = (tmp_path / "feedback.jsonl").read_bytes().splitlines()
     assert [decode(Feedback, line) for line in lines] == week.feedback
     assert len((tmp_path / "truth.jsonl").read_bytes().splitlines()) == 60
+    about = (tmp_path / "README.md").read_text()
+    assert all(name in about for name in Truth.__struct_fields__)

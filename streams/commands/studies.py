@@ -1,0 +1,183 @@
+"""Commands before deployment: train a model, measure it, make synthetic data, tell how ready a pilot is."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from models.errors import SettingsError
+from streams.tracking import Tracker, tracked
+
+studies = typer.Typer()
+
+
+class Head(StrEnum):
+    """What stands on the encoder."""
+
+    CROSS = "cross"
+    LATE = "late"
+
+
+class LossName(StrEnum):
+    """`models.training.losses.Loss`, whose module needs torch."""
+
+    PLAIN = "plain"
+    BALANCED = "balanced"
+    FOCAL = "focal"
+
+
+class Scenario(StrEnum):
+    """`models.training.hospital.SCENARIOS`."""
+
+    NONE = "none"
+    SUDDEN = "sudden"
+    GRADUAL = "gradual"
+    RELIEF = "relief"
+    EVERYWHERE = "everywhere"
+
+
+Data = Annotated[list[Path], typer.Option("--data", help="Judged answers, or a folder of `demur synth`; repeatable.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")]
+
+
+@studies.command()
+def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
+    out: Annotated[Path, typer.Option("--out", help="Folder for the artifact.")],
+    data: Annotated[list[Path] | None, typer.Option("--data", help="Judged answers; by default synthetic.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Checkpoint to start from; by default none.")] = None,
+    head: Annotated[Head, typer.Option("--head", help="`cross` tunes it, `late` keeps it frozen.")] = Head.CROSS,
+    loss: Annotated[LossName, typer.Option("--loss", help="What `cross` minimises.")] = LossName.PLAIN,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Keep checkpoints here, go on from them.")] = None,
+    track: Annotated[Tracker | None, typer.Option("--track", help="Send figures, never text, to a tracker.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
+) -> None:
+    """Train a rejection prediction model: from nothing, or from any BERT-style checkpoint (folder or hub id).
+
+    With a couple of thousand labels, a frozen sentence encoder with a late-interaction head carries over best.
+    """
+    from models.training import losses, synth  # noqa: PLC0415 (quick `--help`)
+    from models.training.data import from_week, read  # noqa: PLC0415 (the same)
+    from models.training.fit import Recipe  # noqa: PLC0415 (the same)
+    from models.training.fit import train as fit  # noqa: PLC0415 (the same)
+    from models.training.late import train_late  # noqa: PLC0415 (the same)
+
+    if head is Head.LATE and encoder is None:
+        raise SettingsError("--head late needs --encoder: a folder or hub id of a sentence encoder")
+    if head is Head.LATE and (resume or track):
+        raise SettingsError("--resume and --track go with --head cross: a late head learns in seconds")
+    console = Console()
+    examples = read(*data) if data else from_week(synth.generate(synth.Config(seed=seed, drift=None)))
+    with ExitStack() as stack:
+        tell = stack.enter_context(progress(console))
+        if head is Head.LATE:
+            report = train_late(examples, out, encoder=str(encoder), seed=seed, progress=tell)
+        else:
+            sent = stack.enter_context(tracked(track, out, {"seed": seed, "answers": len(examples)}))
+            recipe = Recipe(seed=seed, loss=losses.Loss(loss))
+            report = fit(examples, out, encoder=encoder, recipe=recipe, progress=tell, track=sent, checkpoints=resume)
+        tell(0.99, "measuring what is simpler")
+        simple = _words(examples, head, seed)
+    after, before = report.post_response.auroc, report.pre_response.auroc
+    console.print(
+        f"{out}: held-out AUROC {after:.3f} after the response, {before:.3f} before it; words alone reach {simple:.3f} "
+        f"on the same questions, so the model gains {after - simple:+.3f}; {report.truncated:.1%} of the texts are cut",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _words(examples: Any, head: Head, seed: int) -> float:
+    """AUROC of TF-IDF on the questions that the model is measured on, by learning from those that it learns from."""
+    from models.training.baselines import out_of_fold, tfidf  # noqa: PLC0415 (quick `--help`)
+    from models.training.examples import split  # noqa: PLC0415 (the same)
+    from models.training.fit import Recipe  # noqa: PLC0415 (the same)
+    from models.training.late import FOLDS, teachers  # noqa: PLC0415 (the same)
+    from models.training.metrics import measure  # noqa: PLC0415 (the same)
+
+    if head is Head.LATE:
+        held = [examples[row] for row in teachers(examples)]
+        risks = out_of_fold(tfidf, held, FOLDS, seed)
+    else:
+        rest, held = split(examples, Recipe().held_out, seed)
+        risks = tfidf(rest, held)
+    return measure([example.rejected for example in held], risks).auroc
+
+
+@studies.command()
+def evaluate(
+    artifact: Annotated[str, typer.Option("--artifact", help="Folder or hub id of the model.")],
+    data: Data,
+    train: Annotated[list[Path] | None, typer.Option("--train", help="What baselines learn from.")] = None,
+    json: Json = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Where to write the page.")] = None,
+) -> None:
+    """Measure a model on judged answers beside simple baselines: discrimination, calibration, tiers, by group.
+
+    Without `--train` the baselines learn from the other questions of the same data, fold by fold.
+    """
+    from models.training.data import read  # noqa: PLC0415 (quick `--help`)
+    from models.training.evaluate import evaluate as measure  # noqa: PLC0415 (the same)
+    from models.training.evaluate import write  # noqa: PLC0415 (the same)
+
+    found = measure(artifact, read(*data), clock=perf_counter, train=read(*train or []))
+    write(found, json, html)
+    names = list(next(iter(found.models.values())).intervals)
+    table = Table("model", *(name.replace("_", " ") for name in names))
+    for name, row in found.models.items():
+        table.add_row(name, *(f"{getattr(row, measure):.3f}" for measure in names))
+    Console().print(table)
+
+
+@studies.command()
+def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
+    out: Annotated[Path, typer.Option("--out", help="Folder for responses, feedback and truth, as JSON lines.")],
+    responses: Annotated[int, typer.Option("--responses", min=1, help="How many.")] = 6000,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="Over how long.")] = 7.0,
+    drift: Annotated[Scenario, typer.Option("--drift", help="What changes in the middle.")] = Scenario.SUDDEN,
+    silent: Annotated[float, typer.Option("--silent", min=0.0, max=1.0, help="Share of errors nobody sees.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same events.")] = 7,
+) -> None:
+    """Write a synthetic hospital's week with known truth: for tests, and for pilots without logs."""
+    from models.training.hospital import SCENARIOS  # noqa: PLC0415 (quick `--help`)
+    from models.training.synth import Config, generate, write  # noqa: PLC0415 (the same)
+
+    week = generate(Config(responses=responses, days=days, seed=seed, drift=SCENARIOS[drift], silent=silent))
+    write(week, out)
+    Console().print(f"{out}: {len(week.responses):,} responses, {len(week.feedback):,} feedback", highlight=False)
+
+
+@studies.command()
+def readiness(
+    labels: Annotated[Path, typer.Option("--labels", help="JSON lines of labels (the topic's records).")],
+    within: Annotated[float, typer.Option("--within", min=0.001, max=0.5, help="Half-width of the interval.")] = 0.02,
+    json: Json = None,
+) -> None:
+    """Tell how many more labels each tier needs until its rejection rate is known closely enough."""
+    from models.training.data import read_labels  # noqa: PLC0415 (quick `--help`)
+    from models.training.readiness import pilot  # noqa: PLC0415 (the same)
+
+    found = pilot(read_labels(labels), within)
+    table = Table("tier", "labels", "rejected", "known to ±", "labels missing", "days until then")
+    for row in found.tiers:
+        days = "-" if row.days is None else f"{row.days:.1f}"
+        table.add_row(row.tier, str(row.labels), f"{row.rate:.3f}", f"{row.within:.3f}", str(row.missing), days)
+    Console().print(table)
+    if json is not None:
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Any]:
+    """Show a bar; what is yielded is told the fraction done and a few words."""
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True)
+    with bar:
+        task = bar.add_task("the encoder", total=1.0)
+        yield lambda done, words: bar.update(task, completed=done, description=words)
