@@ -1,7 +1,6 @@
 """What the stream is measured with: seeded decisions, feedback, responses and labels, one a second of event time.
 
-Each input begins with a broken message in every partition: it becomes a dead letter at once, and so marks when an
-engine began. Joins end with watermarks that let every horizon pass, so that their outcomes are complete.
+Joins end with watermarks that let every horizon pass, so that their outcomes are complete.
 
 >>> a, b = join(1000), join(1000)
 >>> a == b, {item.topic for item in a}
@@ -21,7 +20,6 @@ from models.joining import Horizons
 PARTITIONS: Final = 4
 HORIZONS: Final = Horizons(timedelta(seconds=120), timedelta(hours=1), timedelta(minutes=10))
 START: Final = datetime(2026, 1, 5, tzinfo=UTC)
-BROKEN: Final = b"{broken"
 VERBS: Final = ("accepted", "accepted", "accepted", "edited", "disagreed", "flagged", "abandoned", "retracted")
 CLINICIANS: Final = 40
 
@@ -40,20 +38,15 @@ def partition_of(key: str) -> int:
     return zlib.crc32(key.encode()) % PARTITIONS
 
 
-def marks(*topics: str) -> Iterator[Item]:
-    """Yield what marks the beginning of topics."""
-    yield from (Item(topic, n, b"broken", BROKEN) for topic in topics for n in range(PARTITIONS))
-
-
 def join(events: int, seed: int = 1, *, begin: int = 0, ends: bool = True) -> list[Item]:
     """Return about `events` decisions and feedback, in order of their times; `ends`: let every horizon pass then."""
     rng, number = Random(seed), max(1, round(events / 1.9))
-    timed: list[tuple[datetime, Event]] = []
+    timed: list[tuple[datetime, Decision | Feedback]] = []
     for n in range(begin, begin + number):
         at = START + timedelta(seconds=n)
         timed += [(at, decision(rng, f"r{n}", at)), *((f.occurred_at, f) for f in told(rng, f"r{n}", at))]
     timed.sort(key=lambda one: one[0])
-    items = [*marks(Decision.topic, Feedback.topic), *(item(event, event.response_id) for _, event in timed)]  # type: ignore[attr-defined]
+    items = [item(event, event.response_id) for _, event in timed]
     return [*items, *watermarks(timed[-1][0] + timedelta(days=1))] if ends else items
 
 
@@ -129,7 +122,6 @@ def pending(number: int, at: datetime = START) -> list[Item]:
 def responses(events: int, seed: int = 1, *, feedback: bool = False) -> list[Item]:
     """Return responses, or with `feedback` about as many events with it, and the ends of its horizons."""
     rng, number = Random(seed), max(1, round(events / (1.9 if feedback else 1)))
-    items = [*marks(Response.topic, *([Feedback.topic] if feedback else []))]
     timed: list[tuple[datetime, Event, str]] = []
     for n in range(number):
         at, name = START + timedelta(seconds=n), f"r{n}"
@@ -137,7 +129,7 @@ def responses(events: int, seed: int = 1, *, feedback: bool = False) -> list[Ite
         if feedback:
             timed += [(f.occurred_at, f, f.response_id) for f in told(rng, name, at)]
     timed.sort(key=lambda one: one[0])
-    return items + [item(event, key) for _, event, key in timed]
+    return [item(event, key) for _, event, key in timed]
 
 
 def response(rng: Random, response_id: str, at: datetime) -> Response:

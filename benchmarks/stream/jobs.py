@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
+from msgspec import Struct
 
 from benchmarks.stream import feed, log, runs
 from benchmarks.stream.meter import Meter
@@ -36,38 +37,47 @@ DECADES: Final = (1_000, 10_000, 100_000)
 Row = dict[str, Any]
 
 
+class Found(Struct):
+    """What the runs of one engine showed. `equal`: whether what came out was right, where that is known."""
+
+    figures: list[dict[str, float]] = []
+    equal: bool | None = None
+    failed: str = ""
+
+
 def compare(
-    bench: Bench, engines: Sequence[Engine], work: Work, number: int, same: Callable[[str], set[bytes]] | None
+    bench: Bench, engines: Sequence[Engine], work: Work, number: int, right: Callable[[str], set[bytes]] | None = None
 ) -> Iterator[Row]:
-    """Run engines side by side on the same work; yield a row each, also for one that cannot. `same`: what comes out,
-    given a prefix."""
-    found: dict[str, list[dict[str, float]]] = {engine.name: [] for engine in engines}
-    equal: dict[str, bool | None] = {}
-    failed: dict[str, str] = {}
+    """Run engines side by side on the same work; yield a row each, also for one that cannot.
+
+    `right`: what must come out, given a prefix.
+    """
+    found = {engine.name: Found() for engine in engines}
     for engine in [engine for _ in range(number) for engine in engines]:
-        if engine.name in failed:
-            continue
-        try:
-            run, prefix = runs.run(bench, engine, work)
-        except DemurError as error:
-            failed[engine.name] = str(error)
-            continue
-        found[engine.name].append(run.figures(len(work.items)))
-        if same:
-            agrees = {record.value for record in run.written} == same(prefix)
-            equal[engine.name] = agrees and equal.get(engine.name, True)
+        if not found[engine.name].failed:
+            once(bench, engine, work, right, found[engine.name])
     for engine in engines:
-        yield row(bench, engine, work, found[engine.name], equal.get(engine.name), failed.get(engine.name))
+        yield row(bench, engine, work, found[engine.name])
 
 
-def row(
-    bench: Bench, engine: Engine, work: Work, found: Sequence[dict[str, float]], equal: bool | None, failed: str | None
-) -> Row:
+def once(bench: Bench, engine: Engine, work: Work, right: Callable[[str], set[bytes]] | None, found: Found) -> None:
+    """Run an engine once and add what it shows."""
+    try:
+        run, prefix = runs.run(bench, engine, work)
+    except DemurError as error:
+        found.failed = str(error)
+        return
+    found.figures.append(run.figures(len(work.items)))
+    if right:
+        found.equal = {record.value for record in run.written} == right(prefix) and found.equal is not False
+
+
+def row(bench: Bench, engine: Engine, work: Work, found: Found) -> Row:
     """Return a row; what could not be measured is None, with the reason in words."""
-    figures = spread(found) if found else dict.fromkeys(("events_per_s", "cpu_us_per_event", "rss_mb"))
+    figures = spread(found.figures) if found.figures else dict.fromkeys(("events_per_s", "cpu_us_per_event", "rss_mb"))
     known = {"engine": engine.name, "job": work.job, "broker": bench.broker, "events": len(work.items)}
-    note = f"failed: {failed}" if failed else NOTES.get((engine.name, work.job), "")
-    return {**known, "runs": len(found), **figures, "outputs_equal": equal, "note": note}
+    note = f"failed: {found.failed}" if found.failed else NOTES.get((engine.name, work.job), "")
+    return {**known, "runs": len(found.figures), **figures, "outputs_equal": found.equal, "note": note}
 
 
 def passing(bench: Bench, engines: Sequence[Engine], events: int, number: int) -> Iterator[Row]:
@@ -90,28 +100,28 @@ def joining(bench: Bench, engines: Sequence[Engine], events: int, number: int) -
 def learning(bench: Bench, engines: Sequence[Engine], events: int, number: int) -> Iterator[Row]:
     """Labels become calibrations."""
     work = Work("learn", feed.labels(events), ("calibrations", "alarms"), ("learn",))
-    yield from compare(bench, ours(engines), work, number, None)
+    yield from compare(bench, ours(engines)[:1], work, number)
 
 
 def scoring(bench: Bench, engines: Sequence[Engine], events: int, number: int) -> Iterator[Row]:
     """SCORE, with an encoder that costs nothing: what it takes outside the encoder."""
     items = feed.responses(events)
-    work = Work("score", items, ("decisions", "dead-letters"), ("score",), len(items))
-    yield from compare(bench, ours(engines), work, number, None)
+    work = Work("score", items, ("decisions",), ("score",), len(items))
+    yield from compare(bench, ours(engines)[:1], work, number)
 
 
 def whole(bench: Bench, engines: Sequence[Engine], events: int, number: int) -> Iterator[Row]:
     """Responses and feedback become labels, in one worker, with an encoder that costs nothing."""
     items = feed.responses(events, feedback=True)
-    work = Work("end_to_end", items, ("labels", "closures", "dead-letters"), ("score", "join", "learn"))
-    yield from compare(bench, ours(engines), work, number, None)
+    work = Work("end_to_end", items, ("labels", "closures"), ("score", "join", "learn"))
+    yield from compare(bench, ours(engines)[:1], work, number)
 
 
 def deployments(bench: Bench, engines: Sequence[Engine], events: int, _: int) -> Iterator[Row]:
     """LEARN's cost a label, against deployments."""
     for number in (1, 10, 100, 1000):
         work = Work("learn", feed.labels(events, number), ("calibrations", "alarms"), ("learn",))
-        for found in compare(bench, ours(engines)[:1], work, 1, None):
+        for found in compare(bench, ours(engines)[:1], work, 1):
             yield {**found, "job": "deployments", "deployments": number}
 
 
@@ -120,7 +130,7 @@ def lengths(bench: Bench, engines: Sequence[Engine], events: int, _: int) -> Ite
     for number in (events // 20, events // 2, events * 5):
         items = feed.join(number)
         work = Work("join", items, OUTCOMES, ("join",), len(expected(items)))
-        for found in compare(bench, ours(engines), work, 1, None):
+        for found in compare(bench, ours(engines)[:1], work, 1):
             yield {**found, "job": "lengths"}
 
 
@@ -137,7 +147,7 @@ def waiting(bench: Bench, engines: Sequence[Engine], events: int, _: int) -> Ite
 
 def _waiting(bench: Bench, engine: Engine, number: int, events: int) -> Row:
     """Let joins wait, then measure as many events among them, at once."""
-    items = [*feed.marks("decisions", "feedback"), *feed.join(events, begin=1, ends=False)[2 * feed.PARTITIONS :]]
+    items = feed.join(events, ends=False)
     work = Work("pending", items, OUTCOMES, ("join",))
     settings = runs.prepare(bench, engine, work.stages).model_copy(update={"horizon_s": 30 * 86_400.0})
     parked = feed.pending(number)
@@ -146,12 +156,13 @@ def _waiting(bench: Bench, engine: Engine, number: int, events: int) -> Row:
         runs.until(lambda: sum(committed_by(settings).values()) >= number, "joins that wait")
         meter = Meter(child.pid)
         meter.start()
+        began = log.now()
         log.fill(bench.bootstrap, settings.topic_prefix, items)
         runs.settle(child, settings, work)
         samples = meter.stop()
-    run = runs.shown(log.read(bench.bootstrap, settings.topic_prefix, work.outputs), samples)
+    run = runs.shown(log.read(bench.bootstrap, settings.topic_prefix, work.outputs), samples, began)
     disk = sum(file.stat().st_size for file in settings.data_dir.rglob("*.sst")) / 1e6
-    found = row(bench, engine, work, [run.figures(len(items))], None, None)
+    found = row(bench, engine, work, Found([run.figures(len(items))]))
     return {**found, "pending": number, "rss_waiting_mb": samples[0].rss / 1e6, "disk_mb": disk}
 
 
@@ -163,13 +174,14 @@ def lagging(bench: Bench, engines: Sequence[Engine], events: int, _: int) -> Ite
         with runs.ready(engine, work.job, settings) as child:
             meter = Meter(child.pid)
             meter.start()
+            began = log.now()
             log.fill(bench.bootstrap, settings.topic_prefix, work.items, rate=LABELS_PER_S)
             runs.settle(child, settings, work)
             samples = meter.stop()
         written = log.read(bench.bootstrap, settings.topic_prefix, ("labels", "calibrations"))
         lags = lags_of([(r.topic, r.partition, r.at, r.value) for r in written])
-        run = runs.shown(written, samples)
-        found = row(bench, engine, work, [run.figures(len(work.items))], None, None)
+        run = runs.shown(written, samples, began)
+        found = row(bench, engine, work, Found([run.figures(len(work.items))]))
         middle, high = (float(np.percentile(lags, p)) * 1e3 for p in (50, 99))
         yield {**found, "labels": len(lags), "lag_p50_ms": middle, "lag_p99_ms": high}
 

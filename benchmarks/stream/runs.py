@@ -12,7 +12,7 @@ import msgspec
 from kafka.errors import KafkaError
 
 from benchmarks.stream import log, peers
-from benchmarks.stream.engines.spec import Spec
+from benchmarks.stream.engines.spec import BEGAN, Spec
 from benchmarks.stream.feed import HORIZONS, PARTITIONS, Item
 from benchmarks.stream.meter import Meter, Sample, cpu_between, peak_rss
 from models.errors import DemurError
@@ -59,7 +59,7 @@ class Work(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a run showed. `first` and `last`: times of the first and of the last output."""
+    """What a run showed. `first`: when the first message was taken; `last`: when the last output was written."""
 
     written: list[log.Written]
     samples: list[Sample]
@@ -83,15 +83,14 @@ def run(bench: Bench, engine: Engine, work: Work) -> tuple[Run, str]:
     with working(engine, work.job, settings) as child:
         samples = watch(child, settings, work)
     written = log.read(bench.bootstrap, prefix, work.outputs)
-    return shown(written, samples), prefix
+    return shown(written, samples, float((settings.data_dir / BEGAN).read_text())), prefix
 
 
-def shown(written: list[log.Written], samples: list[Sample]) -> Run:
-    """Return what records and samples show. Raises `DemurError` if there is nothing."""
+def shown(written: list[log.Written], samples: list[Sample], first: float) -> Run:
+    """Return what records and samples show of a run that began at `first`. Raises `DemurError` if there is nothing."""
     if not written:
         raise DemurError("nothing came out")
-    times = [record.at for record in written]
-    return Run(written, samples, min(times), max(times))
+    return Run(written, samples, first, max(record.at for record in written))
 
 
 def prepare(bench: Bench, engine: Engine, stages: tuple[Stage, ...]) -> Settings:
@@ -131,10 +130,8 @@ def _program(engine: Engine, job: str, settings: Settings) -> tuple[list[str], P
         spec = Spec(job, settings.bootstrap, settings.topic_prefix, str(settings.data_dir))
         command = ["/usr/bin/env", f"PYTHONPATH={ROOT}", str(peers.python()), "-m", engine.module]
         return [*command, msgspec.json.encode(spec).decode()], out, None
-    mine = [sys.executable, "-m", "benchmarks.stream.engines.ours"]
-    shipped = [sys.executable, "-P", "-m", "streams", "worker"]
-    command = [*mine, "pass"] if job == "pass" else [*mine, "free"] if "score" in settings.stages else shipped
-    return command, out, environment(settings)
+    what = "pass" if job == "pass" else "worker"
+    return [sys.executable, "-m", "benchmarks.stream.engines.ours", what], out, environment(settings)
 
 
 def watch(child: Child, settings: Settings, work: Work) -> list[Sample]:

@@ -13,7 +13,7 @@ from bytewax.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSource
 from bytewax.dataflow import Dataflow
 from bytewax.run import cli_main
 
-from benchmarks.stream.engines.spec import Spec, read
+from benchmarks.stream.engines.spec import Began, Spec, read
 from benchmarks.stream.rule import Join
 
 BATCH = 1000
@@ -32,14 +32,20 @@ def source(flow: Dataflow, spec: Spec, *topics: str) -> Any:
 
 
 def passing(flow: Dataflow, spec: Spec) -> None:
-    read_ = source(flow, spec, "responses")
-    out = op.map("write", read_, lambda m: KafkaSinkMessage(m.key, m.value))
+    began = Began(spec.folder)
+
+    def write(m: Any) -> KafkaSinkMessage[Any, Any]:
+        began()
+        return KafkaSinkMessage(m.key, m.value)
+
+    out = op.map("write", source(flow, spec, "responses"), write)
     op.output("out", out, KafkaSink([spec.bootstrap], f"{spec.prefix}passed"))
 
 
 def joining(flow: Dataflow, spec: Spec) -> None:
     keyed = op.key_on("partition", source(flow, spec, "decisions", "feedback"), lambda m: str(m.partition))
-    joined = op.stateful_batch("join", keyed, lambda _: Partition(spec.prefix))
+    began = Began(spec.folder)
+    joined = op.stateful_batch("join", keyed, lambda _: Partition(spec.prefix, began))
     out = op.map("write", joined, lambda pair: message(pair[1]))
     op.output("out", out, KafkaSink([spec.bootstrap], None))
 
@@ -51,12 +57,13 @@ def message(send: Any) -> KafkaSinkMessage[Any, Any]:
 class Partition(op.StatefulBatchLogic[Any, Any, Any]):
     """The join of one partition."""
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+    def __init__(self, prefix: str, began: Began) -> None:
+        self._prefix, self._began = prefix, began
         self._rows: dict[str, bytes] = {}
         self._rule: Join | None = None
 
     def on_batch(self, values: Sequence[Any]) -> tuple[list[Any], bool]:
+        self._began()
         self._rule = rule = self._rule or Join(
             self._prefix, values[0].partition, self._rows.get, self._rows.__setitem__
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 import faust
 
-from benchmarks.stream.engines.spec import Spec, read
+from benchmarks.stream.engines.spec import Began, Spec, read
 from benchmarks.stream.feed import PARTITIONS
 from benchmarks.stream.rule import OUTCOMES, Join
 
@@ -22,22 +22,23 @@ def create(spec: Spec) -> faust.App:
         topic_replication_factor=1,
         web_enabled=False,
     )
-    {"pass": passing, "join": joining}[spec.job](app, spec.prefix)
+    {"pass": passing, "join": joining}[spec.job](app, spec.prefix, Began(spec.folder))
     return app
 
 
-def passing(app: faust.App, prefix: str) -> None:
+def passing(app: faust.App, prefix: str, began: Began) -> None:
     target = app.topic(f"{prefix}passed", schema=RAW)
 
     async def run(stream: Any) -> None:
         async for event in stream.events():
+            began()
             await target.send(key=event.key, value=event.value)
 
     app.agent(app.topic(f"{prefix}responses", schema=RAW), name="pass")(run)
 
 
-def joining(app: faust.App, prefix: str) -> None:
-    table = app.Table("rows", schema=RAW, partitions=PARTITIONS, options={"driver": "rocksdict"})
+def joining(app: faust.App, prefix: str, began: Began) -> None:
+    table = app.Table("rows", key_type=bytes, value_type=bytes, schema=RAW, partitions=PARTITIONS)
     targets = {prefix + topic: app.topic(prefix + topic, schema=RAW) for topic in OUTCOMES}
     rules: dict[int, Join] = {}
 
@@ -50,6 +51,7 @@ def joining(app: faust.App, prefix: str) -> None:
 
     async def run(stream: Any) -> None:
         async for event in stream.events():
+            began()
             m = event.message
             rule = rules.setdefault(m.partition, Join(prefix, m.partition, get, put))
             for send in rule.take(m.topic.removeprefix(prefix), m.offset, event.value):

@@ -1,6 +1,6 @@
-"""Our own stages where `demur worker` alone does not do: a pass-through, and SCORE with an encoder that costs nothing.
+"""Our own stages as `demur worker` runs them; an encoder that costs nothing; and a pass-through, which we do not ship.
 
-Settings come from the environment, as a worker's do; the only argument is `pass`, or `free` for the stand-in.
+Settings come from the environment, as a worker's do; the only argument is `pass`, or `worker`.
 """
 
 import asyncio
@@ -8,9 +8,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from models.encoder.base import Score
+from benchmarks.stream.engines.spec import Began
+from models.encoder.base import Score as Scored
 from models.events import Response
 from streams import settings, stages, worker
+from streams.agents.fold import Fold
+from streams.agents.join import Join
+from streams.agents.score import Score
 from streams.app import create_app
 from streams.delivery import Plan, Record
 from streams.metrics import Metrics
@@ -61,21 +65,37 @@ class Free:
     def prepare(self, responses: Sequence[Response]) -> list[Any]:
         return [Sized] * len(responses)
 
-    def infer(self, prepared: Sequence[Any]) -> list[Score]:
-        return [Score(-2.0, truncated=False, unknown=0.0)] * len(prepared)
+    def infer(self, prepared: Sequence[Any]) -> list[Scored]:
+        return [Scored(-2.0, truncated=False, unknown=0.0)] * len(prepared)
+
+
+def noting(stage: Any, began: Began) -> None:
+    """Let a stage note when it took its first batch."""
+    handle = stage.handle
+
+    async def noted(self: Any, partition: int, records: Sequence[Record]) -> Plan:
+        began()
+        plan: Plan = await handle(self, partition, records)
+        return plan
+
+    stage.handle = noted
 
 
 def passing(given: Settings) -> None:
     """Run the pass-through until told to stop."""
     app = create_app(given, "pass", [Response.topic], lambda state: Pass(state, f"{given.topic_prefix}passed"))
-    asyncio.run(worker._run(given, [Built(app, {})], Metrics()))
+    asyncio.run(worker._run(given, [Built(app, {})], Metrics()))  # noqa: SLF001 (what is below `run` knows shipped stages only)
 
 
-def free(given: Settings) -> None:
-    """Run a worker whose encoder costs nothing."""
+def shipped(given: Settings) -> None:
+    """Run a worker; should it score, its encoder costs nothing."""
     stages.scorer = lambda chosen, metrics: Scorer(Free(), metrics, deadline_s=chosen.deadline_s)
     worker.run(given)
 
 
 if __name__ == "__main__":
-    {"pass": passing, "free": free}[sys.argv[1]](settings.load())
+    chosen = settings.load()
+    noted = Began(str(chosen.data_dir))
+    for each in (Pass, Score, Join, Fold):
+        noting(each, noted)
+    {"pass": passing, "worker": shipped}[sys.argv[1]](chosen)

@@ -6,7 +6,7 @@ from typing import Any
 from quixstreams import Application, message_context
 from quixstreams.models import Serializer
 
-from benchmarks.stream.engines.spec import Spec, read
+from benchmarks.stream.engines.spec import Began, Spec, read
 from benchmarks.stream.feed import PARTITIONS
 from benchmarks.stream.rule import OUTCOMES, Join
 from streams.clock import WallClock
@@ -36,7 +36,7 @@ def create(spec: Spec) -> Application:
         state_dir=spec.folder,
         loglevel="WARNING",
     )
-    {"pass": passing, "join": joining}[spec.job](app, spec.prefix)
+    {"pass": passing, "join": joining}[spec.job](app, spec.prefix, Began(spec.folder))
     return app
 
 
@@ -48,17 +48,22 @@ def target(app: Application, name: str) -> Any:
     return app.topic(name, key_serializer="bytes", value_serializer=Sent())
 
 
-def passing(app: Application, prefix: str) -> None:
-    source(app, f"{prefix}responses").set_timestamp(now_ms).to_topic(target(app, f"{prefix}passed"))
+def passing(app: Application, prefix: str, began: Began) -> None:
+    def now(*_: Any) -> int:
+        began()
+        return now_ms()
+
+    source(app, f"{prefix}responses").set_timestamp(now).to_topic(target(app, f"{prefix}passed"))
 
 
-def joining(app: Application, prefix: str) -> None:
+def joining(app: Application, prefix: str, began: Began) -> None:
     frame = source(app, f"{prefix}decisions").concat(source(app, f"{prefix}feedback"))
     frame.register_store()
     targets = {prefix + topic: target(app, prefix + topic) for topic in OUTCOMES}
     rules = {n: Join(prefix, n, *rows(frame, n)) for n in range(PARTITIONS)}
 
     def take(value: bytes, *_: Any) -> Iterator[Send]:
+        began()
         at = message_context()
         return rules[at.partition].take(at.topic.removeprefix(prefix), at.offset, value)
 

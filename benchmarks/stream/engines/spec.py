@@ -1,9 +1,16 @@
-"""What an engine's program is told, as one JSON argument."""
+"""What an engine's program is told, as one JSON argument, and what it tells: when it began."""
 
 import sys
+from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import Struct
+
+from streams.clock import WallClock
+
+BEGAN: Final = "began"
+"""File in an engine's folder that says when it took its first message, in seconds since the epoch."""
 
 
 class Spec(Struct, frozen=True):
@@ -13,6 +20,18 @@ class Spec(Struct, frozen=True):
     bootstrap: str
     prefix: str
     folder: str
+
+
+class Began:
+    """Notes the first call, the first message that an engine takes: what it fetched before cost it little."""
+
+    def __init__(self, folder: str) -> None:
+        self._file: Path | None = Path(folder) / BEGAN
+
+    def __call__(self) -> None:
+        if self._file:
+            self._file.write_text(str(WallClock().now().timestamp()))
+            self._file = None
 
 
 def read() -> Spec:
