@@ -8,9 +8,11 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
   behind what it had dropped, which was lost: there it goes back to the beginning;
 - a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
   out of order, and what was left out is read again;
-- a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`).
+- a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
+- four tasks are made for every message, so slowly that batches hardly fill: what was fetched is passed on in one.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -28,6 +30,9 @@ FETCH_WAIT_MS: Final = 50
 
 STRANDED_S: Final = 3.0
 """While no batch is under way, an agent has its messages within milliseconds."""
+
+YIELD_EVERY: Final = 100
+"""Messages passed on in one go, while agents wait."""
 
 SAFE: Final = 0.8
 """Share of the session within which a write that starts is acknowledged before the session can end."""
@@ -117,6 +122,29 @@ class Consumer(AIOKafkaConsumer):
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Fetch and pass on until told to stop. A full queue holds this up, and a rebalance lets it go."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await self.sleep(0)
+                fetched = [pair async for pair in self.getmany(timeout=1.0)]
+                await self.wait_first(self._receive_all(fetched), self.suspend_flow.wait())
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+
+    async def _receive_all(self, fetched: Sequence[tuple[TP, Any]]) -> None:
+        """Receive messages while the partitions are still ours; not those that a seek went back behind."""
+        generation = self.app.consumer_generation_id
+        for number, (tp, message) in enumerate(fetched, 1):
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            if message.offset >= (self._read_offset[tp] or 0):
+                await self._receive(message)
+                self._read_offset[tp] = message.offset
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
 
     async def _receive(self, message: Any) -> None:
         """Remember a message as under way before any agent sees it; offsets arrive in order."""
