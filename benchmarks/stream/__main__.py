@@ -21,7 +21,7 @@ SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "cpu_us_per_event": ("µs of processor an event", "{:.0f}".format),
     "rss_mb": ("MB", "{:.0f}".format),
 }
-EXTRA = ("pending", "deployments", "bytes_per_pending", "disk_bytes_per_pending", "lag_p50_ms", "lag_p99_ms")
+EXTRA = ("labels", "pending", "deployments", "bytes_per_pending", "disk_bytes_per_pending", "lag_p50_ms", "lag_p99_ms")
 
 
 @contextmanager

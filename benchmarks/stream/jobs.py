@@ -13,6 +13,7 @@ from benchmarks.stream.meter import Meter
 from benchmarks.stream.rule import OUTCOMES, expected
 from benchmarks.stream.runs import Bench, Engine, Work, spread
 from models.errors import DemurError
+from models.events import Label
 from streams.verify import committed_by
 
 ENGINES: Final = {
@@ -43,6 +44,7 @@ class Found(Struct):
     figures: list[dict[str, float]] = []
     equal: bool | None = None
     failed: str = ""
+    labels: int = 0
 
 
 def compare(
@@ -68,6 +70,7 @@ def once(bench: Bench, engine: Engine, work: Work, right: Callable[[str], set[by
         found.failed = str(error)
         return
     found.figures.append(run.figures(len(work.items)))
+    found.labels = sum(record.topic == Label.topic for record in run.written)
     if right:
         found.equal = {record.value for record in run.written} == right(prefix) and found.equal is not False
 
@@ -77,7 +80,8 @@ def row(bench: Bench, engine: Engine, work: Work, found: Found) -> Row:
     figures = spread(found.figures) if found.figures else dict.fromkeys(("events_per_s", "cpu_us_per_event", "rss_mb"))
     known = {"engine": engine.name, "job": work.job, "broker": bench.broker, "events": len(work.items)}
     note = f"failed: {found.failed}" if found.failed else NOTES.get((engine.name, work.job), "")
-    return {**known, "runs": len(found.figures), **figures, "outputs_equal": found.equal, "note": note}
+    shown = {**known, "runs": len(found.figures), **figures, "outputs_equal": found.equal, "note": note}
+    return shown | ({"labels": found.labels} if found.labels else {})
 
 
 def passing(bench: Bench, engines: Sequence[Engine], events: int, number: int) -> Iterator[Row]:

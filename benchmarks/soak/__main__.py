@@ -1,0 +1,186 @@
+"""The whole stream on Apache Kafka at a steady share of what it can do, for long: is memory flat, is lag bounded, does
+the oracle agree at the end? A week of the synthetic hospital passes in five minutes, so that horizons end all the time.
+
+Ends with status 1 if not. Fewer than 20 minutes are too short to judge memory.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import msgspec
+import psutil
+
+from benchmarks.soak.judging import STEADY_S, Sample, complaints, growth, second_half
+from benchmarks.stream import log
+from benchmarks.stream.feed import PARTITIONS, Item, item
+from models.errors import DemurError
+from models.events import Response
+from models.training import synth
+from models.training.reference import ensure_reference
+from streams import topics
+from streams.broker import Child, free_port
+from streams.drive import PARTS, await_ready, launch
+from streams.feed import end_of
+from streams.settings import Settings, load
+from streams.stages import CACHE, changelogs
+from streams.verify import all_read, committed_by, sentence, verify
+from tests.apache_kafka import apache_kafka
+from tests.chaos.run import ends, finish, until
+
+WEEK_S: Final = 300.0
+"""Seconds in which a week of the hospital passes."""
+HORIZON_S: Final = 3 * 86_400.0
+TRIAL: Final = 3_000
+"""Responses that show the capacity."""
+SAMPLE_S: Final = 10.0
+REST_S: Final = 300.0
+GRACE_S: Final = 30.0
+
+
+def main() -> int:
+    """Measure what the stream can do, run it at a share of that, judge."""
+    options = parse()
+    ensure_reference(CACHE)  # what a worker would do, but it is given a minute to be ready
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "broker").mkdir()
+        with apache_kafka(Path(folder) / "broker") as kafka:
+            able = capacity(prepare(kafka.bootstrap, "trial.", Path(folder)), options.seed)
+            print(f"capacity: {able:.0f} messages a second; now {options.load:.0%} of it", flush=True)
+            settings = prepare(kafka.bootstrap, "soak.", Path(folder))
+            found = soak(settings, options, options.load * able)
+    shown = {"capacity_per_s": able, "load": options.load, "minutes": options.minutes, **found}
+    print("; ".join(f"{name} {value}" for name, value in shown.items() if name != "samples"))
+    if options.json:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(shown), indent=1) + b"\n")
+    return int(bool(found["complaints"]))
+
+
+def prepare(bootstrap: str, prefix: str, folder: Path) -> Settings:
+    """Make topics and return the settings of workers on them."""
+    settings = load(
+        bootstrap=bootstrap,
+        topic_prefix=prefix,
+        partitions=PARTITIONS,
+        data_dir=folder / prefix,
+        time_source="event",
+        horizon_s=HORIZON_S,
+        store="rocksdb",
+        deadline_s=30.0,  # a trial floods it
+    )
+    settings.data_dir.mkdir()
+    topics.create(settings, changelogs(settings))
+    return settings
+
+
+@contextmanager
+def at_work(settings: Settings) -> Iterator[dict[str, Child]]:
+    """Start a worker with the encoder and one with the rest, by the name of their first stage."""
+    children: dict[str, Child] = {}
+    try:
+        for stages in PARTS:
+            own = {"stages": stages, "http_port": free_port(), "data_dir": settings.data_dir / stages[0]}
+            mine = settings.model_copy(update=own)
+            children[stages[0]] = launch(mine, settings.data_dir / f"{stages[0]}.log")
+            await_ready(children[stages[0]], mine)
+        yield children
+    finally:
+        for child in children.values():
+            child.end(grace_s=GRACE_S)
+
+
+def week(responses: int, seconds: float, seed: int) -> tuple[list[Item], Any]:
+    """Return messages in order of arrival, for so many seconds, and an event time when all horizons have passed."""
+    found = synth.generate(synth.Config(responses=responses, days=7 * seconds / WEEK_S, seed=seed))
+    keyed = [
+        (event, event.conversation_id if isinstance(event, Response) else event.response_id)
+        for _, event in found.arrivals
+    ]
+    return [item(event, key) for event, key in keyed], end_of(found.arrivals, load(horizon_s=HORIZON_S))
+
+
+def capacity(settings: Settings, seed: int) -> float:
+    """Return the messages a second that workers take from full topics."""
+    items, _ = week(TRIAL, 60.0, seed)
+    log.fill(settings.bootstrap, settings.topic_prefix, items)
+    with at_work(settings):
+        if not until(lambda: lag(settings) == 0, REST_S):
+            raise DemurError(f"the trial did not end in {REST_S:.0f} s")
+    written = log.read(settings.bootstrap, settings.topic_prefix, ("decisions", "labels", "closures"))
+    times = [record.at for record in written]
+    return len(items) / (max(times) - min(times))
+
+
+def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[str, Any]:
+    """Feed at `rate`, look at it, let it come to rest, ask the oracle."""
+    seconds = options.minutes * 60
+    items, end = week(round(rate * seconds / 1.8), seconds, options.seed + 1)
+    items = items[: round(rate * seconds)]
+    feeder = threading.Thread(
+        target=log.fill, args=(settings.bootstrap, settings.topic_prefix, items, rate), daemon=True
+    )
+    with at_work(settings) as workers:
+        feeder.start()
+        samples = list(watch(settings, workers, feeder))
+        rested = until(lambda: lag(settings) == 0, REST_S)
+        finish(settings, end)
+        rested = until(lambda: lag(settings) == 0, REST_S) and rested
+    report = verify(settings, at_rest=True)
+    wrong = [*complaints(samples, rate), *(["it did not come to rest"] if not rested else [])]
+    wrong += [f"oracle: {difference}" for difference in report.differences[:10]]
+    return {
+        "rate_per_s": rate,
+        "messages": len(items),
+        "lag_highest": max(sample.lag for sample in second_half(samples)),
+        "growth": {name: round(growth(second_half(samples), name), 4) for name in workers},
+        "memory_judged": second_half(samples)[0].at_s >= STEADY_S,
+        "oracle": sentence(report),
+        "complaints": wrong,
+        "samples": samples,
+    }
+
+
+def watch(settings: Settings, workers: dict[str, Child], feeder: threading.Thread) -> Iterator[Sample]:
+    """Sample until the feed ends. Raises `DemurError` if a worker does."""
+    began = time.monotonic()
+    while feeder.is_alive():
+        feeder.join(SAMPLE_S)
+        for name, child in workers.items():
+            if not child.running:
+                raise DemurError(f"the worker of {name} ended: {child.last_words()}")
+        rss = {name: psutil.Process(child.pid).memory_info().rss / 1e6 for name, child in workers.items()}
+        sample = Sample(round(time.monotonic() - began, 1), lag(settings), rss)
+        print(
+            f"{sample.at_s:7.1f} s  lag {sample.lag:6d}  " + "  ".join(f"{n} {m:.0f} MB" for n, m in rss.items()),
+            flush=True,
+        )
+        yield sample
+
+
+def lag(settings: Settings) -> int:
+    """Return the messages that some stage has not committed yet; 0 only if all have read all."""
+    done, written = committed_by(settings), ends(settings)
+    if all_read(done, written):
+        return 0
+    behind = [max(0, written[topic, n] - at) for (_, topic, n), at in done.items() if (topic, n) in written]
+    return max(1, sum(behind))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--load", type=float, default=0.8, help="share of the measured capacity (default .8)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the figures and every sample")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
