@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 # CI must not pass on a lesser broker than Apache Kafka itself.
 PYTEST := $(BIN)/pytest $(if $(CI),--require-kafka)
 
-.PHONY: demo test lint check simulate chaos chaos-short mutants fuzz bench lock clean
+.PHONY: demo test lint check simulate chaos chaos-short mutants fuzz bench soak lock clean
 
 demo: $(READY)
 	$(BIN)/demur demo $(ARGS)
@@ -48,12 +48,18 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 	if $(BIN)/uv pip install --quiet --python $(BIN)/python --group fuzz; then $(BIN)/python -m tests.fuzz.guided; fi
 
+# Never part of the tests; each writes its rows beside its page. The stream's peers get an environment of their own.
 bench: $(READY)
-	set -e; for benchmark in benchmarks/*.py; do $(BIN)/python -P $$benchmark; done
+	set -e; for name in encoder latency stream; do $(BIN)/python -m benchmarks.$$name --json benchmarks/$$name/results.json; done
+
+# Half an hour at a steady load on Apache Kafka: memory, lag, oracle. `make soak ARGS='--minutes 2'` is a smoke test.
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak --minutes 30 --load .8 --json soak.json $(ARGS)
 
 # Keeps what is pinned and admits what pyproject.toml asks for anew; add `ARGS=--upgrade` to renew everything.
 lock: $(READY)
 	$(COMPILE) $(ARGS) --group dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) $(ARGS) benchmarks/stream/requirements.in --output-file benchmarks/stream/requirements.txt
 	echo uv | $(COMPILE) $(ARGS) - --output-file requirements.bootstrap.lock
 
 clean:

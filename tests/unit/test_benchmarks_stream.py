@@ -82,6 +82,7 @@ def test_a_label_lags_until_the_first_version_that_has_it() -> None:
         (Calibration.topic, 0, 5.0, version("a", 2)),
     ]
     assert lags_of(written) == [2.0, 3.0, 1.0]
+    assert lags_of(written, since=2.5) == [1.0]
 
 
 def test_an_engine_that_cannot_is_a_row_with_the_reason() -> None:
