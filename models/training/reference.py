@@ -2,11 +2,14 @@
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
 
 import msgspec
+import torch
 
 from models import encoder
 from models.encoder.artifact import verify
@@ -46,11 +49,23 @@ def _make(folder: Path, week: Config, progress: Progress | None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(mkdtemp(dir=folder.parent, prefix=".training-"))
     try:
-        train(from_week(generate(week)), fresh, recipe=RECIPE, progress=progress)
+        with _one_thread():
+            train(from_week(generate(week)), fresh, recipe=RECIPE, progress=progress)
         _swap(fresh, folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A model this small is trained in less than half of the time by one thread as by two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _swap(fresh: Path, folder: Path) -> None:
