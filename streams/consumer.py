@@ -135,14 +135,14 @@ class Consumer(AIOKafkaConsumer):
             while not (self.should_stop or fetcher.should_stop):
                 await self.sleep(0)
                 fetched = [pair async for pair in self.getmany(timeout=1.0)]
-                await self.wait_first(self._receive_all(fetched), self.suspend_flow.wait())
+                generation = self.app.consumer_generation_id
+                await self.wait_first(self._receive_all(fetched, generation), self.suspend_flow.wait())
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
 
-    async def _receive_all(self, fetched: Sequence[tuple[TP, Any]]) -> None:
-        """Receive messages while the partitions are still ours; not those that a seek went back behind."""
-        generation = self.app.consumer_generation_id
+    async def _receive_all(self, fetched: Sequence[tuple[TP, Any]], generation: int) -> None:
+        """Receive messages while the partitions are still ours; not those that a seek went beyond."""
         for number, (tp, message) in enumerate(fetched, 1):
             if not self.flow_active or self.app.consumer_generation_id != generation:
                 return

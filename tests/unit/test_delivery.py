@@ -216,6 +216,52 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
     assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
 
 
+def fetching(queue: Any) -> Consumer:
+    """A consumer in generation 1 of its group, whose agents take from `queue`."""
+    made = consumer()
+    made.app = SimpleNamespace(consumer_generation_id=1, topics=[SimpleNamespace(queue=queue)])
+    made.flow_active, made._read_offset = True, defaultdict(lambda: None, {PART: 10})
+    return made
+
+
+def test_what_a_seek_went_beyond_is_not_received() -> None:
+    made = fetching(asyncio.Queue())
+    asyncio.run(made._receive_all([(PART, message(offset)) for offset in (8, 9, 10, 11)], 1))
+    assert list(made._open[PART]) == [10, 11]
+
+
+@pytest.mark.parametrize("change", [{"flow_active": False}, {"app": SimpleNamespace(consumer_generation_id=2)}])
+def test_what_was_fetched_before_a_rebalance_is_not_received_after_it(change: dict[str, Any]) -> None:
+    made = fetching(asyncio.Queue())
+
+    async def rebalance(_: Any) -> None:
+        made.__dict__.update(change)
+
+    made._pass_on = rebalance
+    asyncio.run(made._receive_all([(PART, message(offset)) for offset in (10, 11, 12)], 1))
+    assert list(made._open[PART]) == [10]
+
+
+def test_agents_are_given_no_more_than_they_have_room_for() -> None:
+    """Faust puts partitions aside when four fifths of the buffer are full, and sleeps when all are."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    made, seen = fetching(queue), 0
+    made._pass_on = queue.put
+
+    async def work() -> None:
+        nonlocal seen
+        task = asyncio.create_task(made._receive_all([(PART, message(10 + n)) for n in range(2000)], 1))
+        while not (task.done() and queue.empty()):
+            await asyncio.sleep(0.001)
+            seen = max(seen, queue.qsize())
+            for _ in range(min(100, queue.qsize())):
+                queue.get_nowait()
+
+    asyncio.run(work())
+    assert len(made._open[PART]) == 2000
+    assert 0 < seen < 1024 * 4 / 5
+
+
 def test_no_time_passes_in_a_rebalance() -> None:
     app = SimpleNamespace(rebalancing=True, consumer=consumer())
     stage = Stage()
