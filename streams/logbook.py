@@ -9,9 +9,10 @@ import msgspec
 from kafka import KafkaProducer
 
 from models.calibration.history import History
-from models.errors import EventError, SettingsError, StateError
+from models.errors import EventError, StateError
 from models.events import Calibration, Change, Decision, Event, Instruction, Label, decode
 from models.policy import Policy
+from models.training.lines import read_lines
 from streams.agents.fold import Row, row_of
 from streams.connection import kafka_options, reach
 from streams.reading import read_all
@@ -61,7 +62,7 @@ def decisions(settings: Settings, last: int) -> list[Decision]:
 
 def decisions_in(path: Path) -> list[Decision]:
     """Read decisions from a file of JSON lines. Raises `SettingsError` for a line that is none."""
-    return [_line(path, number, line) for number, line in enumerate(_lines(path), 1) if line.strip()]
+    return list(read_lines(path, lambda line: decode(Decision, line)))
 
 
 def instruct(settings: Settings, instruction: Instruction) -> None:
@@ -85,17 +86,3 @@ def known(types: Any, values: Iterable[bytes]) -> list[Any]:
 
 def _firsts(records: Sequence[Any]) -> Iterable[Any]:
     return {record.partition: record for record in reversed(records)}.values()
-
-
-def _lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines()
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _line(path: Path, number: int, line: bytes) -> Decision:
-    try:
-        return decode(Decision, line)
-    except EventError as error:
-        raise SettingsError(f"{path}, line {number}: {error}") from None

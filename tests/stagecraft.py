@@ -74,8 +74,12 @@ class Theatre:
         if crash == "no":
             self.stage.done(partition)
         else:
-            self.stage = self._make(self.state)
+            self.restart()
             self.run(records)
+
+    def restart(self) -> None:
+        """Let another worker begin, with the rows of this one."""
+        self.stage = self._make(self.state)
 
     def tick(self, partition: int = 0) -> None:
         plan = asyncio.run(self.stage.tick(partition))

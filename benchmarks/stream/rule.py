@@ -71,7 +71,7 @@ class Join:
         self._timers.set(row.response_id, row.due(HORIZONS))
 
     def _sends(self, effects: Iterable[joining.Effect]) -> Iterator[Send]:
-        yield from (outgoing(self._prefix, effect, _key(effect)) for effect in effects)
+        yield from (outgoing(self._prefix, effect, joining.key_of(effect)) for effect in effects)
 
     def _dead(self, topic: str, offset: int, value: bytes, error: EventError) -> Send:
         letter = DeadLetter(
@@ -85,16 +85,6 @@ class Join:
             size_bytes=len(value),
         )
         return outgoing(self._prefix, letter, f"{letter.source_topic}/{self._partition}/{offset}")
-
-
-def _key(effect: joining.Effect) -> str:
-    match effect:
-        case Label():
-            return effect.deployment
-        case Outcome():
-            return effect.conversation_id
-        case Closure():
-            return effect.response_id
 
 
 def expected(items: Iterable[Item], prefix: str = "") -> set[bytes]:

@@ -7,20 +7,21 @@ them, with labels or feedback beside.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
-from models.errors import EventError, Invalid, SettingsError
+from models.errors import Invalid
 from models.events import Depth, Event, Feedback, Label, Response, decode, parse, unquoted
 from models.labels import reason_of, verdict
 from models.salience import tokens
 from models.training.draw import Draw
 from models.training.examples import Example, Verdict
+from models.training.lines import read_lines
 from models.training.reactions import Arrival, delay
 from models.training.synth import Week
 
@@ -67,7 +68,7 @@ def read(*paths: Path) -> list[Example]:
 
 
 def _verdicts(path: Path) -> list[Example]:
-    return [_example(row) for row in _lines(path, _row)]
+    return [_example(row) for row in read_lines(path, _row)]
 
 
 def _folder(path: Path) -> list[Example]:
@@ -76,9 +77,9 @@ def _folder(path: Path) -> list[Example]:
 
 def read_logs(responses: Path, judgements: Path) -> list[Example]:
     """Join a file of responses with one of labels or feedback; the last verdict counts, and silence is none."""
-    events = {event.response_id: event for event in _lines(responses, lambda line: decode(Response, line))}
+    events = {event.response_id: event for event in read_lines(responses, lambda line: decode(Response, line))}
     verdicts: dict[str, Example] = {}
-    for judged in _lines(judgements, lambda line: decode(Label | Feedback, line)):
+    for judged in read_lines(judgements, lambda line: decode(Label | Feedback, line)):
         if (event := events.get(judged.response_id)) is not None:
             verdicts.update(_judged(event, judged))
     return list(verdicts.values())
@@ -86,7 +87,7 @@ def read_logs(responses: Path, judgements: Path) -> list[Example]:
 
 def read_labels(path: Path) -> list[Label]:
     """Read a label log, as the topic carries it. Raises `SettingsError` naming file, line and field."""
-    return list(_lines(path, lambda line: decode(Label, line)))
+    return list(read_lines(path, lambda line: decode(Label, line)))
 
 
 def from_week(week: Week) -> list[Example]:
@@ -198,23 +199,6 @@ def _ruling(event: Response, judged: Label | Feedback) -> tuple[bool, Depth] | N
     changed = None if judged.edited_response is None else tokens(judged.edited_response) != tokens(event.response or "")
     found = verdict(judged.action, reason=reason_of(judged.reason_code), edit_changed=changed)
     return (found.rejected, found.depth) if found.weight else None
-
-
-def _lines(path: Path, parse: Any) -> Iterator[Any]:
-    try:
-        lines: Iterable[bytes] = path.read_bytes().splitlines()
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}): give a file of JSON lines") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _parsed(path, number, line, parse)
-
-
-def _parsed(path: Path, number: int, line: bytes, parse: Any) -> Any:
-    try:
-        return parse(line)
-    except EventError as error:
-        raise SettingsError(f"{path}, line {number}: {error}") from None
 
 
 _FOREIGN: Final = re.compile(r"[^\x21-\x7e]")

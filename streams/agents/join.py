@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from models import joining
 from models.errors import EventError
-from models.events import Closure, Decision, Feedback, Label, Outcome, Watermark
+from models.events import Decision, Feedback, Watermark
 from models.joining import Effect, Horizons, Row
 from streams.agents.common import Context, Internal, decode
 from streams.clock import Clock
@@ -202,17 +202,7 @@ class Batch:
         self._sends += [self._send(e) for e in effects]
 
     def _send(self, effect: Effect) -> Send:
-        return self._stage.context.send(effect, _key(effect))
-
-
-def _key(effect: Effect) -> str:
-    match effect:
-        case Label():
-            return effect.deployment
-        case Outcome():
-            return effect.conversation_id
-        case Closure():
-            return effect.response_id
+        return self._stage.context.send(effect, joining.key_of(effect))
 
 
 def read(value: bytes) -> Row:

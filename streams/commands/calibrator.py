@@ -17,6 +17,7 @@ from models.errors import SettingsError, StateError
 from models.events import Calibration, Change, Instruction, Order, Standing
 from models.policy import Policy
 from streams.clock import WallClock
+from streams.commands import say
 from streams.settings import Settings, load
 
 app = typer.Typer(help="What a calibrator changed and why; back to any version.", no_args_is_help=True)
@@ -46,7 +47,7 @@ def log(deployment: Deployment, config: Config = None, json: Json = False) -> No
         Console().print_json(data=[to_builtins(entry) | {"state": entry.state is not None} for entry in entries])
         return
     for entry in entries:
-        Console().print(_words(entry), highlight=False, soft_wrap=True)
+        say(_words(entry))
     for version in gaps(entries):
         Console().print(f"after version {version} entries are missing")
 
@@ -92,9 +93,7 @@ def rebuild(  # noqa: PLR0913, PLR0917 (one parameter per option)
     if found:
         more = f"; {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise StateError(f"{version} differs from the log (rebuilt, running): {'; '.join(found[:SHOWN])}{more}")
-    Console().print(
-        f"{version}: the label log reproduces the running state bit for bit", highlight=False, soft_wrap=True
-    )
+    say(f"{version}: the label log reproduces the running state bit for bit")
 
 
 @app.command()
@@ -141,7 +140,7 @@ def release(
 
 def _correct(settings: Settings, history: History, now: Learning, order: tuple[str, str] | None) -> None:
     then, revisions = history.corrected()
-    Console().print(f"{revisions} corrections and revocations honoured", highlight=False, soft_wrap=True)
+    say(f"{revisions} corrections and revocations honoured")
     running = _published(now)
     _show(_compare(settings, running, _published(then)), json=False)
     if order is None:
@@ -166,9 +165,7 @@ def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str,
         **facts,
     )
     instruct(settings, instruction)
-    Console().print(
-        f"{order} sent to LEARN: see `demur calibrator log {now.deployment}`", highlight=False, soft_wrap=True
-    )
+    say(f"{order} sent to LEARN: see `demur calibrator log {now.deployment}`")
 
 
 def _policy(settings: Settings, deployment: str) -> Policy:

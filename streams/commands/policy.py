@@ -14,6 +14,7 @@ from models.calibration.control import Effect, again
 from models.errors import SettingsError
 from models.events import Action, Calibration, Decision, Tier
 from models.policy import Policies, Policy
+from streams.commands import say
 from streams.settings import load
 
 app = typer.Typer(help="What a policy does, before it is applied.", no_args_is_help=True)
@@ -63,14 +64,15 @@ def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
         versions.update({name: held.calibration for name, held in offline.calibrations(calibrations).items()})
     elif not decisions:
         versions.update(logbook.newest(settings))
-    found = {name: _pair(name, mine, versions.get(name), current, other) for name, mine in _by_deployment(made).items()}
+    by_deployment = _by_deployment(made)
+    found = {name: _pair(name, mine, versions.get(name), current, other) for name, mine in by_deployment.items()}
     if json:
-        Console().print_json(data={n: _plain(pair, _days(_by_deployment(made)[n])) for n, pair in found.items()})
+        Console().print_json(data={name: _plain(pair, _days(by_deployment[name])) for name, pair in found.items()})
         return
-    Console().print(_table(found, _by_deployment(made)))
+    Console().print(_table(found, by_deployment))
     for name in found:
         for line in notes(name, versions.get(name), current.of(name), other.of(name)):
-            Console().print(line, highlight=False, soft_wrap=True)
+            say(line)
 
 
 def notes(name: str, version: Calibration | None, current: Policy, proposed: Policy) -> list[str]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from models.errors import SettingsError
+from streams.commands import say
 from streams.tracking import Tracker, tracked
 
 studies = typer.Typer()
@@ -73,10 +74,9 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
         raise SettingsError("--head late needs --encoder: a folder or hub id of a sentence encoder")
     if head is Head.LATE and (resume or track):
         raise SettingsError("--resume and --track go with --head cross: a late head learns in seconds")
-    console = Console()
     examples = read(*data) if data else from_week(synth.generate(synth.Config(seed=seed, drift=None)))
     with ExitStack() as stack:
-        tell = stack.enter_context(progress(console))
+        tell = stack.enter_context(progress(Console()))
         if head is Head.LATE:
             report = train_late(examples, out, encoder=str(encoder), seed=seed, progress=tell)
         else:
@@ -86,11 +86,9 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
         tell(0.99, "measuring what is simpler")
         simple = _words(examples, head, seed)
     after, before = report.post_response.auroc, report.pre_response.auroc
-    console.print(
+    say(
         f"{out}: held-out AUROC {after:.3f} after the response, {before:.3f} before it; words alone reach {simple:.3f} "
-        f"on the same questions, so the model gains {after - simple:+.3f}; {report.truncated:.1%} of the texts are cut",
-        highlight=False,
-        soft_wrap=True,
+        f"on the same questions, so the model gains {after - simple:+.3f}; {report.truncated:.1%} of the texts are cut"
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.events import Closure, Label, Watermark, decode
 from models.joining import Horizons
 from streams.agents.join import Join
-from streams.clock import EventClock
+from streams.clock import Clock, EventClock
 from streams.delivery import Record
 from tests.stagecraft import Theatre, at, context, decision, feedback, record
 
@@ -30,8 +30,9 @@ asked = st.builds(lambda n: decision(f"r{n}", seconds=n), st.integers(0, 3))
 inputs = st.lists(said | asked, max_size=25)
 
 
-def theatre() -> Theatre:
-    return Theatre(lambda state: Join(context(), state, HORIZONS, EventClock(), b""))
+def theatre(clock: Clock | None = None) -> Theatre:
+    watch = clock or EventClock()
+    return Theatre(lambda state: Join(context(), state, HORIZONS, watch, b""))
 
 
 def play(events: list[Any], sizes: random.Random | None = None, crashes: random.Random | None = None) -> Theatre:

@@ -7,17 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from models.events import Watermark
-from streams.agents.join import Join
 from streams.delivery import Record
 from streams.timers import GRACE_S
-from tests.property.test_join import CRASHES, END, HORIZONS, asked, said
-from tests.stagecraft import Stopwatch, Theatre, at, context, record
+from tests.property.test_join import CRASHES, END, asked, said, theatre
+from tests.stagecraft import Stopwatch, at, record
 
 TOPICS = ("labels", "closures", "outcomes")
-
-
-def theatre(clock: Stopwatch) -> Theatre:
-    return Theatre(lambda state: Join(context(), state, HORIZONS, clock, b""))
 
 
 class Joining(RuleBasedStateMachine):
@@ -49,7 +44,7 @@ class Joining(RuleBasedStateMachine):
     def come_again(self, data: st.DataObject) -> None:
         """Nothing since then was committed when the worker died."""
         start = data.draw(st.integers(self.safe, len(self.log) - 1))
-        self.worker.stage = theatre(self.clock)._make(self.worker.state)
+        self.worker.restart()
         for one in self.log[start:]:
             self.worker.run([one])
 

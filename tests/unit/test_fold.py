@@ -67,7 +67,7 @@ def test_a_write_that_is_cut_short_loses_nothing_and_repeats_nothing(written: in
     stage, batch = theatre(), [record(label(n), n) for n in range(5)]
     plan = asyncio.run(stage.stage.handle(0, batch))
     stage.state.apply(0, plan._replace(rows=dict(list(plan.rows.items())[:written])))
-    stage.stage = make(Learn, stage.state, Stopwatch())
+    stage.restart()
     for size in (2, 3):
         stage.run(batch[:size])
         batch = batch[size:]
@@ -90,7 +90,7 @@ def test_ids_are_forgotten_after_the_horizon_also_after_a_restart() -> None:
     clock = Stopwatch()
     stage = theatre(clock=clock)
     stage.run([record(label(1), 0)])
-    stage.stage = make(Learn, stage.state, clock)
+    stage.restart()
     for offset, days in enumerate((2, 20, 21), 1):
         stage.run([record(label(days, seconds=days * 86_400), offset)])
     assert len(stage.state.rows) == 5  # two weeks may pass in a second: what led here may still come again

@@ -1,0 +1,27 @@
+"""Files of JSON lines, read so that whatever is wrong is named with file and line."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from models.errors import EventError, SettingsError
+
+T = TypeVar("T")
+
+
+def read_lines(path: Path, parse: Callable[[bytes], T]) -> Iterator[T]:
+    """Yield what `parse` makes of each line that is not blank. Raises `SettingsError` naming file, line and field."""
+    try:
+        lines: Iterable[bytes] = path.read_bytes().splitlines()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}): give a file of JSON lines") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _parsed(path, number, line, parse)
+
+
+def _parsed(path: Path, number: int, line: bytes, parse: Callable[[bytes], T]) -> T:
+    try:
+        return parse(line)
+    except EventError as error:
+        raise SettingsError(f"{path}, line {number}: {error}") from None
