@@ -28,7 +28,7 @@ from models.errors import EventError
 from models.events import Calibration, Decision, Id, Response, digest
 from models.policy import Group, Policy, act, audited
 from models.salience import digest as salience
-from models.tiers import Facts, tier
+from models.tiers import Facts, by_risk, tier
 
 MAX_UNKNOWN: Final = 0.3
 """Share of tokens outside the vocabulary above which a text is unlike what the encoder was trained on."""
@@ -131,6 +131,15 @@ def decide(response: Response, score: Score | Failed, by: Calibrated, history: H
         occurred_at=response.occurred_at,
         decided_at=stamp.now,
     )
+
+
+def hinges(decision: Decision, by: Calibrated, policy: Policy, within: float) -> bool:
+    """Whether a logit that is off by `within` would give another tier, by its risk."""
+    if decision.logit is None or not within:
+        return False
+    thresholds = by.thresholds or _prior(policy.calibrator)
+    low, high = (thresholds.risk(decision.logit + step, decision.groups)[1] for step in (-within, within))
+    return by_risk(low, policy)[0] != by_risk(high, policy)[0]
 
 
 def refuse(found: Mapping[str, Any], error: EventError, stamp: Stamp) -> Decision | None:

@@ -50,13 +50,13 @@ def tier(facts: Facts, policy: Policy) -> tuple[Tier, tuple[str, ...]]:
         return "red", ("invalid_input",)
     if facts.upper is None or not isfinite(facts.upper):
         return "red", ("score_missing",)
-    by_risk, why = _by_risk(facts.upper, policy)
+    level, why = by_risk(facts.upper, policy)
     found = doubts(facts, policy)
     if not found:
-        return by_risk, (why,)
-    if by_risk == "green":
+        return level, (why,)
+    if level == "green":
         return "yellow", found
-    return by_risk, (why, *found)
+    return level, (why, *found)
 
 
 def doubts(facts: Facts, policy: Policy) -> tuple[str, ...]:
@@ -91,7 +91,8 @@ def missing_labels(labels: int, deviation: float, policy: Policy) -> int:
     return max(policy.warm_up_labels, accurate) - labels if labels < max(policy.warm_up_labels, accurate) else 0
 
 
-def _by_risk(upper: float, policy: Policy) -> tuple[Tier, str]:
+def by_risk(upper: float, policy: Policy) -> tuple[Tier, str]:
+    """Return the tier that an upper risk gives by itself, and the reason."""
     if upper < policy.green:
         return "green", f"risk_below_green: {upper:.4f} < {policy.green:g}"
     if upper < policy.red:

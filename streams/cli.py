@@ -33,6 +33,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the report, the sum
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same events.")]
 Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="A Kafka broker; by default an embedded one.")]
 Model = Annotated[str | None, typer.Option("--model", help="Folder or hub id of the encoder; by default a small one.")]
+Device = Annotated[str | None, typer.Option("--device", help="Where the encoder computes: cpu, cuda, cuda:1, ...")]
 
 
 def main() -> None:
@@ -95,12 +96,13 @@ def replay(  # noqa: PLR0913, PLR0917 (one parameter per option)
 def worker(
     config: Config = None,
     stages: Annotated[str | None, typer.Option("--stages", help=f"Some of {','.join(STAGES)}.")] = None,
+    device: Device = None,
 ) -> None:
     """Run the stages of the stream until told to stop. Start as many workers as there are partitions."""
     from streams.worker import run  # noqa: PLC0415 (quick `--help`)
 
     _log_as_json()
-    settings = load(config, **({"stages": stages} if stages else {}))
+    settings = load(config, **_given(stages=stages, device=device))
     if settings.model == "reference" and "score" in settings.stages:
         settings = settings.model_copy(update={"model": _reference(Console(stderr=True))})
     run(settings)
@@ -145,8 +147,8 @@ def verify(
     from streams.verify import sentence  # noqa: PLC0415 (quick `--help`)
     from streams.verify import verify as compare  # noqa: PLC0415 (the same)
 
-    given = {"bootstrap": bootstrap, "topic_prefix": prefix} | (REPLAYED if replayed else {})
-    report = compare(load(config, **{name: value for name, value in given.items() if value is not None}), policy or ())
+    given = _given(bootstrap=bootstrap, topic_prefix=prefix) | (REPLAYED if replayed else {})
+    report = compare(load(config, **given), policy or ())
     for difference in report.differences:
         typer.echo(str(difference))
     typer.echo(sentence(report))
@@ -156,6 +158,7 @@ def verify(
 @app.command()
 def score(
     model: Model = None,
+    device: Device = None,
     config: Config = None,
     calibrations: Annotated[Path | None, typer.Option("--calibrations", help="JSON lines of calibrations.")] = None,
 ) -> None:
@@ -168,13 +171,17 @@ def score(
     from streams.offline import calibrations as read  # noqa: PLC0415 (the same)
     from streams.stages import key, policies, scorer  # noqa: PLC0415 (the same)
 
-    settings = load(config)
+    settings = load(config, **_given(device=device))
     path = model or (_reference(Console(stderr=True)) if settings.model == "reference" else settings.model)
     patient = settings.model_copy(update={"model": path, "deadline_s": float("inf")})
     encoder = scorer(patient, Metrics())
     offline = Offline(encoder, policies(settings.policy), read(calibrations), key(settings))
     for line in offline.decide(sys.stdin.buffer):
         sys.stdout.buffer.write(line + b"\n")
+
+
+def _given(**options: str | None) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 REPLAYED: Final = {"time_source": "event", "horizon_s": 3 * 86_400.0}

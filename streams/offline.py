@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from models.calibration.ledger import thresholds
-from models.deciding import Calibrated, Failed, History, Stamp, decide, refuse
+from models.deciding import Calibrated, Failed, History, Stamp, decide, hinges, refuse
 from models.encoder.base import Score
 from models.errors import EventError, SettingsError
-from models.events import Calibration, Response, build, decode, encode, parse
+from models.events import Calibration, Decision, Response, build, decode, encode, parse
 from models.policy import Policies, Policy
 from streams.clock import WallClock
 from streams.scorer import Scorer
@@ -51,12 +52,18 @@ class Offline:
             if refused is None:
                 raise
             return encode(refused)
-        return encode(self._decide(response, await self._scorer.score(response)))
+        return encode(await self._scorer.decide(response, partial(self._decide, response), self._hinges))
 
-    def _decide(self, response: Response, score: Score | Failed) -> Any:
+    def _decide(self, response: Response, score: Score | Failed) -> Decision:
         policy = self._policies.of(response.deployment)
         stamp = Stamp(policy, self._scorer.model_hash, self._key, self._clock.now())
-        return decide(response, score, self._held.get(response.deployment, Calibrated()), History(), stamp)
+        return decide(response, score, self._by(response.deployment), History(), stamp)
+
+    def _hinges(self, decision: Decision, within: float) -> bool:
+        return hinges(decision, self._by(decision.deployment), self._policies.of(decision.deployment), within)
+
+    def _by(self, deployment: str) -> Calibrated:
+        return self._held.get(deployment, Calibrated())
 
 
 def calibrations(path: Path | None) -> dict[str, Calibrated]:

@@ -1,8 +1,9 @@
 """The micro-batcher: takes what is queued whenever the encoder is free, never waits for a batch to fill.
 
-Tokenising and inference have one thread of their own (their libraries release the interpreter lock), so that the event
-loop is never blocked. Whatever goes wrong, an answer comes before the deadline: a score, or why there is none. Who
-finds the queue full waits outside, within the same deadline: an agent then takes no further events from Kafka.
+Tokenising and inference have a thread each (their libraries release the interpreter lock), so that neither waits for
+the other, nor the event loop for either. Whatever goes wrong, an answer comes before the deadline: a score, or why
+there is none. Who finds the queue full waits outside, within the same deadline: an agent then takes no further events
+from Kafka.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count, islice
-from threading import Event, Lock, Thread
+from threading import Condition, Lock, Thread
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -19,7 +20,7 @@ import structlog
 from models.deciding import Failed
 from models.encoder.base import Prepared, Score
 from models.errors import EncoderHung
-from models.events import Response
+from models.events import Decision, Response
 from streams.metrics import Metrics
 
 QUEUED: Final = 1024
@@ -31,6 +32,8 @@ SHARE: Final = 0.25
 PATIENCE: Final = 10
 """Deadlines after which an encoder that has not answered never will."""
 
+Decide = Callable[[Score | Failed], Decision]
+
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -40,15 +43,23 @@ class Encodes(Protocol):
 
     model_hash: str
 
+    @property
+    def rounding(self) -> float:
+        """Logits by which `infer` may be off."""
+
     def prepare(self, responses: Sequence[Response]) -> list[Any]:
         """Tokenise: one `Prepared` a response."""
 
     def infer(self, prepared: Sequence[Any]) -> list[Score]:
         """Score what was prepared, in order."""
 
+    def infer_exactly(self, prepared: Sequence[Any]) -> list[Score]:
+        """The same, without rounding."""
+
 
 class _Job(NamedTuple):
     response: Response
+    exactly: bool
     answer: "asyncio.Future[Score | Failed]"
 
 
@@ -68,14 +79,18 @@ class Scorer:
         self._room = asyncio.Semaphore(QUEUED)
         self._numbers = count()
         self._queue: dict[int, _Job] = {}
-        self._lock = Lock()
-        self._wake = Event()
+        self._ready: deque[_Ready] = deque()
+        self._tokenising = False
         self._closed = False
+        lock = Lock()  # guards these four
+        self._asked, self._freed, self._made = Condition(lock), Condition(lock), Condition(lock)
         self._pace = float("inf")  # tokens a second
-        self._called_at: float | None = None
+        self._called_at: dict[Callable[..., Any], float] = {}
         metrics.queue.set_function(lambda: len(self._queue))
-        self._thread = Thread(target=self._serve, name="encoder", daemon=True)  # one that hangs must not keep us alive
-        self._thread.start()
+        works = {"tokeniser": self._tokenise, "encoder": self._encode}
+        self._threads = [Thread(target=work, name=name, daemon=True) for name, work in works.items()]
+        for thread in self._threads:  # daemons: one that hangs must not keep us alive
+            thread.start()
 
     @property
     def model_hash(self) -> str:
@@ -85,19 +100,26 @@ class Scorer:
     @property
     def hangs(self) -> bool:
         """Whether the encoder has been silent for so long that it will not answer."""
-        called_at = self._called_at
-        late = called_at is not None and monotonic() - called_at > PATIENCE * self._deadline_s
-        return late or not (self._thread.is_alive() or self._closed)
+        now = monotonic()
+        late = any(now - called_at > PATIENCE * self._deadline_s for called_at in list(self._called_at.values()))
+        return late or not (self._closed or all(thread.is_alive() for thread in self._threads))
 
-    async def score(self, response: Response) -> Score | Failed:
+    async def score(self, response: Response, *, exactly: bool = False) -> Score | Failed:
         """Return the score of a response, or why there is none in time."""
         if self._closed:
             return Failed("shutting_down")
         try:
             async with asyncio.timeout(self._deadline_s), self._room:
-                return await self._queued(response)
+                return await self._queued(response, exactly=exactly)
         except TimeoutError:
             return Failed("deadline_missed")
+
+    async def decide(self, response: Response, decide: Decide, hinges: Callable[[Decision, float], bool]) -> Decision:
+        """Score a response and decide; where the tier hangs on rounding, do both again exactly."""
+        decision = decide(await self.score(response))
+        if hinges(decision, self._encoder.rounding):
+            decision = decide(await self.score(response, exactly=True))
+        return decision
 
     async def watch(self) -> None:
         """Raise `EncoderHung` once it does: the worker ends, and another takes over."""
@@ -106,69 +128,95 @@ class Scorer:
         raise EncoderHung(f"the encoder has not answered for {PATIENCE * self._deadline_s:g} s: start the worker again")
 
     def close(self) -> None:
-        """Answer what is queued, then end the thread; nobody waits for it here."""
-        self._closed = True
-        self._wake.set()
+        """Answer what is queued, then end the threads; nobody waits for it here."""
+        with self._asked:
+            self._closed = True
+            for condition in (self._asked, self._freed, self._made):
+                condition.notify()
 
-    async def _queued(self, response: Response) -> Score | Failed:
-        number, job = next(self._numbers), _Job(response, asyncio.get_running_loop().create_future())
-        with self._lock:
+    async def _queued(self, response: Response, *, exactly: bool) -> Score | Failed:
+        number, job = next(self._numbers), _Job(response, exactly, asyncio.get_running_loop().create_future())
+        with self._asked:
             self._queue[number] = job
-        self._wake.set()
+            self._asked.notify()
         try:
             return await job.answer
         finally:
-            with self._lock:
+            with self._asked:
                 self._queue.pop(number, None)  # a text that nobody waits for is not kept
 
-    def _serve(self) -> None:
-        """Live in the thread."""
-        ready: deque[_Ready] = deque()
-        while not self._closed:
-            self._wake.wait()
-            self._wake.clear()
-            while ready or self._queue:
-                if batch := self._next(ready):
-                    self._score(batch)
+    def _tokenise(self) -> None:
+        """Live in the one thread: tokenise what is queued until as much as a batch is ready."""
+        while jobs := self._pull():
+            prepared = self._each(self._encoder.prepare, [job.response for job in jobs])
+            pairs = list(zip(jobs, prepared, strict=True))
+            with self._made:
+                self._ready.extend(_Ready(job, found) for job, found in pairs if not isinstance(found, Failed))
+                self._tokenising = False
+                self._made.notify()
+            _answer([(job, found) for job, found in pairs if isinstance(found, Failed)])
 
-    def _next(self, ready: deque[_Ready]) -> list[_Ready]:
+    def _pull(self) -> list[_Job]:
+        """Wait for jobs; none: closed."""
+        jobs: list[_Job] = []
+        with self._asked:
+            while not jobs and (self._queue or not self._closed):
+                if not self._queue:
+                    self._asked.wait()
+                elif sum(found.prepared.size for found in self._ready) >= self._budget:
+                    self._freed.wait()
+                else:
+                    jobs = [self._queue.pop(number) for number in list(islice(self._queue, CHUNK))]
+            self._tokenising = bool(jobs)
+            self._made.notify()  # it may be over
+        return jobs
+
+    def _encode(self) -> None:
+        """Live in the other thread."""
+        while batch := self._next():
+            for exactly in (False, True):
+                if part := [found for found in batch if found.job.exactly is exactly]:
+                    self._score(part, exactly=exactly)
+
+    def _next(self) -> list[_Ready]:
+        """Wait for a batch; none: closed, and all is answered."""
+        batch: list[_Ready] = []
+        with self._made:
+            while not batch and not self._over():
+                if not self._ready:
+                    self._made.wait()
+                batch = self._take()
+                self._freed.notify()
+        return batch
+
+    def _over(self) -> bool:
+        return self._closed and not (self._queue or self._tokenising or self._ready)
+
+    def _take(self) -> list[_Ready]:
         """Take what is next, up to the budget; one that is larger alone passes alone; nobody waits for the late."""
         budget = min(self._budget, self._pace * SHARE * self._deadline_s)
-        self._fill(ready)
         batch: list[_Ready] = []
         spent = 0
-        while ready and (not batch or spent + ready[0].prepared.size <= budget):
-            if not (found := ready.popleft()).job.answer.done():
+        while self._ready and (not batch or spent + self._ready[0].prepared.size <= budget):
+            if not (found := self._ready.popleft()).job.answer.done():
                 batch.append(found)
                 spent += found.prepared.size
         return batch
 
-    def _fill(self, ready: deque[_Ready]) -> None:
-        """Tokenise until a batch is full or the queue is empty."""
-        while sum(found.prepared.size for found in ready) < self._budget and (jobs := self._pull()):
-            prepared = self._each(self._encoder.prepare, [job.response for job in jobs])
-            for job, found in zip(jobs, prepared, strict=True):
-                if isinstance(found, Failed):
-                    _answer([(job, found)])
-                else:
-                    ready.append(_Ready(job, found))
-
-    def _pull(self) -> list[_Job]:
-        with self._lock:
-            return [self._queue.pop(number) for number in list(islice(self._queue, CHUNK))]
-
-    def _score(self, batch: Sequence[_Ready]) -> None:
+    def _score(self, batch: Sequence[_Ready], *, exactly: bool) -> None:
         start = monotonic()
-        answers = self._each(self._encoder.infer, [found.prepared for found in batch])
+        infer = self._encoder.infer_exactly if exactly else self._encoder.infer
+        answers = self._each(infer, [found.prepared for found in batch])
         seconds = monotonic() - start
-        self._pace = sum(found.prepared.size for found in batch) / max(seconds, 1e-6)
+        if not exactly:
+            self._pace = sum(found.prepared.size for found in batch) / max(seconds, 1e-6)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.scoring_seconds.observe(seconds)
         _answer([(found.job, answer) for found, answer in zip(batch, answers, strict=True)])
 
     def _each(self, work: Callable[[list[Any]], Sequence[T]], items: list[Any]) -> Sequence[T | Failed]:
         """Work on a batch; when it fails, on each alone, so that one text cannot spoil its neighbours."""
-        self._called_at = monotonic()
+        self._called_at[work] = monotonic()
         try:
             done = work(items)
             if len(done) == len(items):
@@ -177,7 +225,7 @@ class Scorer:
         except Exception as error:  # noqa: BLE001 (out of memory, a kernel's failure: no score, never a crash)
             name = type(error).__name__
         finally:
-            self._called_at = None
+            del self._called_at[work]
         log.warning("the encoder failed", error=name, batch=len(items))
         if len(items) == 1:
             return [Failed(f"model_error: {name}")]

@@ -36,6 +36,7 @@ from pydantic_settings import (
     SettingsError as SourceError,
 )
 
+from models.encoder.batches import BATCH_TOKENS, GPU_TOKENS
 from models.errors import SettingsError
 
 PREFIX: Final = "DEMUR_"
@@ -109,11 +110,13 @@ class Settings(BaseSettings):
     """File of plans and tier cuts; by default green below .05 and red from .20."""
     deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0
     """A score that takes longer is red."""
-    batch_tokens: Annotated[int, Field(ge=16, le=1_000_000)] = 2048
-    """Tokens that the encoder takes at once."""
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    """Where the encoder computes: `cpu`, `cuda` or, of several GPUs, `cuda:1`."""
+    batch_tokens: Annotated[int, Field(ge=16, le=1_000_000)] | None = None
+    """Tokens that the encoder takes at once: by default 2,048, on a GPU 16,384."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the encoder computes in: by default bfloat16 where the processor has AMX. It is part of the model's identity
-    to the calibrator: set it where workers' processors differ."""
+    """What the encoder computes in: by default bfloat16 on a GPU and where the processor has AMX. It is part of the
+    model's identity to the calibrator, and so is the device: set both alike on all workers."""
 
     horizon_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 7 * 86_400.0
     """Wait for feedback before a response is closed as unlabelled."""
@@ -128,6 +131,11 @@ class Settings(BaseSettings):
     """Address of `/healthz` and `/metrics`."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8321
     """Their port; 0 takes any that is free."""
+
+    @property
+    def budget(self) -> int:
+        """Tokens that the encoder takes at once."""
+        return self.batch_tokens or (BATCH_TOKENS if self.device == "cpu" else GPU_TOKENS)
 
     @property
     def encrypted(self) -> bool:

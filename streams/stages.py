@@ -89,13 +89,15 @@ def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     """Load the encoder. Raises `ArtifactError`."""
     from models.encoder import load as load_encoder  # noqa: PLC0415 (torch: only SCORE pays for it)
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # noqa: TID251 (the library's own switch: a worker is one core)
+    on_cpu = settings.device == "cpu"  # where a worker is one core; a GPU is fed by several
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", str(not on_cpu).lower())  # noqa: TID251 (the library's own switch)
     path = _reference() if settings.model == "reference" else settings.model
-    encoder = load_encoder(path, threads=1, batch_tokens=settings.batch_tokens, precision=settings.precision)
+    where, budget = settings.device, settings.budget
+    encoder = load_encoder(path, where, threads=1, batch_tokens=budget, precision=settings.precision)
     if encoder.runtime.precision == "bfloat16":
         encoder.warm()  # in float32 a call takes a hundred times as long as its kernels' making
     log.info("encoder", model=path, model_hash=encoder.model_hash[:12], **encoder.runtime._asdict())
-    return Scorer(encoder, metrics, budget=settings.batch_tokens, deadline_s=settings.deadline_s)
+    return Scorer(encoder, metrics, budget=budget, deadline_s=settings.deadline_s)
 
 
 def _reference() -> str:

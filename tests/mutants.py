@@ -166,7 +166,7 @@ MUTANTS = (
         "I6 a deadline that is missed",
         "streams/scorer.py",
         'return Failed("deadline_missed")',
-        "return await self._queued(response)",
+        "return await self._queued(response, exactly=exactly)",
         "tests/unit/test_score.py",
     ),
     Mutant(

@@ -20,8 +20,8 @@ from transformers import pipeline
 
 from benchmarks.encoder.subjects import SHAPES, Shape, make, pairs
 from models.encoder import load
+from models.encoder.base import Encoder
 from models.encoder.batches import packs
-from models.encoder.forward import Layout, Plain
 from models.encoder.loading import open_model
 from models.encoder.stack import Dense
 from models.encoder.template import segments
@@ -63,34 +63,64 @@ class Stage(NamedTuple):
         return [self.timed(lambda call=call: variant.score(call)) for call in calls]
 
     @torch.inference_mode()
-    def limit(self, precision: str) -> float:
-        """Operations a second of the widest matrix of a layer, with its weights laid out: the best of five."""
-        dense = Dense(torch.nn.Linear(self.shape.hidden, 4 * self.shape.hidden), dtype=getattr(torch, precision))
-        x = torch.randn(512, self.shape.hidden, dtype=getattr(torch, precision))
-        return 8 * self.shape.hidden**2 * 512 / min(self.timed(lambda: dense(x)) for _ in range(5))
+    def limit(self, precision: str, device: str) -> float:
+        """Operations a second of the widest matrix of a layer, with its weights laid out: the best of five.
+
+        On a GPU, of matrices that fill it.
+        """
+        rows, hidden, width = (512, self.shape.hidden, 4 * self.shape.hidden) if device == "cpu" else [8192] * 3
+        kind = {"dtype": getattr(torch, precision), "device": device}
+        dense = Dense(torch.nn.Linear(hidden, width).to(device), dtype=kind["dtype"])
+        x = torch.randn(rows, hidden, **kind)
+
+        def product() -> None:
+            dense(x)
+            if device != "cpu":
+                torch.cuda.synchronize()
+
+        return 2 * rows * hidden * width / min(self.timed(product) for _ in range(5))
 
 
-def variants(folder: str, lengths: Sequence[int], budget: int) -> dict[str, Variant]:
-    """Return every variant that this processor has."""
+def variants(folder: str, lengths: Sequence[int], budget: int, device: str) -> dict[str, Variant]:
+    """Return every variant that this processor or GPU has."""
     alone, whole = [[n] for n in range(len(lengths))], [list(range(len(lengths)))]
     packed = list(packs(lengths, budget))
     chunks = [list(range(start, min(start + 32, len(lengths)))) for start in range(0, len(lengths), 32)]
-    found = {NAIVE: Variant(_pipeline(folder, 1), alone), PADDED: Variant(_pipeline(folder, 32), chunks)}
-    found["plain, by length, padded"] = Variant(_plain(folder, budget), whole)
-    for precision in _precisions():
-        encoder = load(folder, batch_tokens=budget, precision=precision)
-        found[f"packed, {precision}"] = Variant(encoder.score, packed, precision, first=True)
+    found = {
+        NAIVE: Variant(_pipeline(folder, 1, device), alone),
+        PADDED: Variant(_pipeline(folder, 32, device), chunks),
+    }
+    found["plain, by length, padded"] = Variant(_plain(folder, budget, device), whole)
+    for precision in _precisions(device):
+        encoder = load(folder, device, batch_tokens=budget, precision=precision)
+        together = packed if device == "cpu" else whole  # a GPU has several passes under way
+        found[f"packed, {precision}"] = Variant(encoder.score, together, precision, first=True)
+        found[f"packed, {precision}, tokenised before"] = Variant(_tokenised(encoder), together, precision, first=True)
         found[f"packed, {precision}, one at a time"] = Variant(encoder.score, alone, precision, first=True)
     return found
 
 
-def _precisions() -> list[Any]:
+def _precisions(device: str) -> list[Any]:
+    if device != "cpu":
+        return ["bfloat16"]
     return ["float32", *(["bfloat16"] if torch.cpu.get_capabilities().get("amx_bf16") else [])]
 
 
-def _pipeline(folder: str, rows: int) -> Callable[[Sequence[Response]], Any]:
+def _tokenised(encoder: Encoder[Any]) -> Callable[[Sequence[Response]], Any]:
+    """Inference alone."""
+    known: dict[str, Any] = {}
+
+    def score(responses: Sequence[Response]) -> Any:
+        if fresh := [response for response in responses if response.response_id not in known]:
+            known.update(zip((r.response_id for r in fresh), encoder.prepare(fresh), strict=True))
+        return encoder.infer([known[response.response_id] for response in responses])
+
+    return score
+
+
+def _pipeline(folder: str, rows: int, device: str) -> Callable[[Sequence[Response]], Any]:
     model, tokenizer = open_model(folder)
-    classify: Any = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    classify: Any = pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
 
     def score(responses: Sequence[Response]) -> Any:
         texts = [dict(zip(("text", "text_pair"), segments(r), strict=True)) for r in responses]
@@ -99,12 +129,10 @@ def _pipeline(folder: str, rows: int) -> Callable[[Sequence[Response]], Any]:
     return score
 
 
-def _plain(folder: str, budget: int) -> Callable[[Sequence[Response]], Any]:
+def _plain(folder: str, budget: int, device: str) -> Callable[[Sequence[Response]], Any]:
     """What a model of an unknown kind gets."""
-    encoder: Any = load(folder, batch_tokens=budget, precision="float32")
-    model, tokenizer = open_model(folder)
-    encoder._forward = Plain(model.eval(), Layout(tokenizer.pad_token_id, typed=True, first=True))  # noqa: SLF001
-    return encoder.score
+    encoder = load(folder, device, batch_tokens=budget)
+    return lambda responses: encoder.infer_exactly(encoder.prepare(responses))
 
 
 def measure(name: str, events: Sequence[Response], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -113,9 +141,11 @@ def measure(name: str, events: Sequence[Response], options: argparse.Namespace) 
         made = make(name, Path(folder))
         lengths = load(made, precision="float32").count_tokens(events)
         stage = Stage(SHAPES[name], events, lengths, perf_counter if options.wall else process_time)
-        found = variants(made, lengths, options.budget)
+        found = variants(made, lengths, options.budget, options.device)
         taken = [{kind: stage.turn(v) for kind, v in found.items()} for _ in range(options.rounds + 1)][1:]
-        peaks = {precision: stage.limit(precision) for precision in _precisions()}
+        peaks = {
+            precision: stage.limit(precision, options.device) for precision in {v.precision for v in found.values()}
+        }
     return [
         {"model": name, "variant": kind, **figures(stage, v, peaks[v.precision]), **speeds(taken, kind, len(events))}
         for kind, v in found.items()
@@ -166,10 +196,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=24, help="pairs that each variant scores in a turn")
     parser.add_argument("--rounds", type=int, default=5, help="turns of every variant")
     parser.add_argument("--budget", type=int, default=2048, help="tokens a call")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch; one worker a core has one")
     parser.add_argument("--wall", action="store_true", help="measure wall time")
     parser.add_argument("--json", type=Path, help="write one row a model and variant")
     options = parser.parse_args()
+    options.wall |= options.device != "cpu"
     torch.set_num_threads(options.threads)
     events = pairs(options.pairs)
     rows: list[dict[str, Any]] = [row for name in options.models.split(",") for row in measure(name, events, options)]

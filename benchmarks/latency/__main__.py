@@ -3,13 +3,16 @@
 The encoder's cost (processor seconds a call and a token, tokenising included) is measured on a real one first; then a
 stand-in sleeps for that cost, so that both batchers run side by side and a busy neighbour does not turn 95 % into an
 overload. What is compared is the policy; queueing, threads and event loop are real.
+
+With `--device cuda` the encoder itself scores, and the batchers take turns.
 """
 
 import argparse
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -31,6 +34,10 @@ from streams.scorer import Scorer
 ROWS, WAIT_S = 32, 0.05
 """The fixed batcher's: so many rows, or so long after the first of them."""
 LOADS = (0.5, 0.8, 0.95)
+
+
+Runs = dict[str, list[list[float]]]
+"""Seconds that each response of each run waited, by batcher."""
 
 
 class Batcher(Protocol):
@@ -120,10 +127,10 @@ def cost_of(encoder: Encoder[Any], events: Sequence[Response]) -> Cost:
     return Cost(max(0.0, seconds[0] - token * tokens[0]), token)
 
 
-def _seconds(encoder: Encoder[Any], events: Sequence[Response]) -> float:
-    start = process_time()
+def _seconds(encoder: Encoder[Any], events: Sequence[Response], clock: Callable[[], float] = process_time) -> float:
+    start = clock()
     encoder.score(events)
-    return process_time() - start
+    return clock() - start
 
 
 async def waits(batcher: Batcher, events: Sequence[Response], rate: float, seed: int) -> list[float]:
@@ -141,12 +148,29 @@ async def waits(batcher: Batcher, events: Sequence[Response], rate: float, seed:
     return found
 
 
-async def compare(encoder: Timed, events: Sequence[Response], rate: float, runs: int) -> dict[str, list[list[float]]]:
+Kinds = dict[str, Callable[[], Batcher]]
+
+
+def batchers(encoder: Any, budget: int) -> Kinds:
+    """Return what makes each batcher; both want a running loop."""
+    ours = partial(Scorer, encoder, Metrics(), budget=budget, deadline_s=60.0)
+    return {"ours": ours, "fixed wait": partial(FixedWait, encoder)}
+
+
+async def beside(kinds: Kinds, events: Sequence[Response], rate: float, runs: int) -> Runs:
     """Run both batchers side by side, several times each."""
-    kinds = {"ours": lambda: Scorer(encoder, Metrics(), deadline_s=60.0), "fixed wait": lambda: FixedWait(encoder)}
     jobs = [(name, seed) for seed in range(runs) for name in kinds]
     found = await asyncio.gather(*(waits(kinds[name](), events, rate, seed) for name, seed in jobs))
     return {name: [took for took, job in zip(found, jobs, strict=True) if job[0] == name] for name in kinds}
+
+
+async def in_turn(kinds: Kinds, events: Sequence[Response], rate: float, runs: int) -> Runs:
+    """Run both batchers one after the other, several times each."""
+    found: Runs = {name: [] for name in kinds}
+    for seed in range(runs):
+        for name in kinds:
+            found[name].append(await waits(kinds[name](), events, rate, seed))
+    return found
 
 
 def figures(runs: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -162,15 +186,36 @@ def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row a load and batcher."""
     events = pairs(options.events)
     with TemporaryDirectory() as folder:
-        encoder = load(make(model, Path(folder)))
-        timed = Timed(encoder, events)
-    full = BATCH_TOKENS / timed.mean / timed.cost.of(BATCH_TOKENS)  # responses a second when every call is full
+        encoder = load(make(model, Path(folder)), options.device, batch_tokens=options.budget)
+    encoder.warm()
+    return (_stand_in if options.device == "cpu" else _itself)(model, encoder, events, options)
+
+
+def _stand_in(model: str, encoder: Encoder[Any], events: Sequence[Response], options: Any) -> list[dict[str, Any]]:
+    timed = Timed(encoder, events)
+    full = options.budget / timed.mean / timed.cost.of(options.budget)  # responses a second when every call is full
     known = {"model": model, "precision": encoder.runtime.precision, "alone_ms": timed.cost.of(int(timed.mean)) * 1e3}
+    return _rows(known, full, partial(beside, batchers(timed, options.budget), events), options.runs)
+
+
+def _itself(model: str, encoder: Encoder[Any], events: Sequence[Response], options: Any) -> list[dict[str, Any]]:
+    kinds = batchers(encoder, options.budget)
+    busy = [max(asyncio.run(_made_and_waits(kinds["ours"], events))) for _ in range(3)]
+    known = {"model": model, "precision": encoder.runtime.precision, "device": torch.cuda.get_device_name()}
+    known["alone_ms"] = median(_seconds(encoder, events[n : n + 1], perf_counter) for n in range(50)) * 1e3
+    return _rows(known, len(events) / median(busy), partial(in_turn, kinds, events), options.runs)
+
+
+async def _made_and_waits(kind: Callable[[], Batcher], events: Sequence[Response]) -> list[float]:
+    return await waits(kind(), events, 1e9, 0)
+
+
+def _rows(known: dict[str, Any], full: float, run: Callable[[float, int], Any], runs: int) -> list[dict[str, Any]]:
     rows = []
     for share in LOADS:
-        found = asyncio.run(compare(timed, events, share * full, options.runs))
+        found = asyncio.run(run(share * full, runs))
         rate = {"load": share, "events_per_s": share * full}
-        rows += [{**known, **rate, "batcher": name, **figures(runs)} for name, runs in found.items()]
+        rows += [{**known, **rate, "batcher": name, **figures(taken)} for name, taken in found.items()]
     return rows
 
 
@@ -178,9 +223,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a table in Markdown."""
     lines = ["| model | load | batcher | p50 ms (lowest, highest) | p99 ms (lowest, highest) |", "|---" * 5 + "|"]
     for r in rows:
-        spans = [f"{r[f'{p}_ms']:.0f} ({r[f'{p}_lowest']:.0f}, {r[f'{p}_highest']:.0f})" for p in ("p50", "p99")]
+        spans = [f"{r[f'{p}_ms']:.1f} ({r[f'{p}_lowest']:.1f}, {r[f'{p}_highest']:.1f})" for p in ("p50", "p99")]
         load_ = f"{r['load']:.0%}, {r['events_per_s']:.1f}/s"
-        lines.append(f"| {r['model']}, {r['alone_ms']:.0f} ms alone | {load_} | {r['batcher']} | {' | '.join(spans)} |")
+        lines.append(f"| {r['model']}, {r['alone_ms']:.1f} ms alone | {load_} | {r['batcher']} | {' | '.join(spans)} |")
     return "\n".join(lines)
 
 
@@ -189,6 +234,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
     parser.add_argument("--models", default="MiniLM-L6,tiny", help="some of " + ", ".join(SHAPES))
     parser.add_argument("--events", type=int, default=500, help="responses of a run")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--budget", type=int, default=BATCH_TOKENS, help="tokens a call")
     parser.add_argument("--runs", type=int, default=3, help="runs of each load and batcher, with seeds of their own")
     parser.add_argument("--json", type=Path, help="write one row a model, load and batcher")
     options = parser.parse_args()

@@ -2,12 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from models.events import Response
 
 Precision = Literal["float32", "bfloat16"]
 Wanted = Literal["auto", "float32", "bfloat16"]
+
+ROUNDING: Final = 0.02
+"""Of bfloat16: seven times the mean that was measured."""
 
 
 class Score(NamedTuple):
@@ -42,6 +45,11 @@ class Runtime(NamedTuple):
     deviation: float = 0.0
     reason: str = ""
 
+    @property
+    def rounding(self) -> float:
+        """Logits by which a score may be off, but for one in some thousand."""
+        return 0.0 if self.precision == "float32" else ROUNDING
+
 
 P = TypeVar("P", bound=Prepared)
 
@@ -51,6 +59,11 @@ class Encoder(ABC, Generic[P]):
 
     model_hash: str
     runtime: Runtime
+
+    @property
+    def rounding(self) -> float:
+        """Logits: a decision that hangs on less is left to `infer_exactly`. 0 where `infer` is exact."""
+        return self.runtime.rounding
 
     def score(self, responses: Sequence[Response]) -> list[Score]:
         """Score each response, in the order given. A response's logit does not depend on the others."""
@@ -63,6 +76,10 @@ class Encoder(ABC, Generic[P]):
     @abstractmethod
     def infer(self, prepared: Sequence[P]) -> list[Score]:
         """Score what was prepared, in the order given."""
+
+    @abstractmethod
+    def infer_exactly(self, prepared: Sequence[P]) -> list[Score]:
+        """Do the same by the plain float32 forward, which is slower."""
 
     def count_tokens(self, responses: Sequence[Response]) -> list[int]:
         """Return what each response costs, in tokens after truncation."""

@@ -1,17 +1,20 @@
 """Group texts into forward passes: packed end to end, or padded to the longest."""
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Final
 
 BATCH_TOKENS: Final = 2048
 """Tokens a forward pass: beyond it a CPU gains little (measured: tiny to base sizes, two cores)."""
+GPU_TOKENS: Final = 16_384
+"""Beyond it a GPU gains little (measured: tiny to base sizes, an H200)."""
 
 FINE, COARSE, MANY = 16, 64, 512
 """Rows of a matrix are rounded up to a multiple of `FINE`, of `COARSE` above `MANY`: 56 sizes up to 2,048."""
 
 
-def packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield lists of indices, shortest texts first; lengths sum to `budget` tokens at most.
+def packs(lengths: Sequence[int], budget: int, most: float = inf) -> Iterator[list[int]]:
+    """Yield lists of up to `most` indices, shortest texts first; lengths sum to `budget` tokens at most.
 
     A text longer than the budget is a pack of its own.
 
@@ -19,11 +22,13 @@ def packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     [[1, 2], [0], [3]]
     >>> list(packs([10, 10, 10, 10], budget=40))
     [[0, 1, 2, 3]]
+    >>> list(packs([10, 10, 10, 10], budget=40, most=3))
+    [[0, 1, 2], [3]]
     """
     rows: list[int] = []
     spent = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if rows and spent + lengths[index] > budget:
+        if rows and (spent + lengths[index] > budget or len(rows) == most):
             yield rows
             rows, spent = [], 0
         rows.append(index)

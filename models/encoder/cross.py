@@ -1,7 +1,8 @@
 """A transformers classifier over (context and query, response): any architecture with a head of one or two labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ class Forward(ABC):
     def logits(self, rows: Sequence[Tokens]) -> Tensor:
         """Return (B, labels) of one pass, in float32."""
 
+    def passes(self, packs: Iterable[Sequence[Tokens]]) -> Iterator[Tensor]:
+        """Return the logits of several passes, in order."""
+        return map(self.logits, packs)
+
     @abstractmethod
     def states(self, rows: Sequence[Tokens]) -> list[Tensor]:
         """Return (T, E) for each row of one pass, in float32."""
@@ -33,12 +38,19 @@ class Forward(ABC):
         """Do beforehand what the first passes would wait for."""
 
 
+class Ways(NamedTuple):
+    """Two ways through one model: the fastest, and transformers' own in float32; they may be the same."""
+
+    fast: Forward
+    plain: Forward
+
+
 class CrossEncoder(Encoder[Tokens]):
     """Scores with one forward pass over both segments."""
 
     def __init__(
         self,
-        forward: Forward,
+        ways: Ways,
         framer: Framer,
         model_hash: str,
         runtime: Runtime,
@@ -47,7 +59,7 @@ class CrossEncoder(Encoder[Tokens]):
     ) -> None:
         self.model_hash = model_hash
         self.runtime = runtime
-        self._forward = forward
+        self._ways = ways
         self._framer = framer
         self._batch_tokens = batch_tokens
 
@@ -57,14 +69,23 @@ class CrossEncoder(Encoder[Tokens]):
 
     def infer(self, prepared: Sequence[Tokens]) -> list[Score]:
         """Score each row, in the order given."""
+        return self._infer(self._ways.fast, prepared)
+
+    def infer_exactly(self, prepared: Sequence[Tokens]) -> list[Score]:
+        """Score each row, in the order given."""
+        return self._infer(self._ways.plain, prepared)
+
+    def _infer(self, way: Forward, prepared: Sequence[Tokens]) -> list[Score]:
         logits = np.empty(len(prepared))
-        for picked in self._forward.group([row.size for row in prepared], self._batch_tokens):
-            logits[picked] = log_odds(self._forward.logits([prepared[index] for index in picked])).double().numpy()
+        groups = list(way.group([row.size for row in prepared], self._batch_tokens))
+        passes = way.passes([prepared[index] for index in picked] for picked in groups)
+        for picked, found in zip(groups, passes, strict=True):
+            logits[picked] = log_odds(found).double().numpy()
         return [Score(float(logit), row.truncated, row.unknown) for logit, row in zip(logits, prepared, strict=True)]
 
     def warm(self) -> None:
         """Prepare every size of pass."""
-        self._forward.warm(self._batch_tokens)
+        self._ways.fast.warm(self._batch_tokens)
 
 
 def padded(rows: Sequence[Tokens], pad: int, step: int = 1) -> dict[str, Tensor]:

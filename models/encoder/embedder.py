@@ -41,7 +41,7 @@ class Embedder:
         self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens
         layout = Layout(tokenizer.pad_token_id or 0, typed=False, first=False)
-        self._forward, self.runtime = choose(model, layout, self._probe, precision)
+        self._ways, self.runtime = choose(model, layout, self._probe, precision)
 
     def __call__(self, texts: Iterable[str]) -> dict[str, Embedded]:
         """Return the embedding of each distinct text."""
@@ -55,18 +55,19 @@ class Embedder:
         cut = [len(part) < len(text) for part, text in zip(read, distinct, strict=True)]
         return {text: _kept(ids, cut=lost) for text, ids, lost in zip(distinct, found, cut, strict=True)}
 
-    def embed(self, texts: Mapping[str, Tokens]) -> dict[str, Embedded]:
-        """Return the embedding of each tokenised text."""
+    def embed(self, texts: Mapping[str, Tokens], *, exactly: bool = False) -> dict[str, Embedded]:
+        """Return the embedding of each tokenised text; exactly: by the plain float32 forward."""
+        way = self._ways.plain if exactly else self._ways.fast
         names, rows = list(texts), list(texts.values())
         found: dict[str, Embedded] = {}
-        for picked in self._forward.group([row.size for row in rows], self._batch_tokens):
-            states = self._forward.states([rows[index] for index in picked])
+        for picked in way.group([row.size for row in rows], self._batch_tokens):
+            states = way.states([rows[index] for index in picked])
             found.update((names[i], _embedded(state, rows[i])) for i, state in zip(picked, states, strict=True))
         return found
 
     def warm(self) -> None:
         """Prepare every size of pass."""
-        self._forward.warm(self._batch_tokens)
+        self._ways.fast.warm(self._batch_tokens)
 
     def _probe(self, forward: Forward) -> torch.Tensor:
         """Similarities of all tokens: what the features are made of."""

@@ -10,11 +10,12 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.encoder.batches import batches, packs, rounded
 from models.encoder.cross import Forward, padded
-from models.encoder.stack import BERT, DISTILBERT, Stack, runs
+from models.encoder.stack import BERT, DISTILBERT, Runs, Stack
 from models.encoder.tokens import Tokens
 
 STEP: Final = 16
@@ -62,6 +63,7 @@ class Packed(Forward):
         self._model, self._stack, self._layout = model, stack, layout
         reserved = getattr(model.base_model.embeddings, "padding_idx", None)  # RoBERTa's positions begin after it
         self._position = 0 if reserved is None else reserved + 1
+        self._names = ("input_ids", "position_ids", *(["token_type_ids"] if layout.typed else []))
 
     def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         """As many as the budget holds."""
@@ -85,24 +87,31 @@ class Packed(Forward):
     @torch.inference_mode()
     def _run(self, rows: Sequence[Tokens]) -> Any:
         lengths = [len(row.ids) for row in rows]
-        size = rounded(sum(lengths))
-        inputs = {"input_ids": _flat([row.ids for row in rows], size, self._layout.pad)}
-        if self._layout.typed:
-            inputs["token_type_ids"] = _flat([row.types for row in rows], size, 0)
-        positions = [np.arange(self._position, self._position + length) for length in lengths]
-        inputs["position_ids"] = _flat(positions, size, self._position)
-        return self._model(**inputs, runs=runs(lengths))
+        inputs = self._inputs(rows, rounded(sum(lengths)))
+        return self._model(
+            **{name: torch.from_numpy(part)[None] for name, part in inputs.items()}, marks=Runs.of(lengths)
+        )
+
+    def _inputs(self, rows: Sequence[Tokens], size: int) -> dict[str, NDArray[np.int64]]:
+        """(size,) of each name: the texts end to end, then what stands for nothing."""
+        positions = [np.arange(self._position, self._position + len(row.ids)) for row in rows]
+        found = {
+            "input_ids": _flat([row.ids for row in rows], size, self._layout.pad),
+            "position_ids": _flat(positions, size, self._position),
+            "token_type_ids": _flat([row.types for row in rows], size, 0),
+        }
+        return {name: found[name] for name in self._names}
 
 
-def _flat(parts: Sequence[Any], size: int, rest: int) -> Tensor:
-    """(1, size): the parts end to end, then `rest`."""
+def _flat(parts: Sequence[Any], size: int, rest: int) -> NDArray[np.int64]:
+    """(size,): the parts end to end, then `rest`."""
     flat = np.full(size, rest, dtype=np.int64)
     joined = np.concatenate(parts)
     flat[: len(joined)] = joined
-    return torch.from_numpy(flat)[None]
+    return flat
 
 
-def packed(model: Any, layout: Layout, dtype: torch.dtype) -> Packed:
+def packed(model: Any, layout: Layout, dtype: torch.dtype, kind: type[Packed] = Packed) -> Packed:
     """Return the packed way through a model, which stays as it is; weights that are not copied are shared.
 
     Raises `ValueError` that says why it has none.
@@ -117,7 +126,7 @@ def packed(model: Any, layout: Layout, dtype: torch.dtype) -> Packed:
         raise ValueError(f"its layers are not made as BERT's are: {error}") from None
     place = base.get_submodule(names.layers.rpartition(".")[0])
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return Packed(deepcopy(model, {**shared, id(place): stack}), stack, layout)
+    return kind(deepcopy(model, {**shared, id(place): stack}), stack, layout)
 
 
 def _has(base: Any, name: str) -> bool:

@@ -74,7 +74,13 @@ class LateEncoder(Encoder[Texts]):
 
     def infer(self, prepared: Sequence[Texts]) -> list[Score]:
         """Score each, in the order given."""
-        readings = embed(self._embedder, prepared)
+        return self._scores(embed(self._embedder, prepared))
+
+    def infer_exactly(self, prepared: Sequence[Texts]) -> list[Score]:
+        """Score each, in the order given."""
+        return self._scores(embed(self._embedder, prepared, exactly=True))
+
+    def _scores(self, readings: Sequence[Reading]) -> list[Score]:
         return [Score(logit(self._weights, reading), reading.cut, self._unknown(reading)) for reading in readings]
 
     def warm(self) -> None:
@@ -111,9 +117,10 @@ def divide(embedder: Embedder, responses: Sequence[Response]) -> list[Texts]:
     return [Texts(*parts) for parts in zip(queries, asked, answers, held, strict=True)]
 
 
-def embed(embedder: Embedder, events: Sequence[Texts]) -> list[Reading]:
+def embed(embedder: Embedder, events: Sequence[Texts], *, exactly: bool = False) -> list[Reading]:
     """Embed each distinct text of a batch once."""
-    found = embedder.embed({text: row for event in events for text, row in event.tokens.items()})
+    texts = {text: row for event in events for text, row in event.tokens.items()}
+    found = embedder.embed(texts, exactly=exactly)
     return [_reading(found, event.query, event.asked, event.answer) for event in events]
 
 

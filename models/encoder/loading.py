@@ -17,11 +17,8 @@ from models.encoder.late import LateEncoder, load_weights
 from models.encoder.quiet import quiet
 from models.encoder.runtime import choose, probe
 from models.encoder.template import VERSION
-from models.encoder.tokens import Framer
+from models.encoder.tokens import MAX_LENGTH, Framer
 from models.errors import ArtifactError
-
-MAX_LENGTH: Final = 512
-"""Positions of BERT; longer texts keep their beginning and end."""
 
 _FAILURES: Final = (OSError, ValueError, ImportError, RuntimeError, KeyError)
 """What transformers raises when a model is missing, damaged, unsafe or of an unknown kind."""
@@ -39,16 +36,16 @@ def load(
 
     Args:
         path_or_hub_id: a folder, or a name that transformers finds.
-        device: where torch computes.
+        device: where torch computes: `cpu`, `cuda` or, of several GPUs, `cuda:1`.
         threads: processor threads of torch, for the whole process; one process a core scales best.
         batch_tokens: tokens a forward pass. Batch mates move a logit by some 1e-6 in float32, and by some 1e-2 in
             bfloat16; with 1 every response is scored alone, and a replay is the same bit for bit.
-        precision: `auto` is bfloat16 where the processor has AMX, else float32.
+        precision: `auto` is bfloat16 on a GPU and where the processor has AMX, else float32.
     """
     facts = verify(Path(path_or_hub_id))
     if threads is not None:
         torch.set_num_threads(threads)
-    how = _How(torch.device(device), batch_tokens, precision)
+    how = _How(_device(device), batch_tokens, precision)
     return (_late if facts.get("kind") == "late" else _cross)(path_or_hub_id, facts, how)
 
 
@@ -58,13 +55,22 @@ class _How(NamedTuple):
     precision: Wanted
 
 
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ArtifactError(
+            f"DEMUR_DEVICE: torch sees no GPU {name!r}: install its driver and a CUDA build, or set cpu"
+        )
+    return device
+
+
 def _cross(name: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:
     model, tokenizer = open_model(name)
     framer = Framer(tokenizer, limit(model, tokenizer), twins=bool(facts.get("twins")))
     identity = facts.get("content_hash") or _identity(model, tokenizer)
     model = model.to(how.device).eval().requires_grad_(requires_grad=False)
-    way, runtime = choose(model, _layout(model, tokenizer), probe(framer), how.precision)
-    return CrossEncoder(way, framer, _named(identity, how, runtime), runtime, batch_tokens=how.batch_tokens)
+    ways, runtime = choose(model, _layout(model, tokenizer), probe(framer), how.precision)
+    return CrossEncoder(ways, framer, _named(identity, how, runtime), runtime, batch_tokens=how.batch_tokens)
 
 
 def _layout(model: Any, tokenizer: Any) -> Layout:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from models.encoder.base import Precision, Runtime, Wanted
-from models.encoder.cross import Forward, log_odds
-from models.encoder.forward import Layout, Plain, packed
+from models.encoder.cross import Forward, Ways, log_odds
+from models.encoder.forward import Layout, Packed, Plain, packed
+from models.encoder.gpu import Replayed
 from models.encoder.tokens import Framer
 from models.errors import ArtifactError
 
@@ -35,8 +36,8 @@ Outputs = Callable[[Forward], Tensor]
 """Runs the test's texts and returns probabilities, or what else is bounded by one."""
 
 
-def choose(model: Any, layout: Layout, test: Outputs, wanted: Wanted) -> tuple[Forward, Runtime]:
-    """Return the fastest way through a model that agrees with the plain one.
+def choose(model: Any, layout: Layout, test: Outputs, wanted: Wanted) -> tuple[Ways, Runtime]:
+    """Return the fastest way through a model that agrees with the plain one, and the plain one.
 
     Raises `ArtifactError` if `wanted` names a precision that it cannot have.
     """
@@ -48,17 +49,17 @@ def choose(model: Any, layout: Layout, test: Outputs, wanted: Wanted) -> tuple[F
     reason = ""
     for precision in _candidates(model, wanted):
         try:
-            way = packed(model, layout, getattr(torch, precision))
+            way = packed(model, layout, getattr(torch, precision), Replayed if _on_gpu(model) else Packed)
             deviation = float((test(way) - expected).abs().max())
         except _FAILURES as error:
             reason = f"it cannot be packed, for {_line(error)}"
             continue
         if deviation <= BOUNDS[precision]:
-            return way, Runtime("packed", precision, deviation, reason)
+            return Ways(way, plain), Runtime("packed", precision, deviation, reason)
         reason = f"packed in {precision} a probability differs by {deviation:.1g}"
     if wanted == "bfloat16":
         raise ArtifactError(f"DEMUR_PRECISION: this model cannot compute in bfloat16 ({reason}): choose float32")
-    return plain, Runtime("plain", "float32", 0.0, reason)
+    return Ways(plain, plain), Runtime("plain", "float32", 0.0, reason)
 
 
 def probe(framer: Framer) -> Outputs:
@@ -72,14 +73,21 @@ def _line(error: Exception) -> str:
 
 
 def _candidates(model: Any, wanted: Wanted) -> Iterator[Precision]:
-    if model.device.type != "cpu":
-        return
-    if wanted == "bfloat16" or (wanted == "auto" and _has_bfloat16()):
+    if wanted == "bfloat16" or (wanted == "auto" and _has_bfloat16(model)):
         yield "bfloat16"
-    if wanted != "bfloat16":
+    if wanted != "bfloat16" and not _on_gpu(model):  # whose kernel for texts of all lengths has no float32
         yield "float32"
 
 
-def _has_bfloat16() -> bool:
-    """Whether the processor multiplies matrices in bfloat16 (AMX); without, it is slower than float32."""
+def _has_bfloat16(model: Any) -> bool:
+    """Whether matrices are multiplied in bfloat16: by a GPU since Ampere, by a processor with AMX.
+
+    A processor without AMX is slower in it than in float32.
+    """
+    if _on_gpu(model):
+        return torch.cuda.get_device_capability(model.device) >= (8, 0)
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def _on_gpu(model: Any) -> bool:
+    return bool(model.device.type == "cuda")

@@ -1,12 +1,12 @@
 """The layers of a BERT-like encoder over texts that are packed end to end: no padding is computed.
 
 Every matrix works on all texts at once; only attention is told where one ends. Where a classifier reads the first token
-of each text, the last layer computes no other. Weights are laid out for oneDNN once.
+of each text, the last layer computes no other. On a CPU, weights are laid out for oneDNN once.
 """
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,19 @@ DISTILBERT: Final = Names(
 )
 
 
+class Marks(Protocol):
+    """Where B texts stand among T packed tokens."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """Each text asks itself: three of (T, E) → (T, E)."""
+
+    def firsts(self, x: Tensor) -> Tensor:
+        """(T, E) → (B', E), the first token of each text; B' is B rounded up."""
+
+    def ask(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """The first token of each text asks all of it: (B', E) and two of (T, E) → (B', E)."""
+
+
 class Run(NamedTuple):
     """Neighbours of equal length: one call of attention."""
 
@@ -67,23 +80,57 @@ class Run(NamedTuple):
     length: int
 
     @property
-    def end(self) -> int:
-        """One past the last token."""
-        return self.start + self.texts * self.length
+    def part(self) -> slice:
+        """Its tokens."""
+        return slice(self.start, self.start + self.texts * self.length)
 
 
-def runs(lengths: Sequence[int]) -> list[Run]:
-    """Find the runs among texts that are packed in this order.
+class Runs(tuple[Run, ...]):
+    """The marks of a CPU, where a call for each run is as fast as one for all.
 
-    >>> runs([3, 3, 5])
-    [Run(start=0, texts=2, length=3), Run(start=6, texts=1, length=5)]
+    >>> Runs.of([3, 3, 5])
+    (Run(start=0, texts=2, length=3), Run(start=6, texts=1, length=5))
     """
-    found: list[Run] = []
-    start = 0
-    for length, equal in groupby(lengths):
-        found.append(Run(start, len(list(equal)), length))
-        start = found[-1].end
-    return found
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> "Runs":
+        """Find the runs among texts that are packed in this order."""
+        found: list[Run] = []
+        start = 0
+        for length, equal in groupby(lengths):
+            found.append(Run(start, len(list(equal)), length))
+            start = found[-1].part.stop
+        return cls(found)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """See `Marks`."""
+        mixed = torch.zeros_like(q, memory_format=torch.contiguous_format)
+        for run in self:
+            mixed[run.part] = _attend(q[run.part], k[run.part], v[run.part], run.texts, heads)
+        return mixed
+
+    def firsts(self, x: Tensor) -> Tensor:
+        """See `Marks`: the head too sees few sizes, and never one row, which BLAS sums otherwise."""
+        found = [start for run in self for start in range(run.part.start, run.part.stop, run.length)]
+        return x[found + [0] * (rounded(len(found)) - len(found))]
+
+    def ask(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """See `Marks`."""
+        mixed, done = torch.zeros_like(q), 0
+        for run in self:
+            rows = slice(done, done + run.texts)
+            mixed[rows] = _attend(q[rows], k[run.part], v[run.part], run.texts, heads)
+            done += run.texts
+        return mixed
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, texts: int, heads: int) -> Tensor:
+    """Of B texts of length T: (B Q, E) and (B T, E) → (B Q, E)."""
+    shape = (texts, -1, heads, q.shape[-1] // heads)
+    q, k, v = (part.view(shape).transpose(1, 2) for part in (q, k, v))  # (B, H, Q or T, D)
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 class Stack(nn.Module):
@@ -102,13 +149,11 @@ class Stack(nn.Module):
         self._layers = [Layer(layer, names, heads, dtype) for layer in layers]
         self._layers.append((LastLayer if first else Layer)(last, names, heads, dtype))
 
-    def forward(
-        self, hidden_states: Tensor, runs: Sequence[Run], **_: Any
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    def forward(self, hidden_states: Tensor, marks: Marks, **_: Any) -> BaseModelOutputWithPastAndCrossAttentions:
         """(1, T, E) and where the texts stand in it; T may go on beyond the last text."""
         x = hidden_states[0]  # (T, E)
         for layer in self._layers:
-            x = layer(x, runs)
+            x = layer(x, marks)
         states: Any = x[:, None] if self._first else x[None]  # transformers' annotation is narrower than its use
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
@@ -116,7 +161,7 @@ class Stack(nn.Module):
         """Let oneDNN prepare its kernels for every number of tokens up to `budget`; the layers share them."""
         for rows in sizes(budget):
             for layer in (self._layers[0], self._layers[-1]):
-                layer(torch.zeros(rows, self._width), [Run(0, rows // FINE, FINE)])
+                layer(torch.zeros(rows, self._width), Runs([Run(0, rows // FINE, FINE)]))
 
 
 class Layer:
@@ -131,20 +176,10 @@ class Layer:
         self._up, self._activation = Dense(at(names.up), dtype=dtype), at(names.activation)
         self._down, self._end = Dense(at(names.down), dtype=dtype), at(names.end)
 
-    def __call__(self, x: Tensor, found: Sequence[Run]) -> Tensor:
+    def __call__(self, x: Tensor, marks: Marks) -> Tensor:
         """(T, E) → (T, E)."""
         q, k, v = self._qkv(x).chunk(3, dim=-1)  # each (T, E)
-        mixed = torch.zeros_like(q, memory_format=torch.contiguous_format)
-        for run in found:
-            part = slice(run.start, run.end)
-            mixed[part] = self._attend(q[part], k[part], v[part], run.texts)
-        return self._rest(mixed, x)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, texts: int) -> Tensor:
-        """Of B texts of length T: (B Q, E) and (B T, E) → (B Q, E)."""
-        shape = (texts, -1, self._heads, q.shape[-1] // self._heads)
-        q, k, v = (part.view(shape).transpose(1, 2) for part in (q, k, v))  # (B, H, Q or T, D)
-        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
+        return self._rest(marks.attend(q, k, v, self._heads), x)
 
     def _rest(self, mixed: Tensor, x: Tensor) -> Tensor:
         x = self._middle(self._mix(mixed) + x)
@@ -161,17 +196,11 @@ class LastLayer(Layer):
         self._query = Dense(at(names.query), dtype=dtype)
         self._qkv = Dense(at(names.key), at(names.value), dtype=dtype)
 
-    def __call__(self, x: Tensor, found: Sequence[Run]) -> Tensor:
-        """(T, E) → (B rounded up, E): the head too sees few sizes, and never one row, which BLAS sums otherwise."""
-        firsts = [start for run in found for start in range(run.start, run.end, run.length)]
-        asking = x[firsts + [0] * (rounded(len(firsts)) - len(firsts))]  # (B', E)
+    def __call__(self, x: Tensor, marks: Marks) -> Tensor:
+        """(T, E) → (B rounded up, E)."""
+        asking = marks.firsts(x)  # (B', E)
         q, (k, v) = self._query(asking), self._qkv(x).chunk(2, dim=-1)
-        mixed, done = torch.zeros_like(q), 0
-        for run in found:
-            rows, part = slice(done, done + run.texts), slice(run.start, run.end)
-            mixed[rows] = self._attend(q[rows], k[part], v[part], run.texts)
-            done += run.texts
-        return self._rest(mixed, asking)
+        return self._rest(marks.ask(q, k, v, self._heads), asking)
 
 
 class Dense:

@@ -9,6 +9,9 @@ for: that this dose is not the one that was asked about. Pretrained models know 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+MAX_LENGTH: Final = 512
+"""Positions of BERT; longer texts keep their beginning and end."""
+
 WIDEST: Final = 16
 """Characters of a token, on the average of as many as a model reads; English has four or five."""
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from models.deciding import Failed, History, Stamp, decide, refuse
+from models.deciding import Failed, History, Stamp, decide, hinges, refuse
 from models.encoder.base import Score as Scored
 from models.errors import EventError
 from models.events import Decision, Outcome, Response, parse
@@ -86,7 +87,8 @@ class Score:
             return error
         if stored := self.state.get(partition, _decided(response.response_id)):
             return msgspec.json.decode(stored, type=Decision)
-        return self._decide(partition, response, await self._parts.scorer.score(response))
+        decide = partial(self._decide, partition, response)
+        return await self._parts.scorer.decide(response, decide, self._hinges)
 
     def _decide(self, partition: int, response: Response, score: Scored | Failed) -> Decision:
         parts = self._parts
@@ -94,6 +96,10 @@ class Score:
         history = msgspec.json.decode(stored, type=History) if stored else History()
         by = parts.calibrations.of(response.deployment)
         return decide(response, score, by, history, self._stamp(response))
+
+    def _hinges(self, decision: Decision, within: float) -> bool:
+        by, policy = self._parts.calibrations.of(decision.deployment), self._parts.policies.of(decision.deployment)
+        return hinges(decision, by, policy, within)
 
     def _stamp(self, response: Response | None) -> Stamp:
         parts = self._parts

@@ -165,6 +165,7 @@ def test_a_library_that_quotes_the_patient_is_not_repeated(caplog: pytest.LogCap
 
     class Encoder:
         model_hash = "m"
+        rounding = 0.0
 
         def prepare(self, responses: Sequence[Response]) -> list[Any]:
             return [SimpleNamespace(response=r, size=1) for r in responses]

@@ -3,42 +3,29 @@
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from models.encoder import load
-from models.encoder.base import Runtime
-from models.encoder.cross import CrossEncoder, log_odds
+from models.encoder.cross import log_odds
 from models.encoder.forward import Layout, Packed, Plain
-from models.encoder.loading import limit, open_model
+from models.encoder.loading import open_model
 from models.encoder.quiet import quiet
 from models.encoder.runtime import BOUNDS, choose
-from models.encoder.stack import Run, runs
-from models.encoder.tokens import Framer, Tokens
+from models.encoder.stack import Run, Runs
+from models.encoder.tokens import Tokens
 from models.errors import ArtifactError
-from models.training import synth
 from models.training.reference import ensure_reference
 from models.training.vocabulary import learn
+from tests.exactness import CUTS, assert_exact, plain_encoder, risks, texts_of
 from tests.stagecraft import at
 
-CUTS = (0.05, 0.20)
 LENGTHS = (7, 7, 40, 101)
 
 
 @pytest.fixture(scope="module")
 def texts():
     return texts_of(1000)
-
-
-def texts_of(count):
-    """The generator's texts, and some of them many times as long, up to what a model cuts."""
-    found = synth.generate(synth.Config(responses=count, seed=5)).responses[:count]
-    repeat = [1, 1, 1, 1, 3, 1, 1, 9]
-    return [_longer(response, repeat[n % len(repeat)]) for n, response in enumerate(found)]
-
-
-def _longer(response, times):
-    fields = {name: getattr(response, name) for name in response.__struct_fields__}
-    return type(response)(**{**fields, "response": response.response and " ".join([response.response] * times)})
 
 
 @pytest.fixture(scope="module")
@@ -50,27 +37,18 @@ def folder(texts, tmp_path_factory):
     size = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
     model = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), initializer_range=0.12, **size)).eval()
     model.classifier.weight.data *= 10
-    model.classifier.bias.data[0] = 2.2 + np.median([s.logit for s in encoder_of(model, tokenizer).score(texts[:50])])
+    model.classifier.bias.data[0] = 2.2 + np.median(
+        [s.logit for s in plain_encoder(model, tokenizer).score(texts[:50])]
+    )
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return str(folder)
 
 
-def encoder_of(model, tokenizer, *, twins=False):
-    """The model by transformers' own forward."""
-    framer = Framer(tokenizer, limit(model, tokenizer), twins=twins)
-    way = Plain(model, Layout(tokenizer.pad_token_id, typed=True, first=True))
-    return CrossEncoder(way, framer, "", Runtime("plain", "float32"))
-
-
 @pytest.fixture(scope="module")
 def plain(folder):
-    return encoder_of(*open_model(folder))
-
-
-def risks(encoder, texts):
-    return 1 / (1 + np.exp(-np.array([score.logit for score in encoder.score(texts)])))
+    return plain_encoder(*open_model(folder))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +66,7 @@ def test_the_texts_are_of_all_lengths_and_all_tiers(plain, texts, expected):
 def test_packed_is_exact_on_a_thousand_texts(folder, texts, expected):
     encoder = load(folder, precision="float32")
     assert (encoder.runtime.path, encoder.runtime.precision) == ("packed", "float32")
-    assert_exact(risks(encoder, texts), expected, "float32")
+    assert_exact(encoder, texts, expected)
 
 
 @pytest.mark.slow
@@ -97,14 +75,8 @@ def test_the_reference_encoder_is_exact_in_every_precision(tmp_path_factory, pre
     texts = texts_of(3000)
     folder = str(ensure_reference(tmp_path_factory.getbasetemp() / "reference"))
     model, tokenizer = open_model(folder)
-    expected = risks(encoder_of(model, tokenizer, twins=True), texts)
-    assert_exact(risks(load(folder, precision=precision), texts), expected, precision)
-
-
-def assert_exact(found, expected, precision):
-    """Within the bound that the start tests, and fewer than one tier in a thousand moves."""
-    assert np.abs(found - expected).max() < BOUNDS[precision]
-    assert (np.digitize(found, CUTS) != np.digitize(expected, CUTS)).sum() < len(expected) / 1000
+    expected = risks(plain_encoder(model, tokenizer, twins=True), texts)
+    assert_exact(load(folder, precision=precision), texts, expected)
 
 
 @pytest.mark.parametrize("budget", [600, 2048, 8192])
@@ -156,7 +128,7 @@ def chosen(model, wanted="auto"):
 def test_models_of_berts_family_are_packed(kind):
     model = model_of(kind)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    way, found = chosen(model, "float32")
+    (way, _), found = chosen(model, "float32")
     assert isinstance(way, Packed), found
     assert found.deviation < 1e-5
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
@@ -164,14 +136,14 @@ def test_models_of_berts_family_are_packed(kind):
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_models_take_the_plain_way_and_say_why(kind):
-    way, found = chosen(model_of(kind))
+    (way, _), found = chosen(model_of(kind))
     assert isinstance(way, Plain)
     assert (found.path, found.precision) == ("plain", "float32")
     assert OTHERS[kind] in found.reason
 
 
 def test_a_model_that_looks_like_bert_and_computes_otherwise_is_found_out():
-    way, found = chosen(model_of("bert", is_decoder=True))
+    (way, _), found = chosen(model_of("bert", is_decoder=True))
     assert isinstance(way, Plain)
     assert "differs by" in found.reason
 
@@ -207,7 +179,7 @@ def test_the_precision_is_part_of_the_model_hash(folder):
 
 def test_a_text_that_gives_nan_spoils_no_other():
     model = model_of("bert")
-    way, _ = chosen(model, "float32")
+    (way, _), _ = chosen(model, "float32")
     rows = [*rows_of(), Tokens([295] * 12, [0] * 12, truncated=False, unknown=0.0)]
     sound = way.logits(rows_of())
     model.bert.embeddings.word_embeddings.weight[295] = float("nan")
@@ -218,9 +190,7 @@ def test_a_text_that_gives_nan_spoils_no_other():
 
 def test_a_huge_text_and_ten_thousand_tiny_ones(folder, texts):
     encoder = load(folder, precision="float32")
-    huge = type(texts[0])(
-        **{**{n: getattr(texts[0], n) for n in texts[0].__struct_fields__}, "response": "δόση " * 40_000}
-    )
+    huge = replace(texts[0], response="δόση " * 40_000)
     [score] = encoder.score([huge])
     assert score.truncated
     assert encoder.count_tokens([huge]) == [512]
@@ -236,5 +206,5 @@ def test_warming_up_changes_no_score(folder, texts):
 
 
 def test_neighbours_of_equal_length_are_one_call():
-    assert runs([4, 4, 4, 6]) == [Run(0, 3, 4), Run(12, 1, 6)]
-    assert runs([5])[0].end == 5
+    assert Runs.of([4, 4, 4, 6]) == (Run(0, 3, 4), Run(12, 1, 6))
+    assert Runs.of([5])[0].part == slice(0, 5)

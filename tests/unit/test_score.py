@@ -1,6 +1,7 @@
 """SCORE as a table: a response, what the encoder and the calibrator do, and the decision that must follow."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ class Stub:
     """An encoder that answers what a test wants."""
 
     model_hash = "m"
+    rounding = 0.0
 
     def __init__(self, answer: Any = -5.0) -> None:
         self.answer = answer
@@ -128,6 +130,48 @@ def test_before_the_model_has_answered_the_same_path_scores() -> None:
     found = decide(response(response=None))
     assert found.logit == -5.0
     assert found.groups["moment"] == "pre-response"
+
+
+class Rounding(Stub):
+    """Is off by what it says; exactly scored, a response lies on the other side of the cut."""
+
+    rounding = 0.02
+    exact = 0.0
+
+    def infer_exactly(self, prepared: Sequence[Prepared]) -> list[RawScore]:
+        self.batches.append(-len(prepared))
+        if isinstance(self.exact, Exception):
+            raise self.exact
+        return [RawScore(self.exact, truncated=False, unknown=0.0) for _ in prepared]
+
+
+@pytest.mark.parametrize(("off", "batches"), [(-0.05, [1]), (-0.01, [1, -1]), (0.01, [1, -1]), (0.05, [1])])
+def test_what_hangs_on_rounding_is_scored_again_exactly(off: float, batches: list[int]) -> None:
+    cut = cut_of_green()
+    encoder = Rounding(cut + off)
+    encoder.exact = cut - math.copysign(0.001, off)
+    found = decide(response(), encoder)
+    assert encoder.batches == batches
+    assert found.logit == (encoder.exact if len(batches) > 1 else cut + off)
+    assert found.tier == ("green" if found.logit < cut else "yellow")
+
+
+def test_what_cannot_be_scored_again_is_red() -> None:
+    encoder = Rounding(cut_of_green() - 0.01)
+    encoder.exact = MemoryError()
+    found = decide(response(), encoder)
+    assert (found.tier, found.reasons) == ("red", ("score_missing", "model_error: MemoryError"))
+
+
+def cut_of_green() -> float:
+    """The logit at which the warm deployment's answers stop being green."""
+    known = Known().of("ward")
+    groups, green = decide(response()).groups, EAGER.green
+    low, high = -10.0, 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if known.thresholds.risk(middle, groups)[1] < green else (low, middle)
+    return high
 
 
 class Slow(Stub):

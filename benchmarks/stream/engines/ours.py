@@ -61,6 +61,7 @@ class Free:
     """An encoder that costs nothing."""
 
     model_hash = "free"
+    rounding = 0.0
 
     def prepare(self, responses: Sequence[Response]) -> list[Any]:
         return [Sized] * len(responses)
