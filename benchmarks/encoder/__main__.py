@@ -7,6 +7,7 @@ unless `--threads` says more): on a shared machine wall time measures the neighb
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -202,6 +203,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write one row a model and variant")
     options = parser.parse_args()
     options.wall |= options.device != "cpu"
+    os.environ["TOKENIZERS_PARALLELISM"] = str(options.device != "cpu").lower()  # as a worker sets it
     torch.set_num_threads(options.threads)
     events = pairs(options.pairs)
     rows: list[dict[str, Any]] = [row for name in options.models.split(",") for row in measure(name, events, options)]
