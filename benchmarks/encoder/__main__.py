@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write one row a model and variant")
     options = parser.parse_args()
     options.wall |= options.device != "cpu"
-    os.environ["TOKENIZERS_PARALLELISM"] = str(options.device != "cpu").lower()  # as a worker sets it
+    os.environ["TOKENIZERS_PARALLELISM"] = str(options.device != "cpu").lower()  # noqa: TID251 (as a worker sets it)
     torch.set_num_threads(options.threads)
     events = pairs(options.pairs)
     rows: list[dict[str, Any]] = [row for name in options.models.split(",") for row in measure(name, events, options)]
