@@ -88,8 +88,8 @@ def variants(folder: str, lengths: Sequence[int], budget: int, device: str) -> d
     packed = list(packs(lengths, budget))
     chunks = [list(range(start, min(start + 32, len(lengths)))) for start in range(0, len(lengths), 32)]
     found = {
-        NAIVE: Variant(_pipeline(folder, 1, device), alone),
-        PADDED: Variant(_pipeline(folder, 32, device), chunks),
+        NAIVE: Variant(naive_pipeline(folder, 1, device), alone),
+        PADDED: Variant(naive_pipeline(folder, 32, device), chunks),
     }
     found["plain, by length, padded"] = Variant(_plain(folder, budget, device), whole)
     for precision in _precisions(device):
@@ -119,7 +119,8 @@ def _tokenised(encoder: Encoder[Any]) -> Callable[[Sequence[Response]], Any]:
     return score
 
 
-def _pipeline(folder: str, rows: int, device: str) -> Callable[[Sequence[Response]], Any]:
+def naive_pipeline(folder: str, rows: int, device: str) -> Callable[[Sequence[Response]], Any]:
+    """What one writes first: `pipeline("text-classification")`."""
     model, tokenizer = open_model(folder)
     classify: Any = pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
 

@@ -1,0 +1,127 @@
+"""The whole box: one worker a core, against the naive pipeline with all cores, and beside a busy neighbour.
+
+    python -m benchmarks.encoder.box --models MiniLM-L6,tiny --json box.json
+
+Wall time, so on a quiet machine only. The naive pipeline and the workers take turns.
+"""
+
+import argparse
+import json
+import multiprocessing as mp
+import os
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks.encoder.__main__ import naive_pipeline
+from benchmarks.encoder.subjects import SHAPES, make, pairs
+from models.encoder import load
+from models.encoder.batches import BATCH_TOKENS, packs
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def rate(score: Callable[[Any], Any], calls: list[Any], seconds: float) -> float:
+    """Pairs a second."""
+    done, start = 0, perf_counter()
+    while (taken := perf_counter() - start) < seconds:
+        call = calls[done % len(calls)]
+        score(call)
+        done += 1
+    return sum(len(calls[n % len(calls)]) for n in range(done)) / taken
+
+
+def naive(folder: str, threads: int, seconds: float, ready: Barrier, found: Any) -> None:
+    """One process, one response at a time."""
+    torch.set_num_threads(threads)
+    score, calls = naive_pipeline(folder, 1, "cpu"), [[pair] for pair in pairs(24)]
+    score(calls[0])
+    ready.wait()
+    found.put(rate(score, calls, seconds))
+
+
+def worker(folder: str, seconds: float, ready: Barrier, found: Any) -> None:
+    """One of as many as there are cores; each scores what its queue would hold."""
+    encoder = load(folder, threads=1)
+    encoder.warm()
+    events = pairs(96)
+    calls = [[events[n] for n in pack] for pack in packs(encoder.count_tokens(events), BATCH_TOKENS)]
+    encoder.score(calls[-1])
+    ready.wait()
+    found.put(rate(encoder.score, calls, seconds))
+
+
+def neighbour(ready: Barrier) -> None:
+    """Keep one core busy with matrices, until killed."""
+    torch.set_num_threads(1)
+    x = torch.randn(512, 512)
+    ready.wait()
+    while True:
+        x @ x
+
+
+def run(targets: list[Callable[..., None]], *, busy: bool = False) -> float:
+    """Pairs a second of all processes together, started at once."""
+    context = mp.get_context("spawn")
+    ready, found = context.Barrier(len(targets) + busy), context.Queue()
+    started = [context.Process(target=target, args=(ready, found)) for target in targets]
+    beside = context.Process(target=neighbour, args=(ready,), daemon=True)
+    for process in [*started, beside] if busy else started:
+        process.start()
+    total = sum(found.get(timeout=600) for _ in targets)
+    for process in started:
+        process.join()
+    if busy:
+        beside.kill()
+    return float(total)
+
+
+def measure(name: str, rounds: int, seconds: float) -> dict[str, Any]:
+    """Return the row of a model."""
+    with TemporaryDirectory() as folder:
+        path = make(name, Path(folder))
+        workers: list[Callable[..., None]] = [partial(worker, path, seconds)] * CORES
+        taken = [
+            (run([partial(naive, path, CORES, seconds)]), run(workers), run(workers, busy=True)) for _ in range(rounds)
+        ]
+    ratios = sorted(ours / theirs for theirs, ours, _ in taken)
+    beside = sorted(busy / ours for _, ours, busy in taken)
+    return {
+        "model": name,
+        "cores": CORES,
+        "naive_pairs_per_s": median(theirs for theirs, _, _ in taken),
+        "pairs_per_s": median(ours for _, ours, _ in taken),
+        "ratio_to_naive": median(ratios),
+        "ratio_lowest": ratios[0],
+        "ratio_highest": ratios[-1],
+        "beside_a_busy_neighbour": median(beside),
+        "beside_lowest": beside[0],
+        "beside_highest": beside[-1],
+    }
+
+
+def main() -> None:
+    """Measure, print a row a model, write what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder.box", description=__doc__)
+    parser.add_argument("--models", default=",".join(SHAPES), help="some of " + ", ".join(SHAPES))
+    parser.add_argument("--rounds", type=int, default=3, help="turns")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
+    parser.add_argument("--json", type=Path, help="write one row a model")
+    options = parser.parse_args()
+    rows = []
+    for name in options.models.split(","):
+        rows.append(measure(name, options.rounds, options.seconds))
+        print(rows[-1])
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
