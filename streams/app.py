@@ -15,6 +15,7 @@ from streams.changelog import changelog_reader
 from streams.connection import faust_credentials
 from streams.consumer import Consumer
 from streams.delivery import Delivery, Stage
+from streams.producer import Producer
 from streams.settings import Settings
 from streams.state import State, rows_in
 from streams.topics import MAX_STATE_BYTES
@@ -30,9 +31,10 @@ BATCH_BYTES: Final = 2**19
 
 
 class Transport(AIOKafkaTransport):
-    """Faust's transport with our consumer."""
+    """Faust's transport with our consumer and producer."""
 
     Consumer = Consumer
+    Producer = Producer
 
 
 class App(faust.App):
