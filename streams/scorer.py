@@ -91,13 +91,19 @@ class Scorer:
 
     async def score(self, response: Response) -> Score | Failed:
         """Return the score of a response, or why there is none in time."""
+        return (await self.score_all([response]))[0]
+
+    async def score_all(self, responses: Sequence[Response]) -> list[Score | Failed]:
+        """Return the score of each response, or why there is none in time."""
         if self._closed:
-            return Failed("shutting_down")
-        try:
-            async with asyncio.timeout(self._deadline_s), self._room:
-                return await self._queued(response)
-        except TimeoutError:
-            return Failed("deadline_missed")
+            return [Failed("shutting_down")] * len(responses)
+        answers: list[asyncio.Future[Score | Failed]] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._deadline_s):
+                await self._queue_all(responses, answers)
+        late = Failed("deadline_missed")
+        given = [late if answer.cancelled() else answer.result() for answer in answers]
+        return given + [late] * (len(responses) - len(given))
 
     async def watch(self) -> None:
         """Raise `EncoderHung` once it does: the worker ends, and another takes over."""
@@ -110,16 +116,29 @@ class Scorer:
         self._closed = True
         self._wake.set()
 
-    async def _queued(self, response: Response) -> Score | Failed:
-        number, job = next(self._numbers), _Job(response, asyncio.get_running_loop().create_future())
-        with self._lock:
-            self._queue[number] = job
-        self._wake.set()
+    async def _queue_all(self, responses: Sequence[Response], answers: "list[asyncio.Future[Score | Failed]]") -> None:
+        """Queue responses as there is room, and wait for their answers; a text that nobody waits for is not kept."""
+        loop, numbers = asyncio.get_running_loop(), []
         try:
-            return await job.answer
+            for response in responses:
+                await self._room.acquire()
+                answers.append(loop.create_future())
+                answers[-1].add_done_callback(self._leave)
+                numbers.append(number := next(self._numbers))
+                with self._lock:
+                    self._queue[number] = _Job(response, answers[-1])
+                if not self._wake.is_set():
+                    self._wake.set()
+            await asyncio.gather(*answers)
         finally:
             with self._lock:
-                self._queue.pop(number, None)  # a text that nobody waits for is not kept
+                for number in numbers:
+                    self._queue.pop(number, None)
+            for answer in answers:
+                answer.cancel()
+
+    def _leave(self, _: Any) -> None:
+        self._room.release()
 
     def _serve(self) -> None:
         """Live in the thread."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaTimeoutError
 
+from models.errors import DeliveryError
 from models.events import Label, Watermark, decode, encode
 from models.joining import Horizons
 from streams.agents.join import Join
@@ -18,6 +19,7 @@ from streams.clock import EventClock
 from streams.consumer import Lease
 from streams.producer import Producer
 from streams.settings import Settings, load
+from streams.wire import Send, send_all, send_rows
 from tests.stagecraft import at, context, decision, feedback
 
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=1), timedelta(hours=2))
@@ -160,3 +162,11 @@ async def test_rows_go_in_order_in_as_many_batches_as_they_need(app: App, double
     rows = {b"%d" % n: b"x" if n % 3 else None for n in range(number)}
     assert await app.producer.send_rows("changelog", 0, rows.items()) == number
     assert [(s.key, s.value) for s in double.sent] == list(rows.items())
+
+
+async def test_what_is_not_acknowledged_is_an_error(app: App, double: Broker) -> None:
+    double.losing = True
+    with pytest.raises(DeliveryError):
+        await send_all(app, [Send("labels", b"k", b"v", [("ce_id", b"1")])])
+    with pytest.raises(DeliveryError):
+        await send_rows(app, "changelog", 0, {b"k": b"v"})
