@@ -46,6 +46,9 @@ class Reader:
 
     model_hash = "m" * 64
 
+    async def score_all(self, responses: Sequence[Response]) -> list[RawScore | Failed]:
+        return [await self.score(response) for response in responses]
+
     async def score(self, response: Response) -> RawScore | Failed:
         number = zlib.crc32(f"{response.query}{response.response}".encode())
         if number % 23 == 0:
