@@ -10,7 +10,7 @@ from streams.wire import Send
 
 
 class Producer(AIOKafkaProducer):
-    """Sends past Faust's signals, which cost a record as much as the rest of it."""
+    """Sends past Faust's own `send`, which looks at every record alone."""
 
     async def send_all(self, sends: Sequence[Send]) -> None:
         """Send records and wait until the broker has acknowledged every one."""
