@@ -18,9 +18,10 @@ import re
 import unicodedata
 from typing import Final
 
-_NUMBER = (
-    r"\d+(?:[.,/]\d+)*(?:\s?(?:mcg|µg|ug|mg|g|kg|ml|l|mmol|mol|iu|units?|%|hours?|h|days?|weeks?|months?|years?))?"
-)
+_MICRO = "\u03bc"
+"""What the compatible form makes of the micro sign."""
+_UNITS = rf"mcg|{_MICRO}g|ug|mg|g|kg|ml|l|mmol|mol|iu|units?|%|hours?|h|days?|weeks?|months?|years?"
+_NUMBER = rf"\d+(?:[.,/]\d+)*(?:\s?(?:{_UNITS}))?"
 _NEGATION = r"no|not|never|none|without|avoid|stop|hold|discontinue|contraindicated|cannot|\w+n't"
 _STEMS = (
     "pril|prilat|sartan|olol|statin|cillin|mycin|micin|azole|prazole|tidine|gliptin|gliflozin|glutide|mab|nib|parin|"
@@ -35,14 +36,19 @@ _ENDS = "|".join(sorted({stem[-2:] for stem in _STEMS.split("|")}))
 _LIKELY = rf"(?=[a-z]{{5,}}+(?:(?<={_ENDS})|(?<=s)))"
 """A look at how a word ends spares most words the search for a stem, which is half of the time."""
 _SALIENT: Final = re.compile(
-    rf"(?<![\w.])(?:{_NUMBER}|(?:{_NEGATION}|{_DRUGS}|{_LIKELY}[a-z]{{2,}}(?:{_STEMS})s?)(?!\w))", re.IGNORECASE
+    rf"(?<![\w.])(?:{_NUMBER}|(?:{_NEGATION}|{_DRUGS}|{_LIKELY}[a-z]{{2,}}(?:{_STEMS})s?)(?!\w))"
 )
+"""Of `plain` text: to ignore case would cost more than twice as much."""
 
 
 def tokens(text: str) -> tuple[str, ...]:
     """Return the sorted multiset of salient tokens of a text, lower-case."""
-    plain = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
-    return tuple(sorted(re.sub(r"\s+", " ", found) for found in _SALIENT.findall(plain)))
+    return tuple(sorted(" ".join(found.split()) for found in _SALIENT.findall(plain(text))))
+
+
+def plain(text: str) -> str:
+    """Return a text in lower case, each letter and apostrophe in its most common form."""
+    return unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'").replace("\u0131", "i")
 
 
 def digest(text: str, key: bytes) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import faust
+from faust.events import Event
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from mode.supervisors import CrashingSupervisor
 
@@ -15,12 +16,10 @@ from streams.changelog import changelog_reader
 from streams.connection import faust_credentials
 from streams.consumer import Consumer
 from streams.delivery import Delivery, Stage
+from streams.producer import Producer
 from streams.settings import Settings
 from streams.state import State, rows_in
 from streams.topics import MAX_STATE_BYTES
-
-RAW: Final[Any] = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-"""Bytes in, bytes out: nothing is decoded by Faust."""
 
 IDLE_S: Final = 1.0
 """How often a stage looks at what became due while no events came."""
@@ -29,10 +28,26 @@ BATCH_BYTES: Final = 2**19
 """Of records to one partition: a stage's batch goes out whole. Kafka takes 1 MiB; a larger record goes alone."""
 
 
+class Raw(faust.Schema[bytes, bytes]):
+    """Bytes in, bytes out: Faust decodes nothing, and looks at no header."""
+
+    def compile(self, app: Any, **_: Any) -> Any:
+        """Return what makes an event of a message."""
+
+        async def event(message: Any, **_: Any) -> Event:
+            return Event(app, message.key, message.value, None, message)
+
+        return event
+
+
+RAW: Final[Any] = Raw(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+
 class Transport(AIOKafkaTransport):
-    """Faust's transport with our consumer."""
+    """Faust's transport with our consumer and producer."""
 
     Consumer = Consumer
+    Producer = Producer
 
 
 class App(faust.App):

@@ -3,6 +3,8 @@
 Counters count what was sent, so a redelivery counts again: these are prompt, the accounts in `models/accounts` exact.
 """
 
+from collections import Counter as Counts
+from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -24,11 +26,14 @@ class Metrics:
         self._of_score()
         self._of_stages()
 
-    def decided(self, decision: Decision) -> None:
-        """Count a decision and its reasons, without their details: those may name a group."""
-        self.decisions.labels(tier=decision.tier, action=decision.action).inc()
-        for reason in decision.reasons:
-            self.reasons.labels(reason=reason.partition(":")[0]).inc()
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """Count decisions and their reasons, without their details: those may name a group."""
+        endings = Counts((d.tier, d.action) for d in decisions)
+        reasons = Counts(reason.partition(":")[0] for d in decisions for reason in d.reasons)
+        for (tier, action), number in endings.items():
+            self.decisions.labels(tier=tier, action=action).inc(number)
+        for reason, number in reasons.items():
+            self.reasons.labels(reason=reason).inc(number)
 
     def sent(self, event: Event) -> None:
         """Count what JOIN, LEARN and WATCH send."""

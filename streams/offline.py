@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -52,7 +51,8 @@ class Offline:
             if refused is None:
                 raise
             return encode(refused)
-        return encode(await self._scorer.decide(response, partial(self._decide, response), self._hinges))
+        [decision] = await self._scorer.decide_all([response], self._decide, self._hinges)
+        return encode(decision)
 
     def _decide(self, response: Response, score: Score | Failed) -> Decision:
         policy = self._policies.of(response.deployment)

@@ -32,7 +32,9 @@ SHARE: Final = 0.25
 PATIENCE: Final = 10
 """Deadlines after which an encoder that has not answered never will."""
 
-Decide = Callable[[Score | Failed], Decision]
+Answer = asyncio.Future[Score | Failed]
+Decide = Callable[[Response, Score | Failed], Decision]
+Hinges = Callable[[Decision, float], bool]
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -60,7 +62,7 @@ class Encodes(Protocol):
 class _Job(NamedTuple):
     response: Response
     exactly: bool
-    answer: "asyncio.Future[Score | Failed]"
+    answer: Answer
 
 
 class _Ready(NamedTuple):
@@ -104,22 +106,30 @@ class Scorer:
         late = any(now - called_at > PATIENCE * self._deadline_s for called_at in list(self._called_at.values()))
         return late or not (self._closed or all(thread.is_alive() for thread in self._threads))
 
-    async def score(self, response: Response, *, exactly: bool = False) -> Score | Failed:
+    async def score(self, response: Response) -> Score | Failed:
         """Return the score of a response, or why there is none in time."""
-        if self._closed:
-            return Failed("shutting_down")
-        try:
-            async with asyncio.timeout(self._deadline_s), self._room:
-                return await self._queued(response, exactly=exactly)
-        except TimeoutError:
-            return Failed("deadline_missed")
+        return (await self.score_all([response]))[0]
 
-    async def decide(self, response: Response, decide: Decide, hinges: Callable[[Decision, float], bool]) -> Decision:
-        """Score a response and decide; where the tier hangs on rounding, do both again exactly."""
-        decision = decide(await self.score(response))
-        if hinges(decision, self._encoder.rounding):
-            decision = decide(await self.score(response, exactly=True))
-        return decision
+    async def score_all(self, responses: Sequence[Response], *, exactly: bool = False) -> list[Score | Failed]:
+        """Return the score of each response, or why there is none in time."""
+        if self._closed:
+            return [Failed("shutting_down")] * len(responses)
+        answers: list[Answer] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._deadline_s):
+                await self._queue_all(responses, answers, exactly=exactly)
+        late = Failed("deadline_missed")
+        given = [late if answer.cancelled() else answer.result() for answer in answers]
+        return given + [late] * (len(responses) - len(given))
+
+    async def decide_all(self, responses: Sequence[Response], decide: Decide, hinges: Hinges) -> list[Decision]:
+        """Score responses and decide on them; where a tier hangs on rounding, do both again exactly."""
+        decisions = [decide(*pair) for pair in zip(responses, await self.score_all(responses), strict=True)]
+        again = [n for n, decision in enumerate(decisions) if hinges(decision, self._encoder.rounding)]
+        exact = await self.score_all([responses[n] for n in again], exactly=True) if again else []
+        for n, score in zip(again, exact, strict=True):
+            decisions[n] = decide(responses[n], score)
+        return decisions
 
     async def watch(self) -> None:
         """Raise `EncoderHung` once it does: the worker ends, and another takes over."""
@@ -134,16 +144,28 @@ class Scorer:
             for condition in (self._asked, self._freed, self._made):
                 condition.notify()
 
-    async def _queued(self, response: Response, *, exactly: bool) -> Score | Failed:
-        number, job = next(self._numbers), _Job(response, exactly, asyncio.get_running_loop().create_future())
-        with self._asked:
-            self._queue[number] = job
-            self._asked.notify()
+    async def _queue_all(self, responses: Sequence[Response], answers: list[Answer], *, exactly: bool) -> None:
+        """Queue responses as there is room, and wait for their answers; a text that nobody waits for is not kept."""
+        loop, numbers = asyncio.get_running_loop(), []
         try:
-            return await job.answer
+            for response in responses:
+                await self._room.acquire()
+                answers.append(loop.create_future())
+                answers[-1].add_done_callback(self._leave)
+                numbers.append(number := next(self._numbers))
+                with self._asked:
+                    self._queue[number] = _Job(response, exactly, answers[-1])
+                    self._asked.notify()
+            await asyncio.gather(*answers)
         finally:
             with self._asked:
-                self._queue.pop(number, None)  # a text that nobody waits for is not kept
+                for number in numbers:
+                    self._queue.pop(number, None)
+            for answer in answers:
+                answer.cancel()
+
+    def _leave(self, _: Any) -> None:
+        self._room.release()
 
     def _tokenise(self) -> None:
         """Live in the one thread: tokenise what is queued until as much as a batch is ready."""

@@ -15,10 +15,14 @@ import faust
 from rocksdict import Options, Rdict, WriteBatch
 
 from models.errors import DeliveryError
-from streams.wire import Send, send_all
+from streams.wire import send_rows
 
 NEXT: Final = b"\xffnext"
 """Key of the changelog offset to read from, among the rows on disk; no stage's key begins with this byte."""
+
+
+Row = tuple[bytes, bytes | None]
+"""Key and value; a value of None deletes."""
 
 
 class Change(NamedTuple):
@@ -44,7 +48,7 @@ class Rows(Protocol):
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the rows."""
 
-    def apply(self, changes: Iterable[Change], following: int) -> None:
+    def apply(self, rows: Iterable[Row], following: int) -> None:
         """Apply changes, of which none lies at `following` or beyond."""
 
     def close(self) -> None:
@@ -63,9 +67,9 @@ class Memory:
         """Iterate over the rows as they are now."""
         yield from list(self._rows.items())
 
-    def apply(self, changes: Iterable[Change], following: int) -> None:
+    def apply(self, rows: Iterable[Row], following: int) -> None:
         """Apply changes in order."""
-        for _, key, value in changes:
+        for key, value in rows:
             if value is None:
                 self._rows.pop(key, None)
             else:
@@ -89,10 +93,10 @@ class Disk:
         """Iterate over the rows; the offset is not one of them."""
         yield from ((key, value) for key, value in self._db.items() if key != NEXT)
 
-    def apply(self, changes: Iterable[Change], following: int) -> None:
+    def apply(self, rows: Iterable[Row], following: int) -> None:
         """Apply changes and the offset at once."""
         batch = WriteBatch(raw_mode=True)
-        for _, key, value in changes:
+        for key, value in rows:
             if value is None:
                 batch.delete(key)
             else:
@@ -132,7 +136,9 @@ class State:
         rows = self._make(partition)
         try:
             async for changes in self._read(self.changelog, partition, rows.next):
-                self._apply(rows, changes)
+                if changes:
+                    found = [(change.key, change.value) for change in changes]
+                    self._apply(rows, found, max(change.offset for change in changes) + 1)
                 self.recovered += len(changes)
         except BaseException:
             rows.close()
@@ -141,9 +147,8 @@ class State:
 
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Make rows durable, then apply them; None deletes. Raises `DeliveryError`."""
-        sends = [Send(self.changelog, key, value, partition=partition) for key, value in rows.items()]
-        done = await send_all(self._app, sends)
-        self._apply(self._open[partition], [Change(m.offset, *row) for m, row in zip(done, rows.items(), strict=True)])
+        following = await send_rows(self._app, self.changelog, partition, rows)
+        self._apply(self._open[partition], rows.items(), following)
 
     def close(self, *partitions: int) -> None:
         """Give up these partitions, or all."""
@@ -152,11 +157,9 @@ class State:
                 rows.close()
 
     @staticmethod
-    def _apply(rows: Rows, changes: Sequence[Change]) -> None:
-        if not changes:
-            return
+    def _apply(rows: Rows, changes: Iterable[Row], following: int) -> None:
         try:
-            rows.apply(changes, max(change.offset for change in changes) + 1)
+            rows.apply(changes, following)
         except Exception as error:
             raise DeliveryError(f"the state cannot be written here: {error}") from error  # a full disk, say
 

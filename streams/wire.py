@@ -4,10 +4,10 @@ Headers follow the CloudEvents 1.0 Kafka binding, binary mode: https://github.co
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
-import faust
 from aiokafka.errors import KafkaError
 from faust.exceptions import ProducerSendError
 
@@ -26,7 +26,6 @@ class Send(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes]] | None = None
-    partition: int | None = None
 
 
 def headers(event: Event, id_: str) -> list[tuple[str, bytes]]:
@@ -47,15 +46,23 @@ def outgoing(prefix: str, event: Event, key: str) -> Send:
     return Send(prefix + event.topic, key.encode(), value, headers(event, digest(value)[:32]))
 
 
-async def send_all(app: faust.App, sends: Sequence[Send]) -> list[Any]:
+async def send_all(app: Any, sends: Sequence[Send]) -> None:
     """Send records and wait until the broker has acknowledged every one. Raises `DeliveryError`."""
+    async with _in_time(f"{len(sends)} records to {sends[0].topic}"):
+        await app.producer.send_all(sends)
+
+
+async def send_rows(app: Any, topic: str, partition: int, rows: Mapping[bytes, bytes | None]) -> int:
+    """Send rows and return the offset after them, when the broker has them all. Raises `DeliveryError`."""
+    async with _in_time(f"{len(rows)} rows to {topic}"):
+        following: int = await app.producer.send_rows(topic, partition, rows.items())
+        return following
+
+
+@asynccontextmanager
+async def _in_time(what: str) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(DELIVERY_TIMEOUT_S):
-            futures = [await _send(app, s) for s in sends]
-            return await asyncio.gather(*futures)
+            yield
     except (ProducerSendError, KafkaError, TimeoutError, OSError) as error:
-        raise DeliveryError(f"{len(sends)} records to {sends[0].topic}: {type(error).__name__}") from error
-
-
-async def _send(app: faust.App, s: Send) -> Any:
-    return await app.producer.send(s.topic, s.key, s.value, s.partition, None, s.headers)
+        raise DeliveryError(f"{what}: {type(error).__name__}") from error

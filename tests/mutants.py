@@ -43,9 +43,16 @@ MUTANTS = (
     ),
     Mutant(
         "F4 a send is not awaited",
-        "streams/wire.py",
-        "return await asyncio.gather(*futures)",
-        "return [await f if f.done() and not f.exception() else None for f in futures]",
+        "streams/producer.py",
+        "await asyncio.gather(*[await",
+        "await asyncio.sleep(0, [await",
+        "tests/agents/test_agents.py",
+    ),
+    Mutant(
+        "F4 a row is not awaited",
+        "streams/producer.py",
+        "places = await asyncio.gather(*(done for done, _ in sent))",
+        "places = [await done for done, _ in sent if done.done() and not done.exception()]",
         "tests/agents/test_agents.py",
     ),
     Mutant(
@@ -165,8 +172,8 @@ MUTANTS = (
     Mutant(
         "I6 a deadline that is missed",
         "streams/scorer.py",
-        'return Failed("deadline_missed")',
-        "return await self._queued(response, exactly=exactly)",
+        "asyncio.timeout(self._deadline_s)",
+        "asyncio.timeout(None)",
         "tests/unit/test_score.py",
     ),
     Mutant(

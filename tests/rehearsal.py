@@ -11,7 +11,7 @@ from typing import Any, cast
 from models.calibration.ledger import thresholds
 from models.deciding import Calibrated, Failed
 from models.encoder.base import Score as RawScore
-from models.events import Calibration, Response, Watermark, decode, encode
+from models.events import Calibration, Decision, Response, Watermark, decode, encode
 from models.joining import Horizons
 from models.oracle import Entry, Logs, Rules
 from models.policy import Policies, Policy
@@ -25,6 +25,7 @@ from streams.agents.watch import Watch
 from streams.delivery import Record
 from streams.feed import Item, items
 from streams.metrics import Metrics
+from streams.scorer import Decide, Hinges
 from streams.stages import INPUTS
 from streams.wire import Send
 from tests.stagecraft import Stopwatch, Theatre
@@ -46,7 +47,10 @@ class Reader:
 
     model_hash = "m" * 64
 
-    async def score(self, response: Response) -> RawScore | Failed:
+    async def decide_all(self, responses: Sequence[Response], decide: Decide, _: Hinges) -> list[Decision]:
+        return [decide(response, self.score(response)) for response in responses]
+
+    def score(self, response: Response) -> RawScore | Failed:
         number = zlib.crc32(f"{response.query}{response.response}".encode())
         if number % 23 == 0:
             return Failed("deadline_missed")

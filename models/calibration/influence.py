@@ -61,7 +61,8 @@ class Influence:
         self._clock += 1
         self._total *= DECAY
         own = self._own(clinician)
-        cap = max(self.share, 2.0 / len(self._weights.keys() | {clinician}))
+        clinicians = len(self._weights) + (clinician not in self._weights)
+        cap = max(self.share, 2.0 / clinicians)
         granted = weight if cap >= 1.0 else min(weight, max(0.0, (cap * (BASE + self._total) - own) / (1.0 - cap)))
         self._weights[clinician] = own + granted, self._clock
         self._total += granted

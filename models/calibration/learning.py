@@ -51,15 +51,15 @@ class Learning:
         found = self.ledger.calibration()
         return None if found is None else msgspec.structs.replace(found, model_hash=self.model_hash)
 
-    def publish(self) -> Iterator[Calibration]:
-        """Return what the scorers are to know."""
-        if (found := self.calibration()) is not None:
-            yield found
+    def show(self) -> tuple[dict[str, Any], list[Calibration]]:
+        """Return the state, as `snapshot` does, and what the scorers are to know."""
+        version = self.calibration()
+        return self.snapshot(version), [] if version is None else [version]
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the whole state as JSON types."""
+    def snapshot(self, version: Calibration | None = None) -> dict[str, Any]:
+        """Return the whole state as JSON types; `version`: what `calibration` has just returned."""
         recorded = msgspec.to_builtins(self._recorded)
-        return {"model": self.model_hash, "ledger": self.ledger.snapshot(), "recorded": recorded}
+        return {"model": self.model_hash, "ledger": self.ledger.snapshot(version), "recorded": recorded}
 
     @classmethod
     def restore(cls, snapshot: object, policy: Policy) -> "Learning":
@@ -117,12 +117,12 @@ class Learning:
             before=before,
             after=self._recorded,
             last=last,
-            state=self._recordable(),
+            state=self._recordable(version),
         )
 
-    def _recordable(self) -> dict[str, Any] | None:
+    def _recordable(self, version: Calibration) -> dict[str, Any] | None:
         """Return the state for an entry, if it holds no labels and fits into a message."""
-        state = None if self.ledger.held else self.snapshot()
+        state = None if self.ledger.held else self.snapshot(version)
         return None if state is None or len(msgspec.json.encode(state)) > MAX_STATE_BYTES else state
 
 

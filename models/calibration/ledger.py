@@ -185,7 +185,7 @@ class Ledger:
             yield done
 
     def _begin_day(self, day: int) -> None:
-        if self._brake.is_new(day) and self.missing_labels() == 0:
+        if self._brake.is_new(day) and self.labels >= self.policy.warm_up_labels and self.missing_labels() == 0:
             self._brake.start(day, self._cuts(self.filter.thresholds()))
 
     def _cuts(self, reading: Thresholds) -> dict[str, dict[str, float | None]]:
@@ -215,7 +215,7 @@ class Ledger:
 
     def missing_labels(self) -> int:
         """Labels that the deployment lacks before it may show green."""
-        return missing_labels(self.labels, self.filter.thresholds().deviation(self.policy.green), self.policy)
+        return missing_labels(self.labels, self.filter.deviation(self.policy.green), self.policy)
 
     def calibration(self) -> Calibration | None:
         """Return the current version for the scorers; None before the first change: there is no event time yet."""
@@ -224,7 +224,8 @@ class Ledger:
         reading = self.filter.thresholds()
         cuts, deviation = self._cuts(reading), reading.deviation(self.policy.green)
         excess = self._brake.excess(cuts)
-        missing, in_force = missing_labels(self.labels, deviation, self.policy), effective(cuts, excess)
+        missing = missing_labels(self.labels, deviation, self.policy)
+        in_force = effective(cuts, excess) if excess else cuts
         return Calibration(
             deployment=self.deployment,
             version=self.version,
@@ -237,8 +238,8 @@ class Ledger:
             as_of=self.as_of,
         )
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the whole state as versioned JSON types."""
+    def snapshot(self, version: Calibration | None = None) -> dict[str, Any]:
+        """Return the whole state as versioned JSON types; `version`: what `calibration` has just returned."""
         return {
             "schema": SCHEMA,
             "deployment": self.deployment,
@@ -246,7 +247,7 @@ class Ledger:
             "cause": self.cause,
             "as_of": None if self.as_of is None else self.as_of.timestamp(),
             "counts": dict(sorted(self.counts.items())),
-            "filter": self.filter.state(),
+            "filter": self.filter.state() if version is None else version.parameters["filter"],
             "brake": self._brake.state(),
             "influence": self._influence.state(),
             "maturity": self._maturity.state(),

@@ -8,8 +8,8 @@ networks*, 1992), with the variance at the centre of the scale instead of at thi
 logit rises. The tier is decided on the second.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from math import exp, log, pi, sqrt
 from typing import Final
 
@@ -24,6 +24,8 @@ MAX_CACHE: Final = 4096
 
 GRID: Final = tuple(LIMIT * k / 40.0 for k in range(-40, 41))
 """Raw logits at which the inverse is tabulated: steps of 0.25, read off linearly in between."""
+
+FEATURES: Final = tuple(basis(logit) for logit in GRID)
 
 Key = tuple[str, str]
 """A group: its name and its value, such as ("category", "dosing")."""
@@ -101,10 +103,11 @@ class Thresholds:
 
         For people: the reading for one group with the others at their mean. None: no logit is low enough.
         """
-        curve = [self._curve_moments(logit) for logit in GRID]
+        curve = cache(lambda k: curve_moments(self._curve, *FEATURES[k]))
+        wanted = {name: _log_odds(level) for name, level in levels.items()}
         scopes = {"all": (0.0, 0.0)} | {f"{name}={value}": m for (name, value), m in self._groups.items()}
         return {
-            scope: {name: self._crossing(curve, moments, level) for name, level in levels.items()}
+            scope: {name: self._crossing(curve, moments, odds) for name, odds in wanted.items()}
             for scope, moments in scopes.items()
         }
 
@@ -116,9 +119,7 @@ class Thresholds:
 
     def deviation(self, level: float) -> float:
         """Standard deviation of the curve, in logits, where its mean risk is `level` (or nearest to it)."""
-        moments = [self._curve_moments(logit) for logit in GRID]
-        wanted = _log_odds(level)
-        return sqrt(min(moments, key=lambda pair: abs(pair[0] - wanted))[1])
+        return deviation(self._curve, level)
 
     def _remember(self, keys: tuple[Key, ...]) -> tuple[float, float, float]:
         if len(self._cache) >= MAX_CACHE:
@@ -132,22 +133,39 @@ class Thresholds:
         self._cache[keys] = offset, spread, brake
         return offset, spread, brake
 
-    def _curve_moments(self, logit: float) -> Moments:
-        x1, x2 = basis(logit)
-        b0, b1, b2, a, b, c, d, e, f = self._curve
-        var = a + d * x1 * x1 + f * x2 * x2 + 2.0 * (b * x1 + c * x2 + e * x1 * x2)
-        return b0 + b1 * x1 + b2 * x2, max(var, 0.0)
-
-    def _crossing(self, curve: list[Moments], group: Moments, level: float) -> float | None:
-        wanted = _log_odds(level) * sqrt(1.0 + PROBIT * (self._curve[3] + group[1]))
-        upper = [mean + group[0] + self._z * sqrt(var + group[1]) for mean, var in curve]
-        k = bisect_right(upper, wanted)
-        if k == 0:
+    def _crossing(self, curve: Callable[[int], Moments], group: Moments, odds: float) -> float | None:
+        """Return the logit whose upper risk is `odds`: it rises with the logit, so few points need be looked at."""
+        (offset, spread), z = group, self._z
+        wanted = odds * sqrt(1.0 + PROBIT * (self._curve[3] + spread))
+        low, high, below, above = 0, len(GRID), 0.0, 0.0
+        while low < high:  # not bisect(): its key function would cost as much again
+            k = (low + high) // 2
+            mean, var = curve(k)
+            upper = mean + offset + z * sqrt(var + spread)
+            if wanted < upper:
+                high, above = k, upper
+            else:
+                low, below = k + 1, upper
+        if low == 0:
             return None
-        if k == len(GRID):
+        if low == len(GRID):
             return LIMIT
-        share = (wanted - upper[k - 1]) / (upper[k] - upper[k - 1])
-        return round(GRID[k - 1] + share * (GRID[k] - GRID[k - 1]), 4)
+        return round(GRID[low - 1] + (wanted - below) / (above - below) * (GRID[low] - GRID[low - 1]), 4)
+
+
+def curve_moments(curve: Coefficients, x1: float, x2: float) -> Moments:
+    """Return mean and variance of the curve where the features are (x1, x2)."""
+    b0, b1, b2, a, b, c, d, e, f = curve
+    var = a + d * x1 * x1 + f * x2 * x2 + 2.0 * (b * x1 + c * x2 + e * x1 * x2)
+    return b0 + b1 * x1 + b2 * x2, max(var, 0.0)
+
+
+def deviation(curve: Coefficients, level: float) -> float:
+    """Standard deviation of the curve, in logits, where its mean risk is `level` (or nearest to it)."""
+    b0, b1, b2, *_ = curve
+    wanted = _log_odds(level)
+    gaps = [abs(b0 + b1 * x1 + b2 * x2 - wanted) for x1, x2 in FEATURES]
+    return sqrt(curve_moments(curve, *FEATURES[gaps.index(min(gaps))])[1])
 
 
 def _log_odds(p: float) -> float:

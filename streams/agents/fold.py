@@ -32,11 +32,8 @@ class Folded(Protocol):
     def apply(self, event: Any) -> Iterable[Alarm | Change]:
         """Fold one event; return what it revealed. Raises `EventError`, having changed nothing."""
 
-    def publish(self) -> Iterable[Event]:
-        """Return the events that show the state; equal states give equal bytes."""
-
-    def snapshot(self) -> Any:
-        """Return the state as JSON types."""
+    def show(self) -> tuple[Any, Sequence[Event]]:
+        """Return the state as JSON types, and the events that show it; equal states give equal bytes."""
 
 
 class Kind(Protocol):
@@ -80,6 +77,13 @@ class Held(Struct):
     news: tuple[News, ...]
 
 
+class Batch(Struct, frozen=True):
+    """What waits until it is durable: the folds that were touched, and when the broker took the events."""
+
+    held: Sequence[Held] = ()
+    taken_at: Sequence[float] = ()
+
+
 class Taken(Struct):
     """What a batch brings to a deployment: ids with their times, and news."""
 
@@ -100,13 +104,12 @@ class Fold:
         self._expiry = expiry
         self._clock = clock
         self._held: dict[tuple[int, str], Held] = {}
-        self._taken_at: list[float] = []
+        self._batches: dict[int, Batch] = {}
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Fold a batch; publish each deployment it touches once."""
         plan = Plan(self._expiry.take(partition, self.state), [])
         touched: dict[str, Taken] = {}
-        self._taken_at = [record.at for record in records]
         for record in records:
             try:
                 event = decode(self.kind.types, record)
@@ -115,10 +118,10 @@ class Fold:
                 continue
             if not isinstance(event, Watermark):
                 self._take(record, event, touched)
-        for deployment, taken in touched.items():
-            self._publish(partition, deployment, taken, plan)
+        held = [self._publish(partition, deployment, taken, plan) for deployment, taken in touched.items()]
         for taken in touched.values():
             plan.rows.update((_id(id_), msgspec.json.encode(at)) for id_, at in taken.ids.items())
+        self._batches[partition] = Batch(held, [record.at for record in records])
         return plan
 
     async def tick(self, partition: int) -> Plan:
@@ -131,16 +134,17 @@ class Fold:
 
     def done(self, partition: int) -> None:
         """What was folded is published: say how long that took, and tell no news twice."""
-        for (owner, _), held in self._held.items():
-            held.news = () if owner == partition else held.news
+        batch = self._batches.pop(partition, Batch())
+        for held in batch.held:
+            held.news = ()
         if (now := self._clock.now()) and self.kind.publishes:
-            for at in self._taken_at:
+            for at in batch.taken_at:
                 self.context.metrics.threshold_seconds.observe(max(0.0, now.timestamp() - at))
-        self._taken_at = []
 
     def forget(self) -> None:
         """Drop what is cached."""
         self._held.clear()
+        self._batches.clear()
         self._expiry.forget()
 
     def _take(self, record: Record, event: Any, touched: dict[str, Taken]) -> None:
@@ -168,14 +172,15 @@ class Fold:
         row = msgspec.json.decode(stored, type=Row)
         return Held(self.kind.restore(deployment, row.snapshot), row.recent, row.news)
 
-    def _publish(self, partition: int, deployment: str, taken: Taken, plan: Plan) -> None:
+    def _publish(self, partition: int, deployment: str, taken: Taken, plan: Plan) -> Held:
         held = self._hold(partition, deployment)
         held.recent = tuple(taken.ids) or held.recent
         held.news += tuple(taken.news)
-        row = Row(held.folded.snapshot(), held.recent, held.news)
-        plan.rows[row_of(deployment)] = msgspec.json.encode(row)
-        for event in (*held.news, *held.folded.publish()):
+        snapshot, shown = held.folded.show()
+        plan.rows[row_of(deployment)] = msgspec.json.encode(Row(snapshot, held.recent, held.news))
+        for event in (*held.news, *shown):
             plan.sends.append(self.context.send(event, place(event) if isinstance(event, DeadLetter) else deployment))
+        return held
 
 
 def row_of(deployment: str) -> bytes:

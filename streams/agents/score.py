@@ -1,6 +1,5 @@
 """SCORE: responses become decisions; outcomes tell a conversation how its earlier turns were received."""
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -58,7 +57,7 @@ class Score:
     async def poison(self, record: Record) -> Plan:
         """Set aside what cannot be processed; its response is red."""
         plan = Plan({}, [])
-        self._refuse(plan, record, Internal("not processable"))
+        self.context.metrics.decided(self._refuse(plan, record, Internal("not processable")))
         return plan
 
     def done(self, partition: int) -> None:
@@ -71,24 +70,28 @@ class Score:
     async def _responses(self, partition: int, records: Sequence[Record]) -> Plan:
         await self._parts.calibrations.ready()
         plan = Plan(self._expiry.take(partition, self.state), [])
-        found = await asyncio.gather(*(self._response(partition, record) for record in records))
-        for record, decision in zip(records, found, strict=True):
-            if isinstance(decision, EventError):
-                self._refuse(plan, record, decision)
+        found = [self._read(partition, record) for record in records]
+        fresh = [one for one in found if isinstance(one, Response)]
+        decide = partial(self._decide, partition)
+        decided = iter(await self._parts.scorer.decide_all(fresh, decide, self._hinges))
+        decisions: list[Decision] = []
+        for record, one in zip(records, found, strict=True):
+            if isinstance(one, EventError):
+                decisions += self._refuse(plan, record, one)
             else:
-                self._keep(partition, plan, decision)
+                decision = next(decided) if isinstance(one, Response) else one
+                decisions.append(self._keep(partition, plan, decision))
+        self.context.metrics.decided(decisions)
         return plan
 
-    async def _response(self, partition: int, record: Record) -> Decision | EventError:
-        """Decide on one response, or return the decision that stands."""
+    def _read(self, partition: int, record: Record) -> Response | Decision | EventError:
+        """Return a response, the decision on it that stands, or what is wrong with it."""
         try:
             response: Response = decode(Response, record)
         except EventError as error:
             return error
-        if stored := self.state.get(partition, _decided(response.response_id)):
-            return msgspec.json.decode(stored, type=Decision)
-        decide = partial(self._decide, partition, response)
-        return await self._parts.scorer.decide(response, decide, self._hinges)
+        stored = self.state.get(partition, _decided(response.response_id))
+        return msgspec.json.decode(stored, type=Decision) if stored else response
 
     def _decide(self, partition: int, response: Response, score: Scored | Failed) -> Decision:
         parts = self._parts
@@ -107,8 +110,8 @@ class Score:
         now = parts.clock.now() or (response.occurred_at if response else self._expiry.watermark)
         return Stamp(policy, parts.scorer.model_hash, parts.key, now)
 
-    def _keep(self, partition: int, plan: Plan, decision: Decision) -> None:
-        """Keep the first decision of a response, also among repeats within a batch; send it each time."""
+    def _keep(self, partition: int, plan: Plan, decision: Decision) -> Decision:
+        """Keep and return the first decision of a response, also among repeats within a batch; send it each time."""
         key = _decided(decision.response_id)
         if kept := plan.rows.get(key) or self.state.get(partition, key):
             decision = msgspec.json.decode(kept, type=Decision)
@@ -116,15 +119,14 @@ class Score:
         plan.rows[key] = send.value
         plan.sends.append(send)
         self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at))
-        self.context.metrics.decided(decision)
+        return decision
 
-    def _refuse(self, plan: Plan, record: Record, error: EventError) -> None:
+    def _refuse(self, plan: Plan, record: Record, error: EventError) -> list[Decision]:
         """Set a record aside; its response is red, unless it was decided on before."""
         decision = refuse(_rest(record), error, self._stamp(None))
         response_id = decision.response_id if decision else None
         plan.sends.append(self.context.dead_letter(self.name, record, error, response_id))
-        if decision:
-            self._keep(record.partition, plan, decision)
+        return [self._keep(record.partition, plan, decision)] if decision else []
 
     def _outcomes(self, partition: int, records: Sequence[Record]) -> Plan:
         plan = Plan(self._expiry.take(partition, self.state), [])

@@ -45,13 +45,9 @@ class Watching:
             case Closure():
                 return self._share("orphans", event.closure_id, event.closed_at, yes=event.reason == "orphan")
 
-    def publish(self) -> Iterable[Event]:
-        """Only alarms leave this stage."""
-        return ()
-
-    def snapshot(self) -> Any:
-        """Return the state as JSON types."""
-        return {"guarantee": self._guarantee.snapshot(), "shares": msgspec.to_builtins(self._shares)}
+    def show(self) -> tuple[dict[str, Any], list[Event]]:
+        """Return the state as JSON types; only alarms leave this stage."""
+        return {"guarantee": self._guarantee.snapshot(), "shares": msgspec.to_builtins(self._shares)}, []
 
     def _share(self, kind: str, id_: str, at: datetime, *, yes: bool) -> Iterable[Alarm]:
         share = self._shares[kind]

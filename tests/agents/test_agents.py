@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaTimeoutError
-from faust.types.tuples import TP, RecordMetadata
 
+from models.errors import DeliveryError
 from models.events import Label, Watermark, decode, encode
 from models.joining import Horizons
 from streams.agents.join import Join
 from streams.app import App, create_app
 from streams.clock import EventClock
 from streams.consumer import Lease
+from streams.producer import Producer
 from streams.settings import Settings, load
+from streams.wire import Send, send_all, send_rows
 from tests.stagecraft import at, context, decision, feedback
 
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=1), timedelta(hours=2))
@@ -35,16 +37,25 @@ class Broker:
         self.lease.renew(monotonic())
         self._unacked_messages: set[Any] = set()
 
-    async def send(self, topic: str, key: Any, value: Any, partition: Any, *_: Any) -> Any:
+    async def send(self, topic: str, value: Any, key: Any, headers: Any) -> Any:
+        assert headers
+        return self._take([SimpleNamespace(topic=topic, key=key, value=value)])
+
+    async def send_batch(self, batch: "Batch", topic: str, *, partition: int) -> Any:
+        return self._take([SimpleNamespace(topic=topic, key=key, value=value) for key, value in batch.rows])
+
+    def create_batch(self) -> "Batch":
+        return Batch()
+
+    def _take(self, records: Any) -> Any:
         if self.down:
             raise OSError("the broker is gone")
-        self.sent.append(SimpleNamespace(topic=topic, key=key, value=value))
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        offset = len(self.sent)
         if self.losing:
             done.set_exception(KafkaTimeoutError())
         else:
-            done.set_result(RecordMetadata(topic, partition or 0, TP(topic, partition or 0), offset))
+            done.set_result(SimpleNamespace(offset=len(self.sent)))
+        self.sent += records
         return done
 
     def owns(self, message: Any) -> bool:
@@ -55,6 +66,26 @@ class Broker:
 
     def settle(self, messages: Any) -> None:
         self.settled += [m.offset for m in messages]
+
+
+class Batch:
+    """What aiokafka fills with records of one partition."""
+
+    def __init__(self, room: int = 2) -> None:
+        self.rows: list[tuple[bytes, bytes | None]] = []
+        self._room = room
+
+    def append(self, *, timestamp: None, key: bytes, value: bytes | None) -> object | None:
+        if len(self.rows) == self._room:
+            return None
+        self.rows.append((key, value))
+        return self
+
+    def record_count(self) -> int:
+        return len(self.rows)
+
+    def close(self) -> None:
+        self._room = len(self.rows)
 
 
 @pytest.fixture
@@ -75,7 +106,8 @@ async def app(double: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) ->
         settings, "join", ["decisions", "feedback"], lambda state: Join(context(), state, HORIZONS, EventClock(), b"")
     )
     made.finalize()
-    made._producer = double
+    made._producer = Producer.__new__(Producer)
+    made._producer._ensure_producer = lambda: double
     made._consumer = double
     return made
 
@@ -122,3 +154,19 @@ async def test_nothing_is_settled_when_the_broker_does_not_take_it(app: App, dou
     await tell(app, "decisions", encode(decision()))
     assert double.settled == []
     assert [type(reason).__name__ for reason in crashed] == ["DeliveryError"]
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+async def test_rows_go_in_order_in_as_many_batches_as_they_need(app: App, double: Broker, number: int) -> None:
+    double.sent.clear()
+    rows = {b"%d" % n: b"x" if n % 3 else None for n in range(number)}
+    assert await app.producer.send_rows("changelog", 0, rows.items()) == number
+    assert [(s.key, s.value) for s in double.sent] == list(rows.items())
+
+
+async def test_what_is_not_acknowledged_is_an_error(app: App, double: Broker) -> None:
+    double.losing = True
+    with pytest.raises(DeliveryError):
+        await send_all(app, [Send("labels", b"k", b"v", [("ce_id", b"1")])])
+    with pytest.raises(DeliveryError):
+        await send_rows(app, "changelog", 0, {b"k": b"v"})

@@ -2,14 +2,17 @@
 
 import json
 import math
+from bisect import bisect_right
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.calibration.basis import basis
 from models.calibration.belief import settle, settle_noisy
 from models.calibration.filter import Filter, Observation
+from models.calibration.serving import GRID, PROBIT, curve_moments
 from models.calibration.settings import FilterSettings
 
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
@@ -110,6 +113,22 @@ def test_restore_at_any_cut_goes_on_bit_for_bit(chosen, log, data):
     assert all(one == other for one, other in jumps)
     assert json.dumps(part.state()) == json.dumps(whole.state())
     assert part.thresholds().cuts({"green": 0.05}) == whole.thresholds().cuts({"green": 0.05})
+
+
+@given(SETTINGS, REPEATED, st.sampled_from([0.01, 0.05, 0.2, 0.9]))
+@settings(max_examples=100, deadline=None)
+def test_looking_at_few_points_of_the_curve_finds_what_all_of_them_tell(chosen, log, level):
+    reading = grown(chosen, log).thresholds()
+    curve, odds = reading._curve, math.log(level / (1 - level))
+    points = [curve_moments(curve, *basis(logit)) for logit in GRID]
+    for scope, cut in reading.cuts({"green": level}).items():
+        mean, spread = (0.0, 0.0) if scope == "all" else reading._groups[tuple(scope.split("=", 1))]
+        uppers = [eta + mean + reading._z * math.sqrt(var + spread) for eta, var in points]
+        k = bisect_right(uppers, odds * math.sqrt(1 + PROBIT * (curve[3] + spread)))
+        logit = cut["green"]
+        assert (logit is None) == (k == 0)
+        assert k == 0 or GRID[k - 1] <= logit <= GRID[min(k, len(GRID) - 1)]
+    assert reading.deviation(level) == math.sqrt(min(points, key=lambda point: abs(point[0] - odds))[1])
 
 
 @given(SETTINGS, REPEATED, st.floats(-10, 10), GROUPS)

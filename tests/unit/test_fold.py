@@ -15,8 +15,9 @@ from streams.agents import fold
 from streams.agents.expiry import Expiry
 from streams.agents.learn import Learn
 from streams.agents.watch import Watch
+from streams.clock import WallClock
 from streams.timers import GRACE_S
-from tests.stagecraft import Stopwatch, Theatre, at, context, decision, record
+from tests.stagecraft import FakeState, Stopwatch, Theatre, at, context, decision, record
 
 CRASHES = ("no", "no", "early", "written", "sent")
 
@@ -123,6 +124,17 @@ def test_news_is_told_once() -> None:
     stage.run([record(label(100), 100)])
     assert told
     assert stage.sent[told:] == []
+
+
+def test_the_lag_of_every_label_is_measured_while_partitions_take_turns() -> None:
+    shown = context()
+    expiry = Expiry(timedelta(days=14), fold.read_time, WallClock())
+    stage = fold.Fold(Learn(Policies()), shown, FakeState(), expiry, WallClock())  # type: ignore[arg-type]
+    for partition, numbers in enumerate((range(3), range(3, 5))):
+        asyncio.run(stage.handle(partition, [record(label(n), n, partition=partition) for n in numbers]))
+    for partition in (0, 1):
+        stage.done(partition)
+    assert shown.metrics.registry.get_sample_value("demur_label_to_threshold_seconds_count") == 5
 
 
 @pytest.mark.parametrize("crash", ["no", "written", "sent"])

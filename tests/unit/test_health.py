@@ -77,7 +77,7 @@ async def test_a_worker_is_healthy_only_when_every_check_holds() -> None:
 
 async def test_metrics_count_what_happened_and_name_nobody() -> None:
     metrics = Metrics()
-    metrics.decided(decision())
+    metrics.decided([decision()])
     for event in sent():
         metrics.sent(event)
     metrics.dead_letters.labels(stage="score", code="invalid").inc()

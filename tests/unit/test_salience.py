@@ -1,4 +1,4 @@
-"""Which tokens of a text are salient: the guard that makes the search quick must change nothing."""
+"""Which tokens of a text are salient: what makes the search quick must change nothing."""
 
 import re
 
@@ -18,11 +18,18 @@ WORDS = st.one_of(
 
 
 @given(st.lists(WORDS, max_size=12), st.sampled_from(["", " ", ". ", "-", "\n"]))
-def test_the_guard_changes_nothing(words: list[str], between: str) -> None:
-    text = between.join(words)
+def test_neither_the_guard_nor_case_changes_anything(words: list[str], between: str) -> None:
+    text = salience.plain(between.join(words).upper())
     assert salience._SALIENT.findall(text) == PLAIN.findall(text)
 
 
 def test_the_pattern_without_its_guard_is_another() -> None:
     assert PLAIN.pattern != salience._SALIENT.pattern
     assert salience.tokens("enalapril and atorvastatins, nothing else") == ("atorvastatins", "enalapril")
+
+
+def test_nothing_in_plain_text_is_a_letter_of_the_pattern_in_another_case() -> None:
+    everything = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
+    found = set(re.findall(f"[a-z{salience._MICRO}]", salience.plain(everything), re.IGNORECASE))
+    assert found == {*"abcdefghijklmnopqrstuvwxyz", salience._MICRO}
+    assert salience.tokens("5 \u00b5g of ASP\u0130RIN, 6\u2003MG") == ("5 \u03bcg", "6 mg")

@@ -1,6 +1,6 @@
 """Rows of a partition: what was written is there after a restart, in memory and on disk, whatever a changelog holds."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +19,10 @@ class Log:
         self.changes: list[Change] = []
         self.read_from: list[int] = []
 
-    async def send(self, _: Any, sends: Sequence[Any]) -> list[Any]:
-        begin = len(self.changes)
-        self.changes += [Change(begin + n, s.key, s.value) for n, s in enumerate(sends)]
-        return [SimpleNamespace(offset=begin + n) for n in range(len(sends))]
+    async def send(self, _: Any, topic: str, partition: int, rows: Mapping[bytes, bytes | None]) -> int:
+        assert (topic, partition) == ("demur-join-state-changelog", 3)
+        self.changes += [Change(len(self.changes) + n, *row) for n, row in enumerate(rows.items())]
+        return len(self.changes)
 
     async def read(self, topic: str, partition: int, start: int) -> AsyncIterator[list[Change]]:
         assert (topic, partition) == ("demur-join-state-changelog", 3)
@@ -34,7 +34,7 @@ class Log:
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     made = Log()
-    monkeypatch.setattr(module, "send_all", made.send)
+    monkeypatch.setattr(module, "send_rows", made.send)
     return made
 
 
