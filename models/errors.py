@@ -11,6 +11,7 @@ DemurError
     ├── Undecodable      not JSON, not UTF-8, NaN or infinity
     ├── Oversized        larger than the declared bound
     ├── UnknownSchema    a `schema` number this version does not read
+    ├── Forged           not signed by a producer that may write it, where records are signed
     ├── Excessive        more feedback on one response than clinicians give
     └── Invalid          a field is missing, of the wrong type, or out of range
 """
@@ -68,6 +69,12 @@ class UnknownSchema(EventError):
     """The `schema` number is not one that this version reads."""
 
     code = "unknown_schema"
+
+
+class Forged(EventError):
+    """The record carries no signature that fits."""
+
+    code = "forged"
 
 
 class Excessive(EventError):

@@ -12,8 +12,10 @@ from models.calibration.ledger import thresholds
 from models.deciding import Calibrated
 from models.errors import EventError, StateError
 from models.events import Calibration, decode
+from models.signing import Keys
 from streams.connection import kafka_options
 from streams.settings import Settings
+from streams.wire import fault
 
 CONTACT_S: Final = 5.0
 """How often the end of the topic is asked for, to know that nothing newer is missed."""
@@ -29,7 +31,8 @@ log = structlog.get_logger(__name__)
 class Calibrations:
     """The newest calibration of every deployment."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: Keys | None = None) -> None:
+        self._prefix, self._keys = settings.topic_prefix, keys
         topic = settings.topic_prefix + Calibration.topic
         self._partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
         self._options = kafka_options(settings)
@@ -67,6 +70,13 @@ class Calibrations:
                 log.warning("lost the calibrations; nothing is green until they are back", error=type(error).__name__)
                 await asyncio.sleep(1)
 
+    def hear(self, record: Any) -> None:
+        """Take in a record, unless it is forged."""
+        if error := fault(record, self._prefix, self._keys):
+            log.error("a calibration is forged: it is not used", error=str(error))
+        else:
+            self.take(record.value)
+
     def take(self, value: bytes) -> None:
         """Take in one version; an older one than held, or a damaged one, is not served."""
         try:
@@ -100,7 +110,7 @@ class Calibrations:
             while loop.time() - asked < CONTACT_S:
                 for records in (await consumer.getmany(timeout_ms=FETCH_MS)).values():
                     for record in records:
-                        self.take(record.value)
+                        self.hear(record)
                 if not self.caught_up and await _passed(consumer, ends):
                     self._caught_up.set()
 

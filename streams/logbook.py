@@ -17,6 +17,7 @@ from streams.agents.fold import Row, row_of
 from streams.connection import kafka_options, reach
 from streams.reading import read_all
 from streams.settings import Settings
+from streams.stages import keys_in
 from streams.wire import outgoing
 
 E = TypeVar("E", bound=Event)
@@ -67,7 +68,7 @@ def decisions_in(path: Path) -> list[Decision]:
 
 def instruct(settings: Settings, instruction: Instruction) -> None:
     """Put an instruction into a deployment's label log, and wait until the broker has it."""
-    send = outgoing(settings.topic_prefix, instruction, instruction.deployment)
+    send = outgoing(settings.topic_prefix, instruction, instruction.deployment, keys_in(settings.keys))
     reach(settings)
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()

@@ -106,6 +106,8 @@ class Settings(BaseSettings):
 
     model: str = "reference"
     """Folder or hub id of the encoder; `reference` is the small one that `demur train` makes."""
+    keys: FilePath | None = None
+    """File of producers and their secrets: with it all records are signed, and what is not is set aside."""
     policy: FilePath | None = None
     """File of plans and tier cuts; by default green below .05 and red from .20."""
     deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from tomllib import TOMLDecodeError, loads
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -16,6 +16,7 @@ from models.errors import SettingsError
 from models.events import Closure, Decision, Feedback, Label, Outcome, Response
 from models.joining import Horizons
 from models.policy import Policies
+from models.signing import Keys
 from streams.agents import fold, score
 from streams.agents.common import Context
 from streams.agents.expiry import Expiry
@@ -50,7 +51,7 @@ class Built(NamedTuple):
 
 def build(name: Stage, settings: Settings, metrics: Metrics) -> Built:
     """Build one stage. Raises `SettingsError` or `ArtifactError`, in one sentence, before anything starts."""
-    context = Context(settings.topic_prefix, metrics)
+    context = Context(settings.topic_prefix, metrics, keys_in(settings.keys))
     makers: dict[Stage, Callable[[Settings, Context], Built]] = {
         "score": _score,
         "join": _join,
@@ -67,12 +68,21 @@ def changelogs(settings: Settings) -> list[str]:
 
 def policies(file: Path | None) -> Policies:
     """Read the policy file. Raises `SettingsError`."""
-    if file is None:
-        return Policies()
+    return Policies.read(_table("policy file", file)) if file else Policies()
+
+
+def keys_in(file: Path | None) -> Keys | None:
+    """Read the file of keys. Raises `SettingsError`, which shows no secret."""
+    return Keys.read(_table("file of keys", file)) if file else None
+
+
+def _table(what: str, file: Path) -> dict[str, Any]:
     try:
-        return Policies.read(loads(file.read_text(encoding="utf-8")))
-    except (TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"policy file {file} is not TOML: {error}") from None
+        return loads(file.read_text(encoding="utf-8"))
+    except TOMLDecodeError:
+        raise SettingsError(f"{what} {file} is not TOML: check its quotes and brackets") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{what} {file} is not in UTF-8: save it so") from None
 
 
 def horizons(settings: Settings) -> Horizons:
@@ -107,7 +117,7 @@ def _reference() -> str:
 
 
 def _score(settings: Settings, context: Context) -> Built:
-    encoder, calibrations = scorer(settings, context.metrics), Calibrations(settings)
+    encoder, calibrations = scorer(settings, context.metrics), Calibrations(settings, context.keys)
     rules, clock = policies(settings.policy), clock_for(settings.time_source)
     expiry = Expiry(timedelta(seconds=settings.horizon_s), score.read_time, clock)
     parts = score.Parts(encoder, calibrations, rules, clock, key(settings))

@@ -18,7 +18,7 @@ from models.oracle.logs import CONTRACT
 from streams.clock import WallClock
 from streams.reading import read_to, reader
 from streams.settings import Settings
-from streams.stages import INPUTS, horizons, key, policies
+from streams.stages import INPUTS, horizons, key, keys_in, policies
 from streams.topics import administrator
 
 FRESH_S: Final = 120.0
@@ -35,7 +35,8 @@ def verify(settings: Settings, files: Sequence[Path] = (), *, at_rest: bool = Fa
     Raises `SettingsError` if a topic does not exist or the broker does not let us read.
     """
     known = tuple(policies(file) for file in files or (settings.policy,))
-    rules = Rules(known, horizons(settings), key(settings), replayed=settings.time_source == "event")
+    signed, replayed = keys_in(settings.keys), settings.time_source == "event"
+    rules = Rules(known, horizons(settings), key(settings), signed, replayed=replayed)
     return check(read(settings, at_rest=at_rest), rules)
 
 

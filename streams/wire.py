@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 from aiokafka.errors import KafkaError
 from faust.exceptions import ProducerSendError
 
-from models.errors import DeliveryError
+from models.errors import DeliveryError, Forged
 from models.events import Event, digest, encode
+from models.signing import OURS, Keys, Signed
 
 SOURCE: Final = b"/demur"
 DELIVERY_TIMEOUT_S: Final = 30.0
@@ -40,10 +41,21 @@ def headers(event: Event, id_: str) -> list[tuple[str, bytes]]:
     ]
 
 
-def outgoing(prefix: str, event: Event, key: str) -> Send:
+def outgoing(prefix: str, event: Event, key: str, keys: Keys | None = None) -> Send:
     """Encode an event for its topic. Its id is the digest of its bytes: a repeat has the same id."""
     value = encode(event)
-    return Send(prefix + event.topic, key.encode(), value, headers(event, digest(value)[:32]))
+    id_ = digest(value)[:32]
+    signature = keys.sign(OURS, Signed(event.topic, key.encode(), id_.encode(), value)) if keys else []
+    return Send(prefix + event.topic, key.encode(), value, headers(event, id_) + signature)
+
+
+def fault(record: Any, prefix: str, keys: Keys | None) -> Forged | None:
+    """Return what is wrong with the signature of a consumed record, where records are signed."""
+    if keys is None:
+        return None
+    found = dict(record.headers or ())
+    id_ = found.get("ce_id", b"")
+    return keys.fault(Signed(record.topic.removeprefix(prefix), record.key, id_, record.value or b""), found)
 
 
 async def send_all(app: Any, sends: Sequence[Send]) -> None:

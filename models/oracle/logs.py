@@ -30,6 +30,7 @@ from models.events import (
 )
 from models.joining import Horizons
 from models.policy import Policies
+from models.signing import Keys, Signed
 
 E = TypeVar("E", bound=Event)
 
@@ -105,6 +106,8 @@ class Rules(NamedTuple):
     """Every policy that was in force; calibrators are folded under the last."""
     horizons: Horizons = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
     key: bytes = b""
+    keys: Keys | None = None
+    """Where records are signed."""
     replayed: bool = False
     """Time is what the events say (`time_source` event), so that nothing depends on when it was processed."""
 
@@ -156,8 +159,9 @@ class Report:
 class Topics:
     """The logs, decoded once."""
 
-    def __init__(self, logs: Logs) -> None:
+    def __init__(self, logs: Logs, keys: Keys | None = None) -> None:
         self.logs = logs
+        self._keys = keys
         self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
         self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
         self.garbled: list[Entry] = []
@@ -215,6 +219,8 @@ class Topics:
 
     def _read(self, topic: str, type_: Any, entry: Entry) -> None:
         try:
+            if self._keys and (error := self._keys.fault(_signed(entry), dict(entry.headers))):
+                raise error
             event: Any = decode(type_, entry.value)
         except EventError as error:
             self.refused[topic].append(Refused(entry, error))
@@ -224,6 +230,10 @@ class Topics:
         if isinstance(event, Calibration):  # ten kilobytes each, and as many as there are batches of labels
             event = msgspec.structs.replace(event, parameters={}, cuts={})
         self.found[topic].append(Found(entry, event))
+
+
+def _signed(entry: Entry) -> Signed:
+    return Signed(entry.topic, entry.key, dict(entry.headers).get("ce_id", b""), entry.value)
 
 
 def fields_that_differ(one: Any, other: Any) -> list[str]:

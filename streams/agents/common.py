@@ -3,23 +3,30 @@
 from typing import Any, NamedTuple
 
 from models.errors import EventError, Invalid
-from models.events import DeadLetter, Event, digest
-from models.events import decode as _decode
+from models.events import DeadLetter, Event, decode, digest
+from models.signing import Keys
 from streams.delivery import Record
 from streams.metrics import Metrics
-from streams.wire import Send, outgoing
+from streams.wire import Send, fault, outgoing
 
 
 class Context(NamedTuple):
-    """What stages share: the prefix of topic names, and the metrics."""
+    """What stages share: the prefix of topic names, the metrics, and where records are signed the keys."""
 
     prefix: str
     metrics: Metrics
+    keys: Keys | None = None
 
     def send(self, event: Event, key: str) -> Send:
         """Encode an event for its topic, and count it."""
         self.metrics.sent(event)
-        return outgoing(self.prefix, event, key)
+        return outgoing(self.prefix, event, key, self.keys)
+
+    def decode(self, types: Any, record: Record) -> Any:
+        """Read a record as one of `types`. Raises `EventError`."""
+        if error := fault(record, self.prefix, self.keys):
+            raise error
+        return decode(types, record.value)
 
     def dead_letter(self, stage: str, record: Record, error: EventError, response_id: str | None = None) -> Send:
         """Send what `letter` says."""
@@ -51,8 +58,3 @@ class Internal(Invalid):
     """This version cannot process a valid message: a fault of ours, kept for inquiry."""
 
     code = "internal"
-
-
-def decode(types: Any, record: Record) -> Any:
-    """Read a record as one of `types`. Raises `EventError`."""
-    return _decode(types, record.value)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from models.errors import EventError
 from models.events import Alarm, Change, DeadLetter, Event, Watermark
-from streams.agents.common import Context, Internal, decode, place
+from streams.agents.common import Context, Internal, place
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
 from streams.delivery import Plan, Record
@@ -112,7 +112,7 @@ class Fold:
         touched: dict[str, Taken] = {}
         for record in records:
             try:
-                event = decode(self.kind.types, record)
+                event = self.context.decode(self.kind.types, record)
             except EventError as error:
                 plan.sends.append(self.context.dead_letter(self.name, record, error))
                 continue

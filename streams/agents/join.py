@@ -11,7 +11,7 @@ from models import joining
 from models.errors import EventError
 from models.events import Decision, Feedback, Watermark
 from models.joining import Effect, Horizons, Row
-from streams.agents.common import Context, Internal, decode
+from streams.agents.common import Context, Internal
 from streams.clock import Clock
 from streams.delivery import Plan, Record
 from streams.state import State
@@ -144,7 +144,7 @@ class Batch:
         self._touched = True
         topic = record.topic.removeprefix(self._stage.context.prefix)
         try:
-            event = decode(TYPES[topic], record)
+            event = self._stage.context.decode(TYPES[topic], record)
             self._enter(event, record)
         except EventError as error:
             self._sends.append(self._stage.context.dead_letter(self._stage.name, record, error))

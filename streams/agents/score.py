@@ -12,7 +12,7 @@ from models.encoder.base import Score as Scored
 from models.errors import EventError
 from models.events import Decision, Outcome, Response, parse
 from models.policy import Policies, Policy
-from streams.agents.common import Context, Internal, decode
+from streams.agents.common import Context, Internal
 from streams.agents.expiry import Expiry
 from streams.calibrations import Calibrations
 from streams.clock import Clock
@@ -87,7 +87,7 @@ class Score:
     def _read(self, partition: int, record: Record) -> Response | Decision | EventError:
         """Return a response, the decision on it that stands, or what is wrong with it."""
         try:
-            response: Response = decode(Response, record)
+            response: Response = self.context.decode(Response, record)
         except EventError as error:
             return error
         stored = self.state.get(partition, _decided(response.response_id))
@@ -132,7 +132,7 @@ class Score:
         plan = Plan(self._expiry.take(partition, self.state), [])
         for record in records:
             try:
-                outcome: Outcome = decode(Outcome, record)
+                outcome: Outcome = self.context.decode(Outcome, record)
             except EventError as error:
                 plan.sends.append(self.context.dead_letter(self.name, record, error))
                 continue

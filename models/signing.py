@@ -1,0 +1,95 @@
+"""Signatures of records: HMAC-SHA256 (RFC 2104) over topic, key, id and body, in two headers.
+
+Each producer has a secret of its own and the topics that it may write. A record of another, or one that was moved to
+another topic, changed, or given another id, does not fit its signature. A record that is sent again fits: that it
+counts once is the business of ids.
+
+>>> gateway = Producer(secret="0123456789abcdef" * 2, topics=("responses",))
+>>> keys = Keys({"gateway": gateway})
+>>> signed = dict(keys.sign("gateway", Signed("responses", b"c1", b"r1", b"{}")))
+>>> keys.fault(Signed("responses", b"c1", b"r1", b"{}"), signed) is None
+True
+>>> str(keys.fault(Signed("responses", b"c1", b"r1", b"[]"), signed))
+'the signature does not fit the record: it was changed, or signed with another secret'
+"""
+
+import hmac
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from models.errors import Forged, SettingsError
+
+KEY_ID: Final = "ce_keyid"
+SIGNATURE: Final = "ce_signature"
+"""Extension attributes of CloudEvents."""
+OURS: Final = "demur"
+"""The producer that our stages and commands sign as."""
+
+
+class Producer(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may write. Without `topics` (names without prefix): all."""
+
+    secret: Annotated[str, Meta(min_length=32)]
+    topics: tuple[str, ...] = ()
+
+
+class Signed(NamedTuple):
+    """What a signature covers; `topic` is the name without prefix."""
+
+    topic: str
+    key: bytes | None
+    id: bytes
+    value: bytes
+
+
+class Keys:
+    """The secrets of all producers."""
+
+    def __init__(self, producers: Mapping[str, Producer]) -> None:
+        self._producers = dict(producers)
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> "Keys":
+        """Check a parsed file of keys. Raises `SettingsError`, which names the producer and never shows a secret."""
+        if OURS not in value:
+            raise SettingsError(f"keys: `{OURS}` is missing: what this system writes must be signed too")
+        return cls({name: _producer(name, table) for name, table in value.items()})
+
+    def sign(self, producer: str, record: Signed) -> list[tuple[str, bytes]]:
+        """Return the headers to add."""
+        return [(KEY_ID, producer.encode()), (SIGNATURE, _mac(self._producers[producer], record))]
+
+    def fault(self, record: Signed, headers: Mapping[str, bytes]) -> Forged | None:
+        """Return what is wrong with the signature of a record, if anything."""
+        if KEY_ID not in headers or SIGNATURE not in headers:
+            return Forged(f"headers `{KEY_ID}` and `{SIGNATURE}` are missing: the producer must sign its records")
+        known = self._producers.get(headers[KEY_ID].decode("ascii", "replace"))
+        if known is None:
+            return Forged(f"`{KEY_ID}` names no producer of the file of keys: enter it there")
+        if known.topics and record.topic not in known.topics:
+            return Forged(f"this producer may not write to {record.topic}: enter the topic in the file of keys")
+        if not hmac.compare_digest(_mac(known, record), headers[SIGNATURE]):
+            return Forged("the signature does not fit the record: it was changed, or signed with another secret")
+        return None
+
+
+def _producer(name: str, table: Any) -> Producer:
+    try:
+        return msgspec.convert(table, Producer)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"keys of `{name}`: {error}") from None
+
+
+def _mac(producer: Producer, record: Signed) -> bytes:
+    code = hmac.new(producer.secret.encode(), digestmod="sha256")
+    for part in _parts(record):
+        code.update(len(part).to_bytes(8, "big"))  # so that no byte can move from one part to the next
+        code.update(part)
+    return code.hexdigest().encode()
+
+
+def _parts(record: Signed) -> Iterator[bytes]:
+    yield from (record.topic.encode(), record.key or b"", record.id, record.value)

@@ -1,0 +1,174 @@
+"""Signed records: what is forged, changed or moved is set aside and never green; what is ours is accepted."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from models.errors import Forged, SettingsError
+from models.events import DeadLetter, Decision, Label, decode, encode
+from models.joining import Horizons
+from models.oracle import Entry, Logs, Rules, check
+from models.policy import Policies, Policy
+from models.signing import OURS, Keys, Producer, Signed
+from streams.agents import score
+from streams.agents.common import Context
+from streams.agents.expiry import Expiry
+from streams.agents.join import Join
+from streams.calibrations import Calibrations
+from streams.clock import EventClock
+from streams.delivery import Record
+from streams.metrics import Metrics
+from streams.scorer import Scorer
+from streams.settings import load
+from streams.stages import keys_in
+from streams.wire import outgoing
+from tests.stagecraft import Theatre, decision, feedback
+from tests.unit.test_calibrations import version
+from tests.unit.test_score import Known, Stub, response
+
+SECRET = "0123456789abcdef" * 2
+KEYS = Keys(
+    {
+        OURS: Producer(SECRET),
+        "gateway": Producer(SECRET[::-1], ("responses",)),
+        "records": Producer(SECRET.upper(), ("feedback",)),
+    }
+)
+CONTEXT = Context("", Metrics(), KEYS)
+
+
+def received(topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], offset: int = 0) -> Record:
+    return Record(topic, 0, offset, key, value, dict(headers), 0.0)
+
+
+def signed(event: Any, producer: str, offset: int = 0) -> Record:
+    value = encode(event)
+    headers = [("ce_id", b"1"), *KEYS.sign(producer, Signed(event.topic, b"k", b"1", value))]
+    return received(event.topic, b"k", value, headers, offset)
+
+
+def scoring() -> Theatre:
+    clock = EventClock()
+    parts = score.Parts(Scorer(Stub(), Metrics()), Known(), Policies(Policy(audit_rate=0.0)), clock, b"")
+    return Theatre(lambda state: score.Score(CONTEXT, state, Expiry(timedelta(days=1), score.read_time, clock), parts))
+
+
+def joining() -> Theatre:
+    horizons = Horizons(timedelta(seconds=5), timedelta(days=7), timedelta(days=1))
+    return Theatre(lambda state: Join(CONTEXT, state, horizons, EventClock(), b""))
+
+
+def sent(stage: Theatre, type_: Any) -> list[Any]:
+    return [decode(type_, send.value or b"") for send in stage.sent if send.topic == type_.topic]
+
+
+def forgeries(count: int) -> Iterator[tuple[Signed, dict[str, bytes]]]:
+    """A signed record with one thing changed, at random."""
+    rng = Random(7)
+    value = encode(response())
+    whole = Signed("responses", b"c1", b"r1", value)
+    good = dict(KEYS.sign("gateway", whole))
+    for _ in range(count):
+        record, headers = whole, dict(good)
+        match rng.randrange(7):
+            case 0:
+                record = record._replace(value=flipped(value, rng))
+            case 1:
+                record = record._replace(id=flipped(record.id, rng))
+            case 2:
+                record = record._replace(key=rng.choice([None, flipped(b"c1", rng)]))
+            case 3:
+                record = record._replace(topic=rng.choice(["labels", "feedback", "calibrations", "decisions"]))
+            case 4:
+                headers["ce_signature"] = flipped(headers["ce_signature"], rng)
+            case 5:
+                headers["ce_keyid"] = rng.choice([b"records", b"demur", b"nobody", b"\xff", b""])
+            case _:
+                del headers[rng.choice(sorted(headers))]
+        yield record, headers
+
+
+def flipped(value: bytes, rng: Random) -> bytes:
+    where = rng.randrange(len(value))
+    return value[:where] + bytes([value[where] ^ 1 << rng.randrange(8)]) + value[where + 1 :]
+
+
+def test_of_a_hundred_thousand_forgeries_none_is_accepted() -> None:
+    assert [record for record, headers in forgeries(100_000) if KEYS.fault(record, headers) is None] == []
+
+
+def test_bytes_cannot_move_from_one_part_to_the_next() -> None:
+    headers = dict(KEYS.sign(OURS, Signed("labels", b"ab", b"c", b"{}")))
+    assert isinstance(KEYS.fault(Signed("labels", b"a", b"bc", b"{}"), headers), Forged)
+
+
+def test_a_response_that_is_signed_is_scored_and_one_that_is_not_is_red() -> None:
+    stage = scoring()
+    stage.run([signed(response("r1"), "gateway"), signed(response("r2"), "records", 1)])
+    good, forged = sent(stage, Decision)
+    assert (good.response_id, good.logit) == ("r1", -5.0)
+    assert (forged.response_id, forged.tier, forged.reasons) == ("r2", "red", ("invalid_input", "forged"))
+    [letter] = sent(stage, DeadLetter)
+    assert (letter.code, letter.offset) == ("forged", 1)
+    assert "may not write to responses" in letter.detail
+
+
+def ours(event: Decision, offset: int, topic: str = "decisions") -> Record:
+    """A decision as SCORE sends it."""
+    send = outgoing("", event, event.response_id, KEYS)
+    return received(topic, send.key or b"", send.value or b"", send.headers or [], offset)
+
+
+def test_what_a_stage_sends_the_next_accepts_and_a_forged_verdict_is_no_label() -> None:
+    stage = joining()
+    stage.run([ours(decision(), 0), ours(decision("r9", 9e4), 1)])
+    unsigned = received("feedback", b"k", encode(feedback("f0", action="flagged")), [], 0)
+    moved = ours(decision("r9", 9e4), 1, topic="feedback")
+    stage.run([unsigned, moved, signed(feedback("f1"), "records", 2), signed(feedback("f9", "r9", 9e4), "records", 3)])
+    assert [label.feedback_id for label in sent(stage, Label)] == ["f1"]
+    assert [letter.code for letter in sent(stage, DeadLetter)] == ["forged", "forged"]
+
+
+def test_a_forged_calibration_does_not_serve() -> None:
+    known = Calibrations(load(), KEYS)
+    first, second = (outgoing("", version(labels), "ward", KEYS) for labels in (2, 3))
+    known.hear(SimpleNamespace(topic="calibrations", key=first.key, value=first.value, headers=first.headers))
+    known.hear(SimpleNamespace(topic="calibrations", key=second.key, value=second.value, headers=first.headers))
+    held = known.of("ward").calibration
+    assert held
+    assert held.version == 2
+
+
+def test_the_oracle_names_a_record_of_ours_that_is_not_signed() -> None:
+    sends = [outgoing("", decision(id_), id_, keys) for id_, keys in (("r1", KEYS), ("r2", None))]
+    entries = [
+        Entry("decisions", 0, n, send.key, send.value or b"", tuple(send.headers or ())) for n, send in enumerate(sends)
+    ]
+    report = check(Logs({"decisions": entries}), Rules(keys=KEYS))
+    named = [one.offset for one in report.differences if "not a record that a stage" in str(one)]
+    assert named == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[gateway]\nsecret = '" + SECRET + "'", "keys: `demur` is missing"),
+        ("[demur]\nsecret = 'short'", "keys of `demur`: Expected `str` of length >= 32"),
+        ("[demur]\nsecret = '" + SECRET + "'\ntopic = ['labels']", "keys of `demur`: Object contains unknown field"),
+        ("demur = 1", "keys of `demur`: Expected `object`"),
+        ("[demur", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_of_keys_is_named_and_no_secret_shown(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        keys_in(file)
+    assert expected in str(raised.value)
+    assert SECRET not in str(raised.value)
+    assert "short" not in str(raised.value)
