@@ -27,7 +27,7 @@ def encoder(panels: Sequence[Axes]) -> None:
     for axes, (file, title) in zip(panels, kinds.items(), strict=True):
         found = [row for row in rows(f"encoder/{file}.json") if row["model"] == "MiniLM-L6"]
         _bars(axes, found, "variant", "ratio_to_naive", lambda row: row["variant"].startswith("packed"))
-        axes.set_title(f"MiniLM-L6, {title}: × naive", fontsize=9)
+        axes.set_title(f"MiniLM-L6, {title}: times naive", fontsize=9)
 
 
 def latency(panels: Sequence[Axes]) -> None:
