@@ -1,5 +1,14 @@
 """Signatures of records: HMAC-SHA256 (RFC 2104) over topic, key, id and body, in two headers.
 
+The file of keys is TOML: a table a producer, with `secret` and the `topics` it may write; `demur` signs what is ours.
+
+    [gateway]
+    secret = "thirty-two characters or more, of a good source"
+    topics = ["responses"]
+
+A producer sends `ce_id`, `ce_keyid` (its name) and `ce_signature`: in hexadecimal digits the code of topic (without
+prefix), key, `ce_id` and body, each after its length in eight bytes, the highest first.
+
 Each producer has a secret of its own and the topics that it may write. A record of another, or one that was moved to
 another topic, changed, or given another id, does not fit its signature. A record that is sent again fits: that it
 counts once is the business of ids.

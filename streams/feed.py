@@ -18,7 +18,8 @@ from models.events import MAX_MESSAGE_BYTES, Feedback, Response, Watermark, enco
 from models.training.reactions import Arrival
 from streams.connection import kafka_options
 from streams.settings import Settings
-from streams.wire import headers
+from streams.stages import keys_in
+from streams.wire import headers, signature
 
 WINDOW: Final = 64
 """Most responses under way at a time."""
@@ -122,14 +123,16 @@ class Feed(threading.Thread):
 
 def send(producer: KafkaProducer, settings: Settings, item: Item) -> None:
     """Send one item to its topic."""
-    producer.send(settings.topic_prefix + item.topic, key=item.key, value=item.value, headers=item.headers)
+    signed = signature(keys_in(settings.keys), item.topic, item.key, item.value, item.headers)
+    producer.send(settings.topic_prefix + item.topic, key=item.key, value=item.value, headers=item.headers + signed)
 
 
 def send_end(producer: KafkaProducer, settings: Settings, at: datetime) -> None:
     """Mark everywhere that no event older than `at` will follow. Not before every response is decided."""
     end = encode(Watermark(occurred_at=at))
     for topic, partition in product(Watermark.topics, range(settings.partitions)):
-        producer.send(settings.topic_prefix + topic, value=end, partition=partition)
+        signed = signature(keys_in(settings.keys), topic, None, end, [])
+        producer.send(settings.topic_prefix + topic, value=end, headers=signed, partition=partition)
 
 
 def end_of(arrivals: Sequence[Arrival], settings: Settings) -> datetime:

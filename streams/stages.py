@@ -6,6 +6,7 @@
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from tomllib import TOMLDecodeError, loads
 from typing import Any, Final, NamedTuple
@@ -71,6 +72,7 @@ def policies(file: Path | None) -> Policies:
     return Policies.read(_table("policy file", file)) if file else Policies()
 
 
+@cache
 def keys_in(file: Path | None) -> Keys | None:
     """Read the file of keys. Raises `SettingsError`, which shows no secret."""
     return Keys.read(_table("file of keys", file)) if file else None

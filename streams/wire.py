@@ -44,9 +44,17 @@ def headers(event: Event, id_: str) -> list[tuple[str, bytes]]:
 def outgoing(prefix: str, event: Event, key: str, keys: Keys | None = None) -> Send:
     """Encode an event for its topic. Its id is the digest of its bytes: a repeat has the same id."""
     value = encode(event)
-    id_ = digest(value)[:32]
-    signature = keys.sign(OURS, Signed(event.topic, key.encode(), id_.encode(), value)) if keys else []
-    return Send(prefix + event.topic, key.encode(), value, headers(event, id_) + signature)
+    said = headers(event, digest(value)[:32])
+    return Send(
+        prefix + event.topic, key.encode(), value, said + signature(keys, event.topic, key.encode(), value, said)
+    )
+
+
+def signature(
+    keys: Keys | None, topic: str, key: bytes | None, value: bytes, said: Sequence[tuple[str, bytes]]
+) -> list[tuple[str, bytes]]:
+    """Return the headers that sign a record as ours, where records are signed. `topic` is the name without prefix."""
+    return keys.sign(OURS, Signed(topic, key, dict(said).get("ce_id", b""), value)) if keys else []
 
 
 def fault(record: Any, prefix: str, keys: Keys | None) -> Forged | None:

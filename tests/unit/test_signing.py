@@ -15,6 +15,7 @@ from models.joining import Horizons
 from models.oracle import Entry, Logs, Rules, check
 from models.policy import Policies, Policy
 from models.signing import OURS, Keys, Producer, Signed
+from models.training.reactions import Arrival
 from streams.agents import score
 from streams.agents.common import Context
 from streams.agents.expiry import Expiry
@@ -22,12 +23,13 @@ from streams.agents.join import Join
 from streams.calibrations import Calibrations
 from streams.clock import EventClock
 from streams.delivery import Record
+from streams.feed import items, send, send_end
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 from streams.settings import load
 from streams.stages import keys_in
-from streams.wire import outgoing
-from tests.stagecraft import Theatre, decision, feedback
+from streams.wire import fault, outgoing
+from tests.stagecraft import Theatre, at, decision, feedback
 from tests.unit.test_calibrations import version
 from tests.unit.test_score import Known, Stub, response
 
@@ -172,3 +174,16 @@ def test_a_wrong_file_of_keys_is_named_and_no_secret_shown(tmp_path: Path, text:
     assert expected in str(raised.value)
     assert SECRET not in str(raised.value)
     assert "short" not in str(raised.value)
+
+
+def test_what_is_fed_is_signed(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(f"[demur]\nsecret = '{SECRET}'")
+    sent: list[dict[str, Any]] = []
+    producer: Any = SimpleNamespace(send=lambda topic, **record: sent.append({"topic": topic, **record}))
+    settings = load(keys=file, topic_prefix="ward.")
+    [item] = items([Arrival(at(0), response())])
+    send(producer, settings, item)
+    send_end(producer, settings, at(0))
+    faults = [fault(SimpleNamespace(**{"key": None} | record), "ward.", keys_in(file)) for record in sent]
+    assert faults == [None] * (1 + 2 * settings.partitions)
