@@ -108,28 +108,31 @@ class Scorer:
 
     async def score(self, response: Response) -> Score | Failed:
         """Return the score of a response, or why there is none in time."""
-        return (await self.score_all([response]))[0]
+        return (await self._score_all([response], self._deadline()))[0]
 
-    async def score_all(self, responses: Sequence[Response], *, exactly: bool = False) -> list[Score | Failed]:
+    async def decide_all(self, responses: Sequence[Response], decide: Decide, hinges: Hinges) -> list[Decision]:
+        """Score responses and decide on them; where a tier hangs on rounding, do both again exactly, all in time."""
+        until = self._deadline()
+        decisions = [decide(*pair) for pair in zip(responses, await self._score_all(responses, until), strict=True)]
+        again = [n for n, decision in enumerate(decisions) if hinges(decision, self._encoder.rounding)]
+        exact = await self._score_all([responses[n] for n in again], until, exactly=True) if again else []
+        for n, score in zip(again, exact, strict=True):
+            decisions[n] = decide(responses[n], score)
+        return decisions
+
+    async def _score_all(
+        self, responses: Sequence[Response], until: float, *, exactly: bool = False
+    ) -> list[Score | Failed]:
         """Return the score of each response, or why there is none in time."""
         if self._closed:
             return [Failed("shutting_down")] * len(responses)
         answers: list[Answer] = []
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout_at(until):
                 await self._queue_all(responses, answers, exactly=exactly)
         late = Failed("deadline_missed")
         given = [late if answer.cancelled() else answer.result() for answer in answers]
         return given + [late] * (len(responses) - len(given))
-
-    async def decide_all(self, responses: Sequence[Response], decide: Decide, hinges: Hinges) -> list[Decision]:
-        """Score responses and decide on them; where a tier hangs on rounding, do both again exactly."""
-        decisions = [decide(*pair) for pair in zip(responses, await self.score_all(responses), strict=True)]
-        again = [n for n, decision in enumerate(decisions) if hinges(decision, self._encoder.rounding)]
-        exact = await self.score_all([responses[n] for n in again], exactly=True) if again else []
-        for n, score in zip(again, exact, strict=True):
-            decisions[n] = decide(responses[n], score)
-        return decisions
 
     async def watch(self) -> None:
         """Raise `EncoderHung` once it does: the worker ends, and another takes over."""
@@ -143,6 +146,9 @@ class Scorer:
             self._closed = True
             for condition in (self._asked, self._freed, self._made):
                 condition.notify()
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._deadline_s
 
     async def _queue_all(self, responses: Sequence[Response], answers: list[Answer], *, exactly: bool) -> None:
         """Queue responses as there is room, and wait for their answers; a text that nobody waits for is not kept."""

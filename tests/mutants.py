@@ -172,8 +172,8 @@ MUTANTS = (
     Mutant(
         "I6 a deadline that is missed",
         "streams/scorer.py",
-        "asyncio.timeout(self._deadline_s)",
-        "asyncio.timeout(None)",
+        "asyncio.timeout_at(until)",
+        "asyncio.timeout_at(None)",
         "tests/unit/test_score.py",
     ),
     Mutant(

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from datetime import timedelta
+from threading import Event
 from typing import Any, NamedTuple
 
 import msgspec
@@ -161,6 +162,18 @@ def test_what_cannot_be_scored_again_is_red() -> None:
     encoder.exact = MemoryError()
     found = decide(response(), encoder)
     assert (found.tier, found.reasons) == ("red", ("score_missing", "model_error: MemoryError"))
+
+
+def test_scoring_again_has_no_more_time_than_is_left() -> None:
+    class Slower(Rounding):
+        def infer_exactly(self, prepared: Sequence[Prepared]) -> list[RawScore]:
+            gate.wait(30)
+            return super().infer_exactly(prepared)
+
+    gate = Event()
+    found = decide(response(), Slower(cut_of_green() - 0.01), deadline_s=0.2)
+    gate.set()
+    assert (found.tier, found.reasons) == ("red", ("score_missing", "deadline_missed"))
 
 
 def cut_of_green() -> float:
