@@ -21,6 +21,9 @@ NEXT: Final = b"\xffnext"
 """Key of the changelog offset to read from, among the rows on disk; no stage's key begins with this byte."""
 
 
+MEMTABLE_BYTES: Final = 8 * 2**20
+"""Of a partition. RocksDB's own 64 MiB, of which it keeps two, let a worker's memory grow for twenty minutes."""
+
 Row = tuple[bytes, bytes | None]
 """Key and value; a value of None deletes."""
 
@@ -85,7 +88,9 @@ class Disk:
 
     def __init__(self, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self._db: Any = Rdict(str(folder), Options(raw_mode=True))
+        options = Options(raw_mode=True)
+        options.set_write_buffer_size(MEMTABLE_BYTES)
+        self._db: Any = Rdict(str(folder), options)
         self.get = self._db.get
         self.next = int(self._db.get(NEXT) or 0)
 
