@@ -153,5 +153,6 @@ def found(jumps: tuple[Jump, ...]) -> dict[str, float | int | str]:
 
 
 def told(instruction: Instruction) -> dict[str, float | int | str]:
-    """Return who ordered a change, and why."""
-    return {"by": instruction.by, "why": instruction.why}
+    """Return who ordered a change, why, and up to where green was let through."""
+    ceilings = {f"ceiling {scope}": value for scope, value in instruction.ceilings.items()}
+    return {"by": instruction.by, "why": instruction.why, **ceilings}

@@ -36,7 +36,8 @@ class Course:
     def instructed(self, by: Instruction, now: Calibration, ledger: Mapping[str, Any]) -> Change:
         """Return the entry of an instruction that was followed. `ledger`: the state of the fold."""
         named = by.scope or f"version {by.version}"
-        return self._entry(by.instruction_id, f"{by.order}: {named}", {"by": by.by, "why": by.why}, now, ledger)
+        evidence = {"by": by.by, "why": by.why} | {f"ceiling {scope}": top for scope, top in by.ceilings.items()}
+        return self._entry(by.instruction_id, f"{by.order}: {named}", evidence, now, ledger)
 
     def learnt(
         self, label: Label, found: Sequence[Jump], *, anew: bool, now: Calibration, ledger: Mapping[str, Any]
