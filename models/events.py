@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 import msgspec
 import orjson
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, inspect
 
 from models.errors import Invalid, Oversized, Undecodable, UnknownSchema
 
@@ -43,7 +43,7 @@ Ending = Literal["unlabelled", "duplicate", "superseded", "orphan"]
 Order = Literal["rollback", "rebuild", "approval", "release"]
 
 YEARS: Final = range(1970, 2200)
-"""In which an event may have occurred: with any horizon added it is still a date."""
+"""In which the times of an event may lie: with any horizon added it is still a date."""
 
 _QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)
 """From the first quote, of either kind, to the last: what is quoted may hold quotes."""
@@ -338,9 +338,17 @@ def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
         event: E = msgspec.convert(value, _by_tag(type_).get(tag, type_) if isinstance(tag, str) else type_)
     except msgspec.ValidationError as error:
         raise Invalid(unquoted(error)) from None
-    if (at := getattr(event, "occurred_at", None)) is not None and at.year not in YEARS:
-        raise Invalid(f"field `occurred_at` is not in the years {YEARS[0]} to {YEARS[-1]}: correct the sender's clock")
+    for name in _instants(type(event)):
+        if (at := getattr(event, name)) is not None and at.year not in YEARS:
+            raise Invalid(f"field `{name}` is not in the years {YEARS[0]} to {YEARS[-1]}: correct the sender's clock")
     return event
+
+
+@cache
+def _instants(type_: Any) -> tuple[str, ...]:
+    """Return the names of the fields that are times."""
+    kind: Any = inspect.type_info(type_)
+    return tuple(field.name for field in kind.fields if isinstance(field.type, inspect.DateTimeType))
 
 
 @cache

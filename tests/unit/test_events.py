@@ -2,14 +2,15 @@
 
 import ctypes
 import sys
-from datetime import UTC
+from datetime import UTC, datetime
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.events import Decision, decode, encode
+from models.errors import Invalid
+from models.events import YEARS, Closure, Decision, Event, decode, encode
 from tests.stagecraft import decision
 
 
@@ -30,9 +31,19 @@ def test_what_is_kept_of_an_event_takes_no_more_room_than_its_bytes() -> None:
     st.floats(-1e15, 1e15),
     st.floats(0.0, 1.0),
     st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3),
-    st.datetimes(timezones=st.just(UTC)),
+    st.datetimes(datetime(YEARS[0], 1, 2), datetime(YEARS[-1], 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 (as it wants them)
 )
 def test_encoding_says_what_was_meant(logit: float, risk: float, groups: dict[str, str], at: object) -> None:
     event = decision(logit=logit, risk=risk, groups=groups, decided_at=at)
     assert decode(Decision, encode(event)) == event
     assert orjson.dumps(orjson.loads(encode(event))) == encode(event)
+
+
+@pytest.mark.parametrize("year", [1, YEARS[0] - 1, YEARS[-1] + 1, 9999])
+@pytest.mark.parametrize("field", ["occurred_at", "decided_at", "closed_at"])
+def test_no_time_lies_so_far_off_that_a_horizon_cannot_be_added(field: str, year: int) -> None:
+    far = datetime(year, 6, 1, tzinfo=UTC)
+    closed = Closure(closure_id="x", response_id="r", reason="orphan", closed_at=far)
+    event: Event = closed if field == "closed_at" else decision(**{field: far})
+    with pytest.raises(Invalid, match=f"field `{field}` is not in the years"):
+        decode(type(event), encode(event))
