@@ -53,6 +53,11 @@ class Signed(NamedTuple):
     id: bytes
     value: bytes
 
+    @classmethod
+    def of(cls, topic: str, key: bytes | None, value: bytes, headers: Mapping[str, bytes]) -> "Signed":
+        """Take the id from a record's headers."""
+        return cls(topic, key, headers.get("ce_id", b""), value)
+
 
 class Keys:
     """The secrets of all producers."""

@@ -45,16 +45,15 @@ def outgoing(prefix: str, event: Event, key: str, keys: Keys | None = None) -> S
     """Encode an event for its topic. Its id is the digest of its bytes: a repeat has the same id."""
     value = encode(event)
     said = headers(event, digest(value)[:32])
-    return Send(
-        prefix + event.topic, key.encode(), value, said + signature(keys, event.topic, key.encode(), value, said)
-    )
+    said += signature(keys, event.topic, key.encode(), value, said)
+    return Send(prefix + event.topic, key.encode(), value, said)
 
 
 def signature(
     keys: Keys | None, topic: str, key: bytes | None, value: bytes, said: Sequence[tuple[str, bytes]]
 ) -> list[tuple[str, bytes]]:
     """Return the headers that sign a record as ours, where records are signed. `topic` is the name without prefix."""
-    return keys.sign(OURS, Signed(topic, key, dict(said).get("ce_id", b""), value)) if keys else []
+    return keys.sign(OURS, Signed.of(topic, key, value, dict(said))) if keys else []
 
 
 def fault(record: Any, prefix: str, keys: Keys | None) -> Forged | None:
@@ -62,8 +61,8 @@ def fault(record: Any, prefix: str, keys: Keys | None) -> Forged | None:
     if keys is None:
         return None
     found = dict(record.headers or ())
-    id_ = found.get("ce_id", b"")
-    return keys.fault(Signed(record.topic.removeprefix(prefix), record.key, id_, record.value or b""), found)
+    signed = Signed.of(record.topic.removeprefix(prefix), record.key, record.value or b"", found)
+    return keys.fault(signed, found)
 
 
 async def send_all(app: Any, sends: Sequence[Send]) -> None:

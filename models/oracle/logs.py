@@ -219,7 +219,7 @@ class Topics:
 
     def _read(self, topic: str, type_: Any, entry: Entry) -> None:
         try:
-            if self._keys and (error := self._keys.fault(_signed(entry), dict(entry.headers))):
+            if self._keys and (error := _fault(self._keys, entry)):
                 raise error
             event: Any = decode(type_, entry.value)
         except EventError as error:
@@ -232,8 +232,9 @@ class Topics:
         self.found[topic].append(Found(entry, event))
 
 
-def _signed(entry: Entry) -> Signed:
-    return Signed(entry.topic, entry.key, dict(entry.headers).get("ce_id", b""), entry.value)
+def _fault(keys: Keys, entry: Entry) -> EventError | None:
+    headers = dict(entry.headers)
+    return keys.fault(Signed.of(entry.topic, entry.key, entry.value, headers), headers)
 
 
 def fields_that_differ(one: Any, other: Any) -> list[str]:
