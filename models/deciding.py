@@ -137,7 +137,7 @@ def hinges(decision: Decision, by: Calibrated, policy: Policy, within: float) ->
     """Whether a logit that is off by `within` would give another tier, by its risk."""
     if decision.logit is None or not within:
         return False
-    thresholds = by.thresholds or _prior(policy.calibrator)
+    thresholds = _thresholds(by, policy)
     low, high = (thresholds.risk(decision.logit + step, decision.groups)[1] for step in (-within, within))
     return by_risk(low, policy)[0] != by_risk(high, policy)[0]
 
@@ -177,8 +177,11 @@ def _risk(
 ) -> tuple[float | None, float | None]:
     if score is None:
         return None, None
-    thresholds = by.thresholds or _prior(policy.calibrator)
-    return thresholds.risk(score.logit, found)
+    return _thresholds(by, policy).risk(score.logit, found)
+
+
+def _thresholds(by: Calibrated, policy: Policy) -> Thresholds:
+    return by.thresholds or _prior(policy.calibrator)
 
 
 def _facts(response: Response, score: Score | None, upper: float | None, by: Calibrated, stamp: Stamp) -> Facts:

@@ -339,7 +339,7 @@ def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
     except msgspec.ValidationError as error:
         raise Invalid(unquoted(error)) from None
     for name in _instants(type(event)):
-        if (at := getattr(event, name)) is not None and at.year not in YEARS:
+        if getattr(event, name).year not in YEARS:
             raise Invalid(f"field `{name}` is not in the years {YEARS[0]} to {YEARS[-1]}: correct the sender's clock")
     return event
 

@@ -222,9 +222,8 @@ class Ledger:
         if self.as_of is None:
             return None
         reading = self.filter.thresholds()
-        cuts, deviation = self._cuts(reading), reading.deviation(self.policy.green)
+        cuts, missing = self._cuts(reading), self.missing_labels()
         excess = self._brake.excess(cuts)
-        missing = missing_labels(self.labels, deviation, self.policy)
         in_force = effective(cuts, excess) if excess else cuts
         return Calibration(
             deployment=self.deployment,
