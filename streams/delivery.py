@@ -12,13 +12,16 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from itertools import groupby
 from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
 from models.errors import DeliveryError, LeaseLost
 from streams.state import State
 from streams.wire import Send, send_all
+
+AHEAD: Final = 2
+"""Batches of an agent under way: while one waits for the encoder or the broker, another partition's is worked on."""
 
 log = structlog.get_logger(__name__)
 
@@ -84,11 +87,13 @@ class Delivery:
         self._writing = 0
 
     async def consume(self, stage: Stage, stream: Any) -> None:
-        """The body of an agent: take what is queued, settle it, again."""
+        """The body of an agent: take what is queued, settle it, again; those of one partition stay in order."""
         self._stages.append(stage)
+        free = asyncio.Semaphore(AHEAD - 1)
         async for events in _batches(stream, stage.batch):
             if not self._draining:
-                await self._run(self._deliver(stage, events))
+                self._start(self._deliver(stage, events)).add_done_callback(lambda _: free.release())
+                await free.acquire()
 
     async def tick(self, stage: Stage, partitions: Iterable[int]) -> None:
         """Let time pass in a stage's partitions, and look for messages that nobody works on. Not in a rebalance."""
@@ -116,10 +121,13 @@ class Delivery:
 
     async def _run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run to the end, even when whoever waits is cancelled: a batch is never cut in half."""
+        await asyncio.shield(self._start(work))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        await asyncio.shield(task)
+        return task
 
     async def act(self, stage: Stage, partition: int, plan: Plan) -> None:
         """Carry out a plan: state first, so that what was sent can always be derived again; then outcomes."""
@@ -163,13 +171,13 @@ class Delivery:
         parts = [list(part) for _, part in groupby(messages, key=lambda m: m.tp)]
         done = await asyncio.gather(*(self._deliver_part(stage, part) for part in parts), return_exceptions=True)
         for error in filter(None, done):
-            if not isinstance(error, DeliveryError):
-                raise error
             await self._give_up(stage, error)
 
-    async def _give_up(self, stage: Stage, error: DeliveryError) -> None:
-        log.error("delivery failed: the worker ends, another takes over", stage=stage.name, error=str(error))
-        await self._app.crash(error)
+    async def _give_up(self, stage: Stage, error: BaseException) -> None:
+        """End the worker. An error that is not ours is named, not quoted: it may hold patient text."""
+        known = error if isinstance(error, DeliveryError) else DeliveryError(type(error).__name__)
+        log.error("delivery failed: the worker ends, another takes over", stage=stage.name, error=str(known))
+        await self._app.crash(known)
 
     def _put_off(self, stage: Stage, partition: int) -> None:
         """Forget what a batch began; if the partition is still ours, the batch is read again."""

@@ -216,6 +216,72 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
     assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
 
 
+class Slow(Stage):
+    """Waits with partition 0 until released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = asyncio.Event()
+
+    async def handle(self, partition: int, records: Any) -> Any:
+        if not partition:
+            await self.release.wait()
+        return await super().handle(partition, records)
+
+
+def stream(*messages: Any) -> Any:
+    """What an agent is given."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    for one in messages:
+        queue.put_nowait(SimpleNamespace(message=one))
+
+    async def events() -> Any:
+        while True:
+            yield await queue.get()
+
+    return SimpleNamespace(channel=SimpleNamespace(queue=queue), noack=lambda: SimpleNamespace(events=events))
+
+
+def test_while_one_partition_waits_another_is_worked_on_and_each_in_order() -> None:
+    other = TP("feedback", 1)
+    made, made.batch = Slow(), 2  # type: ignore[misc]
+    given = [message(10), message(11), message(20, other), message(21, other), message(12), message(22, other)]
+    given += [message(23, other)]
+
+    async def run() -> list[list[int]]:
+        seen = []
+        source = consumer()
+        for one in given:
+            await source._receive(one)
+        agent = asyncio.create_task(Delivery(SimpleNamespace(consumer=source)).consume(made, stream(*given)))
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            seen.append(list(made.handled))
+            made.release.set()
+        agent.cancel()
+        return [*seen, [source._released[PART], source._released[other]]]
+
+    blocked, freed, settled = asyncio.run(run())
+    assert blocked == [20, 21, 22], "no more than two batches are under way"
+    assert (freed, settled) == ([20, 21, 22, 10, 11, 12, 23], [13, 24])
+
+
+def test_what_cannot_be_delivered_ends_the_worker_and_is_not_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    made, stage, crashed = consumer(10), Stage(), []
+
+    async def fails(_: int) -> None:
+        raise ValueError("a patient's name")
+
+    async def crash(error: BaseException) -> None:
+        crashed.append(error)
+
+    stage.state.open = fails
+    events = [SimpleNamespace(message=m) for m in made._open[PART].values()]
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash))._deliver(stage, events))
+    assert ([repr(error) for error in crashed], made._released) == (["DeliveryError('ValueError')"], {})
+    assert "patient" not in capsys.readouterr().out
+
+
 def fetching(queue: Any) -> Consumer:
     """A consumer in generation 1 of its group, whose agents take from `queue`."""
     made = consumer()
