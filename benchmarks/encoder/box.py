@@ -38,10 +38,10 @@ def rate(score: Callable[[Any], Any], calls: list[Any], seconds: float) -> float
     return sum(len(calls[n % len(calls)]) for n in range(done)) / taken
 
 
-def naive(folder: str, threads: int, seconds: float, ready: Barrier, found: Any) -> None:
-    """One process, one response at a time."""
-    torch.set_num_threads(threads)
-    score, calls = naive_pipeline(folder, 1, "cpu"), [[pair] for pair in pairs(24)]
+def naive(folder: str, device: str, seconds: float, ready: Barrier, found: Any) -> None:
+    """One process with all cores, one response at a time."""
+    torch.set_num_threads(CORES)
+    score, calls = naive_pipeline(folder, 1, device), [[pair] for pair in pairs(24)]
     score(calls[0])
     ready.wait()
     found.put(rate(score, calls, seconds))
@@ -89,7 +89,7 @@ def measure(name: str, rounds: int, seconds: float) -> dict[str, Any]:
         path = make(name, Path(folder))
         workers: list[Callable[..., None]] = [partial(worker, path, seconds)] * CORES
         taken = [
-            (run([partial(naive, path, CORES, seconds)]), run(workers), run(workers, busy=True)) for _ in range(rounds)
+            (run([partial(naive, path, "cpu", seconds)]), run(workers), run(workers, busy=True)) for _ in range(rounds)
         ]
     ratios = sorted(ours / theirs for theirs, ours, _ in taken)
     beside = sorted(busy / ours for _, ours, busy in taken)

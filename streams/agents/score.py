@@ -29,20 +29,21 @@ class Parts(Struct, frozen=True):
     policies: Policies
     clock: Clock
     key: bytes
+    batch: int = 32
+    """Responses decided on together: few, because each waits for the slowest encoder call among them."""
 
 
 class Score:
     """The stage. Keeps every decision for a while, so that a repeated response gets the same one, byte for byte."""
 
     name = "score"
-    batch = 32
-    """Few, because each waits for the slowest encoder call among them."""
 
     def __init__(self, context: Context, state: State, expiry: Expiry, parts: Parts) -> None:
         self.context = context
         self.state = state
         self._expiry = expiry
         self._parts = parts
+        self.batch = parts.batch
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Decide on responses, all of a batch at once; note outcomes."""
