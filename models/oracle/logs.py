@@ -30,7 +30,7 @@ from models.events import (
 )
 from models.joining import Horizons
 from models.policy import Policies
-from models.signing import Keys, Signed
+from models.signing import KEY_ID, SIGNATURE, Keys, Signed
 
 E = TypeVar("E", bound=Event)
 
@@ -51,6 +51,10 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
 """Which stages consume a topic."""
 INPUTS: Final = frozenset({Response.topic, Feedback.topic})
 """Written by others; everything else is ours, and must be as we would have written it."""
+
+
+HEADERS: Final = ("ce_id", KEY_ID, SIGNATURE)
+"""What is looked at of a record's headers. The others need not be kept: of millions of records they fill gigabytes."""
 
 
 class Entry(NamedTuple):
