@@ -304,7 +304,7 @@ def shares(scores: Sequence[float], cuts: Mapping[str, float | None], *, warm: b
 
 def describe(found: Sequence[Jump]) -> str:
     """Return the cause of a version in words."""
-    return "; ".join(f"{one.kind}: {one.scope} {one.delta:+.1f}" for one in found) or "labels"
+    return "; ".join([f"{one.kind}: {one.scope} {one.delta:+.1f}" for one in found]) or "labels"
 
 
 def tightening(finding: Finding, label: Label) -> Jump:

@@ -18,7 +18,7 @@ class Expiry:
     def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None], clock: Clock) -> None:
         self._keep = keep
         self._read = read
-        self._timers: dict[int, Timers] = {}
+        self._timers: dict[int, Timers] = defaultdict(Timers)
         self._graves: dict[int, Graves] = defaultdict(lambda: Graves(clock))
         self._latest: dict[tuple[int, bytes], datetime] = defaultdict(lambda: EPOCH)
 
@@ -29,7 +29,7 @@ class Expiry:
 
     def set(self, partition: int, key: bytes, at: datetime) -> datetime:
         """Note that a row lives on from `at`, or from now if that is later, and return which; time comes that far."""
-        timers = self._timers.setdefault(partition, Timers())
+        timers = self._timers[partition]
         timers.advance(at)
         self._keep_from(timers.watermark, partition, key)
         return timers.watermark

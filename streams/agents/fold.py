@@ -150,15 +150,16 @@ class Fold:
     def _take(self, record: Record, event: Any, touched: dict[str, Taken]) -> None:
         """Fold an event that is new. One that cannot be is taken too: when it comes again, it might."""
         partition, (id_, deployment, at) = record.partition, self.kind.identify(event)
-        held = self._hold(partition, deployment)
-        taken = touched.setdefault(deployment, Taken())
-        if id_ in taken.ids or id_ in held.recent or self.state.get(partition, _id(id_)):
+        held, key = self._hold(partition, deployment), _id(id_)
+        if (taken := touched.get(deployment)) is None:
+            taken = touched[deployment] = Taken()
+        if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):
             return
         try:
             taken.news += held.folded.apply(event)
         except EventError as error:
             taken.news.append(self.context.letter(self.name, record, error))
-        taken.ids[id_] = self._expiry.set(partition, _id(id_), self._clock.bounded(at))
+        taken.ids[id_] = self._expiry.set(partition, key, self._clock.bounded(at))
 
     def _hold(self, partition: int, deployment: str) -> Held:
         if (held := self._held.get((partition, deployment))) is None:
