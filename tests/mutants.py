@@ -58,7 +58,7 @@ MUTANTS = (
     Mutant(
         "F5 an id counts again",
         "streams/agents/fold.py",
-        "if id_ in taken.ids or id_ in held.recent or self.state.get(partition, _id(id_)):",
+        "if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):",
         "if False:",
         "tests/unit/test_fold.py",
     ),
