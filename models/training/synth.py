@@ -2,7 +2,7 @@
 
 The log odds that a clinician rejects an answer are the sum of the category's intercept, the site's mood, the
 clinician's severity, the effect of the defect, `EARLIER` if an earlier answer of the conversation was rejected, and
-the drift.
+the drift. A later turn carries in `earlier` what was said before it, as far as the template reads it.
 
 >>> week = generate(Config(responses=50, seed=7))
 >>> len(week.truths), week == generate(Config(responses=50, seed=7))
@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from models.encoder.template import MAX_EARLIER
 from models.events import Depth, Feedback, Response, encode
 from models.training.cases import Case, Defect, compose
 from models.training.draw import Draw
@@ -147,6 +148,14 @@ class _Setting(NamedTuple):
     llm_model: str
 
 
+class _Now(NamedTuple):
+    """Where in its conversation a response stands."""
+
+    turn: int
+    at: datetime
+    earlier: tuple[str, ...]
+
+
 class _Simulation:
     """Walks through the conversations in order of time."""
 
@@ -197,21 +206,23 @@ class _Simulation:
 
     def _converse(self, setting: _Setting, conversation: _Conversation) -> Iterator[Arrival]:
         at, refused = conversation.start, 0
+        earlier: tuple[str, ...] = ()
         for turn in range(conversation.turns):
             case = compose(self._draw, setting.category.name, defective=self._draw.chance(setting.category.defects))
-            response = self._response(setting, case, turn, at)
+            response = self._response(setting, case, _Now(turn, at, earlier))
             truth = self._judge(setting, case, response, refused)
             self.truths[response.response_id] = truth
             yield Arrival(self._arrival(at), response)
             yield from react(self._draw, self.config, _scene(setting, case, response, truth))
             refused += truth.rejected
+            earlier = (*earlier, *_said(response))[-MAX_EARLIER:]
             at += timedelta(seconds=round(30 + self._draw.lognormal(120.0, 0.8)))
 
-    def _response(self, setting: _Setting, case: Case, turn: int, at: datetime) -> Response:
+    def _response(self, setting: _Setting, case: Case, now: _Now) -> Response:
         return Response(
-            response_id=f"{setting.conversation_id}-t{turn}",
+            response_id=f"{setting.conversation_id}-t{now.turn}",
             conversation_id=setting.conversation_id,
-            turn=turn,
+            turn=now.turn,
             deployment=setting.site.deployment,
             site=setting.site.name,
             department=setting.ward,
@@ -220,7 +231,8 @@ class _Simulation:
             category=setting.category.name,
             query=case.query,
             response=None if self._draw.chance(self.config.pre_response) else case.response,
-            occurred_at=at,
+            earlier=now.earlier,
+            occurred_at=now.at,
         )
 
     def _judge(self, setting: _Setting, case: Case, response: Response, refused: int) -> Truth:
@@ -263,6 +275,10 @@ class _Simulation:
 def _scene(setting: _Setting, case: Case, response: Response, truth: Truth) -> Scene:
     colleagues = tuple(person.name for person in setting.site.clinicians if person is not setting.clinician)
     return Scene(response, case, setting.clinician.name, colleagues or (setting.clinician.name,), truth.depth)
+
+
+def _said(response: Response) -> tuple[str, ...]:
+    return (response.query,) if response.response is None else (response.query, response.response)
 
 
 def _sigmoid(logit: float) -> float:

@@ -4,6 +4,7 @@ from statistics import mean
 
 import pytest
 
+from models.encoder.template import MAX_EARLIER
 from models.events import Feedback, Response, decode, encode
 from models.salience import tokens
 from models.training.baselines import tfidf
@@ -112,6 +113,15 @@ def test_an_earlier_rejection_raises_the_later_risk(week):
         for refused in (False, True)
     }
     assert after[True] > after[False] + 0.05
+
+
+def test_a_later_turn_carries_what_was_said_before_it(week):
+    turns = {response.response_id: response for response in week.responses}
+    for response in turns.values():
+        before = [turns[f"{response.conversation_id}-t{turn}"] for turn in range(response.turn)]
+        said = [text for turn in before for text in (turn.query, turn.response) if text is not None]
+        assert response.earlier == tuple(said[-MAX_EARLIER:])
+    assert sum(bool(response.earlier) for response in turns.values()) > 3000
 
 
 def test_sites_and_clinicians_differ_in_severity(week):
