@@ -32,6 +32,13 @@ _BY_SLOT: Final[dict[str, Defect]] = {
 }
 
 
+class Patient(NamedTuple):
+    """Whom all turns of a conversation are about."""
+
+    allergic: bool
+    facts: Facts
+
+
 class Case(NamedTuple):
     """`corrected` changes what the answer says (a deep edit), `reworded` only how it says it (a surface edit)."""
 
@@ -56,10 +63,15 @@ class _Plan(NamedTuple):
     closing: str
 
 
-def compose(draw: Draw, category: str, *, defective: bool) -> Case:
+def admit(draw: Draw, category: str) -> Patient:
+    """Draw a patient whom a category is asked about."""
+    slots = GRAMMARS[category].slots
+    return Patient("allergy" in slots and draw.chance(ALLERGY_SHARE), _facts(draw, slots))
+
+
+def compose(draw: Draw, category: str, patient: Patient, *, defective: bool) -> Case:
     """Draw a case of a category."""
-    plan = _plan(draw, GRAMMARS[category])
-    facts = _facts(draw, plan.grammar.slots)
+    plan, facts = _plan(draw, GRAMMARS[category], patient), patient.facts
     query = _fill((plan.situation, plan.allergy, plan.question), facts)
     sound = _body(plan, facts)
     body, defect = _spoil(draw, plan, facts) if defective else (sound, "none")
@@ -72,9 +84,8 @@ def compose(draw: Draw, category: str, *, defective: bool) -> Case:
     )
 
 
-def _plan(draw: Draw, grammar: Grammar) -> _Plan:
-    asked = "allergy" in grammar.slots
-    allergic = asked and draw.chance(ALLERGY_SHARE)
+def _plan(draw: Draw, grammar: Grammar, patient: Patient) -> _Plan:
+    asked, allergic = "allergy" in grammar.slots, patient.allergic
     return _Plan(
         grammar=grammar,
         situation=draw.pick(grammar.situations),

@@ -2,7 +2,8 @@
 
 The log odds that a clinician rejects an answer are the sum of the category's intercept, the site's mood, the
 clinician's severity, the effect of the defect, `EARLIER` if an earlier answer of the conversation was rejected, and
-the drift. A later turn carries in `earlier` what was said before it, as far as the template reads it.
+the drift. A conversation is about one patient; a later turn carries in `earlier` what was said before, as far as the
+template reads it.
 
 >>> week = generate(Config(responses=50, seed=7))
 >>> len(week.truths), week == generate(Config(responses=50, seed=7))
@@ -23,7 +24,7 @@ import msgspec
 
 from models.encoder.template import MAX_EARLIER
 from models.events import Depth, Feedback, Response, encode
-from models.training.cases import Case, Defect, compose
+from models.training.cases import Case, Defect, Patient, admit, compose
 from models.training.draw import Draw
 from models.training.hospital import (
     CATEGORIES,
@@ -143,6 +144,7 @@ class _Setting(NamedTuple):
     site: Site
     clinician: Clinician
     category: Category
+    patient: Patient
     specialty: str
     ward: str
     llm_model: str
@@ -199,6 +201,7 @@ class _Simulation:
             site=site,
             clinician=draw.pick(site.clinicians),
             category=category,
+            patient=admit(draw, category.name),
             specialty=draw.pick(category.specialties),
             ward=draw.pick(WARDS),
             llm_model=draw.pick(LLM_MODELS),
@@ -208,7 +211,7 @@ class _Simulation:
         at, refused = conversation.start, 0
         earlier: tuple[str, ...] = ()
         for turn in range(conversation.turns):
-            case = compose(self._draw, setting.category.name, defective=self._draw.chance(setting.category.defects))
+            case = self._case(setting)
             response = self._response(setting, case, _Now(turn, at, earlier))
             truth = self._judge(setting, case, response, refused)
             self.truths[response.response_id] = truth
@@ -217,6 +220,10 @@ class _Simulation:
             refused += truth.rejected
             earlier = (*earlier, *_said(response))[-MAX_EARLIER:]
             at += timedelta(seconds=round(30 + self._draw.lognormal(120.0, 0.8)))
+
+    def _case(self, setting: _Setting) -> Case:
+        defective = self._draw.chance(setting.category.defects)
+        return compose(self._draw, setting.category.name, setting.patient, defective=defective)
 
     def _response(self, setting: _Setting, case: Case, now: _Now) -> Response:
         return Response(
