@@ -6,6 +6,8 @@ aside. What comes out is a folder in the Hugging Face layout with `rpm.json`.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -23,9 +25,10 @@ from models.encoder.tokens import Framer, Tokens
 from models.errors import SettingsError
 from models.training.card import write_card
 from models.training.draw import Draw
+from models.training.early import Fold, best, kept, watched_folds
 from models.training.examples import Example, digest, pending, split
 from models.training.libraries import libraries
-from models.training.loop import Lesson, Rows, Track, run
+from models.training.loop import Lesson, Rows, Stop, Track, run
 from models.training.losses import Loss, lessons, loss, severities
 from models.training.metrics import Metrics, measure, sigmoid
 from models.training.vocabulary import learn
@@ -48,6 +51,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         batch: answers a step.
         rate: peak learning rate.
         patience: epochs without a better loss on watched questions until training stops; 0 never stops early.
+        folds: how many tenths of the questions are watched, each by a training of its own, see `models.training.early`.
         pending: share of the answers that are repeated without their response.
         held_out: share of the questions that are never trained on, only measured.
         vocabulary, hidden, layers, feed, length: size of an encoder that starts from nothing.
@@ -59,6 +63,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 32
     rate: float | None = None
     patience: int | None = None
+    folds: int = 1
     pending: float = 0.15
     held_out: float = 0.15
     vocabulary: int = 2000
@@ -66,10 +71,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     layers: int = 2
     feed: int = 64
     length: int = 512
-
-
-_WATCHED = 0.1
-"""Share of the questions that early stopping looks at."""
 
 
 def settled(recipe: Recipe, encoder: str | None) -> Recipe:
@@ -99,6 +100,10 @@ class _Watch(NamedTuple):
     track: Track
     place: Path
     keep: bool
+
+    def stage(self, index: int, count: int) -> "_Watch":
+        """The same for one of several trainings: each has an equal part of the progress."""
+        return self._replace(tell=lambda share, words: self.tell(0.05 + 0.85 * (index + share) / count, words))
 
 
 class _Start(NamedTuple):
@@ -194,26 +199,46 @@ def _rows(framer: Framer, examples: Sequence[Example]) -> list[Tokens]:
 
 
 def _fit(start: _Start, examples: Sequence[Example], recipe: Recipe, watch: _Watch) -> None:
-    fitted, watched = split(examples, _WATCHED, recipe.seed + 1) if recipe.patience else (examples, [])
-    fitted, severity = [*fitted, *_dropped(fitted, recipe)], severities(fitted)
-    told, looked_at = lessons(fitted, severity), lessons(watched, severity)
-    rows, others = (Rows(_rows(start.framer, part), each) for part, each in ((fitted, told), (watched, looked_at)))
-    compute = loss(recipe.loss, told)
-    lesson = Lesson(rows, others if watched else None, recipe.patience or 0, start.tokenizer.pad_token_id, compute)
+    """Train on all, for as many epochs as the watched folds bear."""
+    watched = watched_folds(examples, recipe.folds, recipe.seed) if recipe.patience else []
+    curves = [
+        kept(watch.place / f"fold-{index}", partial(_curve, start, fold, recipe, watch.stage(index, len(watched) + 1)))
+        for index, fold in enumerate(watched)
+    ]
+    stage = watch.stage(len(watched), len(watched) + 1)
+    _run(start, Fold(examples, []), recipe, stage, watch.place, best(curves) if curves else None)
+    start.model.eval()
+
+
+def _curve(start: _Start, fold: Fold, recipe: Recipe, watch: _Watch, place: Path) -> list[float]:
+    return _run(start._replace(model=deepcopy(start.model)), fold, recipe, watch, place)
+
+
+def _run(  # noqa: PLR0913, PLR0917 (what one training differs by from the next)
+    start: _Start, fold: Fold, recipe: Recipe, watch: _Watch, place: Path, until: int | None = None
+) -> list[float]:
+    """Train and return the loss of each epoch on the watched questions, if there are any."""
+    fitted, severity = [*fold.fitted, *_dropped(fold.fitted, recipe)], severities(fold.fitted)
+    told, looked_at = lessons(fitted, severity), lessons(fold.watched, severity)
+    rows, others = (Rows(_rows(start.framer, part), each) for part, each in ((fitted, told), (fold.watched, looked_at)))
+    stop = Stop(recipe.patience or 0, until)
+    lesson = Lesson(rows, others if fold.watched else None, stop, start.tokenizer.pad_token_id, loss(recipe.loss, told))
     settings = {
-        "output_dir": str(watch.place),
+        "output_dir": str(place),
         "num_train_epochs": recipe.epochs,
         "per_device_train_batch_size": recipe.batch,
         "learning_rate": recipe.rate,
         "seed": recipe.seed,
-        **(_KEPT if watch.keep and not watched else {}),
+        **(_kept(recipe) if watch.keep else {}),
     }
-    run(start.model, lesson, settings, lambda share: watch.tell(0.05 + 0.85 * share, "training"), watch.track)
-    start.model.eval()
+    return run(start.model, lesson, settings, lambda share: watch.tell(share, "training"), watch.track)
 
 
-_KEPT: dict[str, Any] = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1}
-"""Without early stopping, which saves each epoch, a checkpoint after each tenth."""
+def _kept(recipe: Recipe) -> dict[str, Any]:
+    """After each epoch or, of one epoch, each tenth: from its middle only the first is repeated exactly."""
+    whole = recipe.epochs is not None and recipe.epochs > 1
+    often = {"save_strategy": "epoch"} if whole else {"save_strategy": "steps", "save_steps": 0.1}
+    return {**often, "save_total_limit": 1}
 
 
 def _owned(folder: Path, data: str, encoder: str | None, recipe: Recipe) -> Path:

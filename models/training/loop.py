@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from models.encoder.cross import padded
@@ -32,10 +33,28 @@ class Rows(torch.utils.data.Dataset[Row]):
         return self._rows[index]
 
 
-class _Told(TrainerCallback):
-    """Passes on how far the training is, and its figures."""
+class Stop(NamedTuple):
+    """Stop once the watched loss has not fallen for `patience` epochs, or after `until` epochs."""
 
-    def __init__(self, tell: Callable[[float], None], track: Track) -> None:
+    patience: int
+    until: int | None
+
+
+class Lesson(NamedTuple):
+    """What is trained on and, if anything, what is watched meanwhile."""
+
+    rows: Rows
+    watched: Rows | None
+    stop: Stop
+    pad: int
+    loss: Callable[..., Tensor]
+
+
+class _Told(TrainerCallback):
+    """Passes on how far the training is, and its figures; and stops it."""
+
+    def __init__(self, stop: Stop, tell: Callable[[float], None], track: Track) -> None:
+        self._stop = stop
         self._tell = tell
         self._track = track
 
@@ -43,47 +62,45 @@ class _Told(TrainerCallback):
         self._track({name: float(value) for name, value in {**given["logs"], "step": state.global_step}.items()})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
-        self._tell(state.global_step / max(1, state.max_steps))
+        self._tell(min(1.0, state.epoch / (self._stop.until or args.num_train_epochs)))
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
+        if round(state.epoch) == self._stop.until:
+            control.should_training_stop = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
+        losses = _watched(state)
+        if len(losses) - 1 - np.argmin(losses) >= self._stop.patience:
+            control.should_training_stop = True
 
 
-class Lesson(NamedTuple):
-    """What is trained on; with `watched`, training stops once its loss has not fallen for `patience` epochs."""
-
-    rows: Rows
-    watched: Rows | None
-    patience: int
-    pad: int
-    loss: Callable[..., Tensor]
+def _watched(state: Any) -> list[float]:
+    """Return the watched loss of each epoch so far; a checkpoint carries them."""
+    return [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
 
 
-def run(model: Any, lesson: Lesson, settings: dict[str, Any], tell: Callable[[float], None], track: Track) -> None:
+def run(
+    model: Any, lesson: Lesson, settings: dict[str, Any], tell: Callable[[float], None], track: Track
+) -> list[float]:
     """Train `model` in place: AdamW, linear decay after a warm-up over a tenth, batches of similar length.
 
-    With early stopping the weights of the best epoch are kept. Where `output_dir` has checkpoints, the newest goes on.
+    Where `output_dir` has checkpoints, the newest goes on. Returns the watched losses by epoch.
     """
     typed = getattr(model.config, "type_vocab_size", 0) > 1
+    watching = {"eval_strategy": "epoch"} if lesson.watched else {}
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(**{**_QUIET, **(_WATCHING if lesson.watched else {}), **settings}),
+        args=TrainingArguments(**{**_QUIET, **watching, **settings}),
         train_dataset=lesson.rows,
         eval_dataset=lesson.watched,
         data_collator=lambda batch: _collate(batch, lesson.pad, typed=typed),
         compute_loss_func=lesson.loss,
-        callbacks=[_Told(tell, track), *([EarlyStoppingCallback(lesson.patience)] if lesson.watched else [])],
+        callbacks=[_Told(lesson.stop, tell, track)],
     )
     trainer.remove_callback(PrinterCallback)
     with quiet():
         trainer.train(resume_from_checkpoint=get_last_checkpoint(settings["output_dir"]))
-
-
-_WATCHING: dict[str, Any] = {
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 1,
-    "load_best_model_at_end": True,
-    "metric_for_best_model": "eval_loss",
-    "greater_is_better": False,
-}
+    return _watched(trainer.state)
 
 
 _QUIET: dict[str, Any] = {

@@ -10,6 +10,7 @@ from models.encoder import load
 from models.errors import ArtifactError, SettingsError
 from models.training import reference
 from models.training.data import from_week
+from models.training.early import TENTHS, best, watched_folds
 from models.training.examples import pending
 from models.training.fit import Recipe, quality, train
 from models.training.metrics import measure
@@ -82,12 +83,46 @@ def test_any_checkpoint_can_be_trained_further(trained, tmp_path):
     assert orjson.loads((tmp_path / "tuned" / "rpm.json").read_bytes())["twins"] is True
 
 
-def test_training_stops_early_and_keeps_the_best(trained, tmp_path):
-    told = []
-    patient = msgspec.structs.replace(SMALLEST, epochs=50.0, patience=1, rate=0.05)
-    train(answers(250, seed=15), tmp_path / "x", recipe=patient, progress=lambda share, _: told.append(share))
-    assert max(share for share in told if share < 0.95) < 0.9
+HASTY = msgspec.structs.replace(SMALLEST, epochs=12.0, patience=1, folds=2, rate=0.05)
+
+
+def test_training_goes_on_for_as_many_epochs_as_the_watched_folds_bear(tmp_path):
+    told, figures = [], []
+    train(
+        answers(250, seed=15),
+        tmp_path / "x",
+        recipe=HASTY,
+        progress=lambda share, _: told.append(share),
+        track=figures.append,
+    )
+    ends = [each["epoch"] for each in figures if "train_loss" in each]  # of each training
+    losses = [each["eval_loss"] for each in figures if "eval_loss" in each]
+    assert len(ends) == 3
+    assert max(ends) < 12
+    curves = [losses[: round(ends[0])], losses[round(ends[0]) :]]
+    assert [len(curve) for curve in curves] == [round(end) for end in ends[:2]]
+    assert round(ends[2]) == best(curves)
+    assert told == sorted(told)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_question_is_never_on_both_sides_of_a_watched_fold():
+    examples = answers(300, seed=15)
+    folds = watched_folds(examples, TENTHS, seed=3)
+    assert len(folds) == TENTHS
+    for fold in folds:
+        sides = [{example.question for example in side} for side in fold]
+        assert all(sides)
+        assert not sides[0] & sides[1]
+        assert len(fold.fitted) + len(fold.watched) == len(examples)
+    watched = [example.event.response_id for fold in folds for example in fold.watched]
+    assert sorted(watched) == sorted(example.event.response_id for example in examples)
+    assert watched_folds(examples, 2, seed=3) == folds[:2]
+
+
+def test_one_question_cannot_be_watched():
+    examples = [msgspec.structs.replace(example, question="q") for example in answers(20, seed=15)]
+    assert watched_folds(examples, TENTHS, seed=3) == []
 
 
 class Killed(Exception):
@@ -102,20 +137,23 @@ def killer(at):
     return tell
 
 
-def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "at", "done"), [(SMALLEST, 0.6, 0.3), (HASTY, 0.5, 0.4), (HASTY, 0.8, 0.65)], ids=["once", "fold", "all"]
+)
+def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(recipe, at, done, tmp_path):
     examples = answers(600, seed=14)
-    train(examples, tmp_path / "whole", recipe=SMALLEST)
+    train(examples, tmp_path / "whole", recipe=recipe)
     with pytest.raises(Killed):
-        train(examples, tmp_path / "cut", recipe=SMALLEST, progress=killer(0.6), checkpoints=tmp_path / "kept")
+        train(examples, tmp_path / "cut", recipe=recipe, progress=killer(at), checkpoints=tmp_path / "kept")
     told = []
     train(
         examples,
         tmp_path / "cut",
-        recipe=SMALLEST,
+        recipe=recipe,
         progress=lambda share, words: told.append(share) if words == "training" else None,
         checkpoints=tmp_path / "kept",
     )
-    assert min(told) > 0.3  # what was done is not done again
+    assert min(told) > done  # what was done is not done again
     assert load(str(tmp_path / "cut")).model_hash == load(str(tmp_path / "whole")).model_hash
 
 
