@@ -73,13 +73,13 @@ def _line(error: Exception) -> str:
 
 
 def _candidates(model: Any, wanted: Wanted) -> Iterator[Precision]:
-    if wanted == "bfloat16" or (wanted == "auto" and _has_bfloat16(model)):
+    if wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(model)):
         yield "bfloat16"
     if wanted != "bfloat16" and not _on_gpu(model):  # whose kernel for texts of all lengths has no float32
         yield "float32"
 
 
-def _has_bfloat16(model: Any) -> bool:
+def has_bfloat16(model: Any) -> bool:
     """Whether matrices are multiplied in bfloat16: by a GPU since Ampere, by a processor with AMX.
 
     A processor without AMX is slower in it than in float32.

@@ -22,6 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from models.encoder.adapter import Adapter
 from models.encoder.artifact import seal
+from models.encoder.base import Precision
 from models.encoder.embedder import Embedder, Vectors
 from models.encoder.head import Head
 from models.encoder.late import Reading, Weights, features, logit, read, save_weights
@@ -73,7 +74,7 @@ def train_late(
     save_weights(weights, out)
     facts = {"kind": "late", "seed": seed, "groups": (), "data_digest": digest(examples), "libraries": libraries()}
     write_card(out, {**facts, "template": VERSION}, *report)
-    seal(out, {**facts, "raters": len(severity), "metrics": plain(report)})
+    seal(out, {**facts, "precision": lesson.precision, "raters": len(severity), "metrics": plain(report)})
     return report
 
 
@@ -106,11 +107,12 @@ def _adapter(embedder: Embedder, readings: Sequence[Reading], examples: Sequence
 
 
 class Lesson(NamedTuple):
-    """Embedded answers and their verdicts; `vocabulary` is the tokenizer's size."""
+    """Embedded answers and their verdicts; `vocabulary` is the tokenizer's size, `precision` that of the embeddings."""
 
     readings: list[Reading]
     examples: list[Example]
     vocabulary: int
+    precision: Precision
     adapter: Adapter | None
 
     def only(self, rows: Sequence[int]) -> "Lesson":
@@ -123,10 +125,10 @@ def prepare(
 ) -> Lesson:
     """Embed the answers and fit the adapter; what is returned leaves out those that do not teach the head."""
     _check(examples)
-    embedder = Embedder(model, tokenizer)
+    embedder = Embedder(model, tokenizer, precision="auto")  # as it is served
     readings = embed(embedder, examples, progress)
     adapter, kept = _adapter(embedder, readings, examples, seed), teachers(examples)
-    return Lesson(readings, list(examples), len(tokenizer), adapter).only(kept)
+    return Lesson(readings, list(examples), len(tokenizer), embedder.runtime.precision, adapter).only(kept)
 
 
 def left_out(lesson: Lesson, seed: int) -> NDArray[np.float64]:

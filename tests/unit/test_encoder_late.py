@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel
 
 from models import encoder as encoders
 from models.encoder.adapter import Adapter
+from models.encoder.artifact import verify
 from models.encoder.embedder import LONGEST, Embedder, unit
 from models.encoder.late import features, load_weights, read
 from models.encoder.loading import open_sentences
@@ -82,6 +83,11 @@ def test_its_sentence_encoder_is_packed_and_exact(artifact):
     found = load(str(artifact)).runtime
     assert (found.path, found.precision) == ("packed", "float32")
     assert found.deviation < 1e-5
+
+
+def test_it_says_in_which_precision_it_was_trained(artifact):
+    fast = torch.cpu.get_capabilities().get("amx_bf16", False)
+    assert verify(artifact)["precision"] == ("bfloat16" if fast else "float32")
 
 
 def test_bfloat16_moves_no_risk_far(artifact, examples):

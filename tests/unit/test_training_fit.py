@@ -8,13 +8,14 @@ import pytest
 
 from models.encoder import load
 from models.errors import ArtifactError, SettingsError
-from models.training import reference
+from models.training import fit, reference
 from models.training.data import from_week
 from models.training.early import TENTHS, best, watched_folds
 from models.training.examples import pending
 from models.training.fit import Recipe, quality, train
 from models.training.metrics import measure
 from models.training.synth import Config, generate
+from tests import tiny_model
 
 TINY = Recipe(seed=2, hidden=32, layers=1, feed=32)
 SMALLEST = Recipe(seed=2, hidden=16, layers=1, feed=16, vocabulary=400)
@@ -81,6 +82,13 @@ def test_any_checkpoint_can_be_trained_further(trained, tmp_path):
     assert report.post_response.count > 10
     assert load(str(tmp_path / "tuned")).model_hash != load(str(trained[0])).model_hash
     assert orjson.loads((tmp_path / "tuned" / "rpm.json").read_bytes())["twins"] is True
+
+
+def test_a_checkpoint_is_tuned_without_dropout_of_attention(tmp_path):
+    model = fit._pretrained(str(tiny_model.make(tmp_path))).model
+    shares = {name: module.p for name, module in model.named_modules() if "dropout" in name}
+    assert shares.pop("bert.encoder.layer.0.attention.self.dropout") == 0.0
+    assert set(shares.values()) == {0.1}
 
 
 HASTY = msgspec.structs.replace(SMALLEST, epochs=12.0, patience=1, folds=2, rate=0.05)
