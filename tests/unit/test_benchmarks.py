@@ -51,7 +51,7 @@ def answers(path, seed, count=150):
 
 def figures(path):
     found = json.loads(path.read_bytes())
-    for row in found.values():
+    for row in found.get("models", found).values():
         assert set(MEASURES) == row["intervals"].keys()
         assert set(MEASURES) | {"seconds"} <= row.keys()
     return found
@@ -77,7 +77,9 @@ def test_without_an_encoder_the_remedy_is_said(monkeypatch):
 
 def test_to_know_the_rater_helps_where_raters_differ(tmp_path, encoder):
     data = answers(tmp_path / "rated.jsonl", 3)
-    raters.main(["--data", data, "--json", str(tmp_path / "out.json"), "--seeds", "0", "--encoder", encoder])
+    raters.main(["--data", data, "--json", str(tmp_path / "out.json"), "--seeds", "0,1", "--encoder", encoder])
     found = figures(tmp_path / "out.json")
     for aware, blind in (("known", "text"), ("late_known", "late_text")):
-        assert found[aware]["auroc"] > found[blind]["auroc"] + 0.1
+        assert found["models"][aware]["auroc"] > found["models"][blind]["auroc"] + 0.1
+        assert len(found["gains"][aware]) == 2
+        assert min(found["gains"][aware]) > 0.1
