@@ -29,7 +29,7 @@ RECIPE: Final = Recipe(seed=1)
 def ensure_reference(cache: Path, *, fast: bool = False, progress: Progress | None = None) -> Path:
     """Return the folder of the reference encoder, training it if the cache has none made by this very code.
 
-    Takes about half a minute on one core (`fast`: a third of that, for some AUROC points less).
+    Takes some three quarters of a minute on one core (`fast`: a third of that, for some AUROC points less).
     """
     week = FAST_WEEK if fast else WEEK
     folder = cache / f"reference-{_key(week)}"
