@@ -1,5 +1,6 @@
 """Commands before deployment: train a model, measure it, make synthetic data, tell how ready a pilot is."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
@@ -64,6 +65,7 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
 
     With a couple of thousand labels, a frozen sentence encoder with a late-interaction head carries over best.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 (OpenMP's own: beside other work threads would spin)
     from models.training import losses, synth  # noqa: PLC0415 (quick `--help`)
     from models.training.data import from_week, read  # noqa: PLC0415 (the same)
     from models.training.fit import Recipe  # noqa: PLC0415 (the same)
