@@ -200,7 +200,7 @@ MUTANTS = (
     Mutant(
         "I9 no jump is detected",
         "models/calibration/filter.py",
-        "if best > self.settings.threshold:",
+        "if best > settings.threshold:",
         "if False:",
         "tests/unit/test_calibrator.py",
     ),

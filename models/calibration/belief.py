@@ -50,7 +50,8 @@ class Offset:
 
     Between its labels the mean reverts to 0 at `rate` per label and the variance to its prior at 2 `doubt`: with both
     equal an Ornstein-Uhlenbeck process in label counts, with more doubt one that keeps its mean but may soon move.
-    `up` and `down` scale the evidence of upward and downward jumps to the common threshold.
+    `weights` scale the evidence of each alternative to the common threshold. A rater has four more, those of the slope:
+    one who flips every verdict looks like scores that say less.
     Times are seconds since the epoch; `born` is the estimated time of its last jump: older events say nothing of it.
     """
 
@@ -60,12 +61,21 @@ class Offset:
     prior: float = 0.1
     rate: float = 0.0
     doubt: float = 0.0
-    up: float = 1.0
-    down: float = 1.0
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     evidence: list[float] = field(default_factory=lambda: [1.0] * 4)
     since: list[float] = field(default_factory=lambda: [0.0] * 4)
     born: float = -inf
     quarantined: bool = False
+
+    @property
+    def judges(self) -> bool:
+        """Whether it is a rater's."""
+        return len(self.evidence) > 4
+
+    def judge(self) -> None:
+        """Make it a rater's. To follow the scores more closely than others is no offence: its weight is 0."""
+        self.weights += (0.0, 0.0, 1.0, 1.0)
+        self.evidence, self.since = [1.0] * 8, [0.0] * 8
 
     def at(self, clock: int) -> tuple[float, float]:
         """Mean and variance after reverting from its own clock to `clock`.
@@ -74,16 +84,10 @@ class Offset:
         >>> round(mean, 3), round(var, 3)
         (0.397, 0.08)
         """
-        if clock == self.clock:
-            return self.mean, self.var
         past = self.clock - clock
-        kept = exp(2.0 * self.doubt * past)
-        return self.mean * exp(self.rate * past), self.prior + (self.var - self.prior) * kept
-
-    def revert(self, clock: int) -> None:
-        """Bring the offset itself up to `clock`."""
-        self.mean, self.var = self.at(clock)
-        self.clock = clock
+        kept = exp(self.rate * past)
+        known = kept if self.doubt == self.rate else exp(self.doubt * past)
+        return self.mean * kept, self.prior + (self.var - self.prior) * known * known
 
     def absorb(self, step: float, shrink: float) -> None:
         """Take this offset's part of a label."""
@@ -139,6 +143,20 @@ class Curve:
         self.mean[0] = clip(self.mean[0] + shift, 2.0 * MAX_OFFSET)
         self.cov[0] += max(0.0, min(spread, MAX_VARIANCE - self.cov[0]))
         self.cov[4] += max(0.0, min(slope_spread, SLOPE_VARIANCES[0] - self.cov[4]))
+
+    def tilt(self, factor: float, spread: float) -> None:
+        """Multiply the log-odds by `factor` and add `spread` to its variance, within the bounds of each coefficient."""
+        b0, b1, b2, b3 = self.mean
+        self.mean = [factor * b0, factor * b1, factor * b2, b3]
+        for k, b, bound in ((0, b0, MAX_VARIANCE), (4, b1, SLOPE_VARIANCES[0]), (7, b2, SLOPE_VARIANCES[1])):
+            if b * b * spread > bound - self.cov[k]:
+                spread = max(0.0, bound - self.cov[k]) / (b * b)
+        for k, product in ((0, b0 * b0), (1, b0 * b1), (2, b0 * b2), (4, b1 * b1), (5, b1 * b2), (7, b2 * b2)):
+            self.cov[k] += spread * product
+
+    def doubt(self, intercept: float, slope: float) -> None:
+        """Keep the variances of the intercept and of the first slope at no less than these."""
+        self.cov[0], self.cov[4] = max(self.cov[0], intercept), max(self.cov[4], slope)
 
     def gain(self, x1: float, x2: float, organic: float) -> Gain:
         """Covariance times the feature vector (1, x1, x2, organic)."""
@@ -211,13 +229,13 @@ def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[f
     for _ in range(MAX_STEPS):
         p = 1.0 / (1.0 + exp(-z))
         gap = z - eta - reach * (rejected - p)
-        low, high = (low, z) if gap > 0.0 else (z, high)
         move = -gap / (1.0 + reach * p * (1.0 - p))
-        if not low <= z + move <= high or abs(move) > last:
-            move = (low + high) / 2.0 - z
-        elif move * move * reach < QUADRATIC:
+        if move * move * reach < QUADRATIC:
             z += move
             break
+        low, high = (low, z) if gap > 0.0 else (z, high)
+        if not low <= z + move <= high or abs(move) > last:
+            move = (low + high) / 2.0 - z
         z += move
         last = abs(move) / 2.0
         if last < TOLERANCE:

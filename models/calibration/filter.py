@@ -1,7 +1,7 @@
 """The calibrator proper: a filter over one deployment's labels. Mathematics: `basis`, `belief`, `jumps`, `serving`."""
 
 from collections.abc import Iterable
-from math import exp, inf, isfinite, log
+from math import inf, isfinite, log
 from typing import Any, Final, Literal
 
 import msgspec
@@ -10,15 +10,15 @@ from models.calibration.basis import basis, clip
 from models.calibration.belief import Curve, Offset, settle, settle_noisy
 from models.calibration.jumps import (
     ALL,
+    FAR,
+    REACH,
     Jump,
-    Ratios,
     accumulate,
-    ratios,
-    ratios_noisy,
+    alike,
+    compare,
     restart,
     size,
     strongest,
-    temper,
 )
 from models.calibration.maturity import Maturity
 from models.calibration.serving import MAX_CACHE, MAX_ETA, Groups, Key, Moments, Thresholds, deviation, evaluate
@@ -44,6 +44,10 @@ mostly of that kind, and evidence that passed over the old ones would take that 
 
 MIN_RATERS: Final = 3
 """With fewer, the raters' severity cannot be told from the answers' risk: it counts as the latter."""
+
+DOUBTED: Final = (0.015, 0.03)
+"""Variances of intercept and first slope while a change of all, or of the slope, is suspected: labels then count two to
+three times as much, so that a change too small to prove is soon learnt all the same."""
 
 Candidate = tuple[Key | None, Offset]
 
@@ -85,8 +89,11 @@ class Filter:
         "_everyone",
         "_found",
         "_groups",
+        "_late",
         "_newest",
         "_raters",
+        "_slope",
+        "_uneven",
         "clock",
         "ignored",
         "settings",
@@ -99,37 +106,41 @@ class Filter:
         self._curve = Curve.prior(settings.intercept_variance)
         self._curve.keep_monotone(settings.z)
         up, lenient = settings.threshold / settings.threshold_all, settings.threshold / settings.threshold_down
-        self._everyone = Offset(0.0, 0.0, 0, up=up, down=up * lenient)
+        self._everyone = Offset(0.0, 0.0, 0, weights=(FAR * up * lenient, up * lenient, up, FAR * up))
+        up = settings.threshold / settings.threshold_slope
+        self._slope = Offset(0.0, 0.0, 0, weights=(FAR * up * lenient, up * lenient, up, FAR * up))
         self._audits = Offset(0.0, 0.0, 0)
         self._groups: dict[Key, Offset] = {}
         self._raters = 0
         self._delays = Maturity()
         self._newest = -inf
-        self._even = False
+        self._late = 0
+        self._even = self._uneven = False
         self._found: dict[Groups, tuple[list[Key], list[Offset]]] = {}
 
     def observe(self, seen: Observation) -> Jump | None:
         """Fold one label. Returns the jump that it revealed, if any.
 
         A label of an event older than a jump of one of its blocks, of a quarantined group, or without weight changes
-        nothing but `ignored`.
+        nothing but `ignored` and what is known of delays.
         """
         keys, blocks = self._find(seen.groups)
         at = float(self.clock) if seen.at is None or not isfinite(seen.at) else seen.at
         if not seen.weight > 0.0 or self._stale(blocks, at):
-            self.ignored += 1
+            self._set_aside(seen, blocks, at)
             return None
         self.clock += 1
-        if at > self._newest:  # noqa: PLR1730  # the hot path: max() costs a call
+        if at > self._newest:
             self._newest = at
-        if at < self._newest and (seen.rejected or not self.clock % SPARED):
-            self._delays.add(self._newest - at, rejected=seen.rejected)
+        elif at < self._newest and (seen.rejected or not self.clock % SPARED or not self._late):
+            self._note(self._newest - at, rejected=seen.rejected)
         if not self.clock % CHECK:
-            self._even = self._delays.known and not self._delays.hold_s()
+            hold = self._delays.hold_s() > 0.0
+            self._even, self._uneven = self._delays.known and not hold, hold
         eta = self._absorb(seen, blocks)
-        if self.clock <= self.settings.grace:
+        if self.clock <= self._late + self.settings.grace:
             return None
-        return self._judge(keys, blocks, self._ratios(eta, seen), at, forced=seen.forced)
+        return self._judge(keys, blocks, eta, seen, at)
 
     def risk(self, logit: float, groups: Iterable[Key]) -> Moments:
         """Return (risk, upper risk) as of now; for many readings of one version take `thresholds()`."""
@@ -160,9 +171,12 @@ class Filter:
             "curve": list(self._curve.mean),
             "covariance": list(self._curve.cov),
             "everyone": pack(self._everyone),
+            "slope": pack(self._slope),
             "audits": pack(self._audits),
             "newest": None if self._newest == -inf else self._newest,
+            "late": self._late,
             "even": self._even,
+            "uneven": self._uneven,
             "delays": self._delays.state(),
             "groups": nest(self._groups),
         }
@@ -175,9 +189,11 @@ class Filter:
         self.clock, self.ignored = checked.clock, checked.ignored
         self._curve = read_curve(checked)
         unpack(checked.everyone, self._everyone)
+        unpack(checked.slope, self._slope)
         unpack(checked.audits, self._audits)
         self._newest = -inf if checked.newest is None else checked.newest
-        self._even, self._delays = checked.even, Maturity.restore(checked.delays)
+        self._late, self._even, self._uneven = checked.late, checked.even, checked.uneven
+        self._delays = Maturity.restore(checked.delays)
         for name, values in checked.groups.items():
             for value, group in values.items():
                 self._groups[name, value] = unpack(group, self._new(name))
@@ -200,7 +216,11 @@ class Filter:
         settings, prior = self.settings, self._prior(name)
         doubted = settings.rater_half_life if name in settings.raters else settings.half_life
         down = 1.0 if name in settings.guarded else settings.threshold / settings.threshold_down
-        return Offset(0.0, prior, self.clock, prior, log(2.0) / settings.half_life, log(2.0) / doubted, down=down)
+        rate, doubt = log(2.0) / settings.half_life, log(2.0) / doubted
+        block = Offset(0.0, prior, self.clock, prior, rate, doubt, (down, down, 1.0, 1.0))
+        if name in settings.raters:
+            block.judge()
+        return block
 
     def _find(self, groups: Groups) -> tuple[list[Key], list[Offset]]:
         """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
@@ -240,10 +260,30 @@ class Filter:
         return (max(mean, self.settings.floor) if key[0] in self.settings.guarded else mean), var
 
     def _stale(self, blocks: list[Offset], at: float) -> bool:
+        """Whether the event is older than a jump, or of a quarantined group.
+
+        No event is too old where one kind of verdict takes longer: the jump may be nothing but the other kind, coming
+        first, and only the old events' labels can put it right.
+        """
+        uneven = self._uneven
         for block in blocks:  # not any(): a generator would cost more than the loop
-            if at < block.born or block.quarantined:
+            if block.quarantined or (at < block.born and not uneven):
                 return True
-        return at < self._everyone.born
+        return at < self._everyone.born and not uneven
+
+    def _set_aside(self, seen: Observation, blocks: list[Offset], at: float) -> None:
+        self.ignored += 1
+        counts = seen.weight > 0.0 and not any(block.quarantined for block in blocks)
+        if counts and at < self._newest and (seen.rejected or not self.ignored % SPARED):
+            self._note(self._newest - at, rejected=seen.rejected)
+
+    def _note(self, delay_s: float, *, rejected: bool) -> None:
+        """Count how late a label is. With the first late one the detector's grace begins anew.
+
+        For what comes first is not a fair sample of what will come, even if years of history were learnt before.
+        """
+        self._late = self._late or self.clock
+        self._delays.add(delay_s, rejected=rejected)
 
     def _absorb(self, seen: Observation, blocks: list[Offset]) -> float:
         """Update curve and offsets with one label. Returns the log-odds that were expected of it."""
@@ -256,68 +296,86 @@ class Filter:
         eta = b0 + b1 * x1 + b2 * x2 + b3 * organic
         variance = gain[0] + gain[1] * x1 + gain[2] * x2 + gain[3] * organic
         for block in blocks:
-            block.revert(clock)
+            block.mean, block.var = block.at(clock)
+            block.clock = clock
             eta += block.mean
             variance += block.var
         if not -MAX_ETA < eta < MAX_ETA:
             eta = clip(eta, MAX_ETA)
-        step, shrink = self._solve(eta, variance, seen)
+        weight = seen.weight if seen.weight <= 1.0 else min(seen.weight, MAX_WEIGHT)
+        step, shrink = (
+            settle_noisy(eta, variance, seen.rejected, weight, settings.noise)
+            if settings.noise
+            else settle(eta, variance, seen.rejected, weight)
+        )
         curve.absorb(gain, step, shrink)
         curve.keep_monotone(settings.z)
         for block in blocks:
             block.absorb(step, shrink)
         return eta
 
-    def _solve(self, eta: float, variance: float, seen: Observation) -> tuple[float, float]:
-        weight = seen.weight if seen.weight <= 1.0 else min(seen.weight, MAX_WEIGHT)
-        if self.settings.noise:
-            return settle_noisy(eta, variance, seen.rejected, weight, self.settings.noise)
-        return settle(eta, variance, seen.rejected, weight)
-
-    def _ratios(self, eta: float, seen: Observation) -> Ratios:
-        p, noise = 1.0 / (1.0 + exp(-eta)), self.settings.noise
-        values = ratios_noisy(p, noise, rejected=seen.rejected) if noise else ratios(p, rejected=seen.rejected)
-        return values if seen.weight >= 1.0 else temper(values, seen.weight)
-
-    def _judge(self, keys: list[Key], blocks: list[Offset], values: Ratios, at: float, *, forced: bool) -> Jump | None:
-        """Fold the ratios into every block's evidence and act on the strongest that passes its threshold."""
-        passing = self._even
+    def _judge(self, keys: list[Key], blocks: list[Offset], eta: float, seen: Observation, at: float) -> Jump | None:
+        """Fold the label into every block's evidence and act on the strongest that passes its threshold."""
+        settings, passing = self.settings, self._even
+        values, tilt = compare(eta, settings.noise, seen.weight, rejected=seen.rejected)
         best = accumulate(self._everyone, values, at, passing)
+        slope = accumulate(self._slope, tilt, at, passing)
+        best = best if best > slope else slope  # noqa: FURB136  # the hot path: max() costs a call
+        if best > settings.suspicion and self._raters < MIN_RATERS:  # else a single one of them could raise it
+            self._curve.doubt(*DOUBTED)
+            self._curve.keep_monotone(settings.z)
         for block in blocks:
-            score = accumulate(block, values, at, passing)
-            best = best if best > score else score  # noqa: FURB136  # the hot path: max() costs a call
-        if best > self.settings.threshold:
+            score = accumulate(block, values + tilt if block.judges else values, at, passing)
+            best = best if best > score else score  # noqa: FURB136  # as above
+        if best > settings.threshold:
             return self._fire(keys, blocks, at)
         if (
-            forced
+            seen.forced
             and not self._curve.biased
-            and accumulate(self._audits, values, at, passing) > self.settings.audit_threshold
+            and accumulate(self._audits, values, at, passing) > settings.audit_threshold
         ):
             return self._suspect(at)
         return None
 
     def _fire(self, keys: list[Key], blocks: list[Offset], at: float) -> Jump | None:
-        candidates: list[Candidate] = [(None, self._everyone), *zip(keys, blocks, strict=True)]
-        best = max(candidates, key=lambda pair: strongest(pair[1]))
+        slope = [self._slope] if self._is_shared(self._slope) else []
+        whole: list[Candidate] = [(None, block) for block in (self._everyone, *slope)]
+        best = max((*whole, *zip(keys, blocks, strict=True)), key=lambda pair: strongest(pair[1]))
         score, j = strongest(best[1])
-        culprit = self._culprit(best, score, j)
+        culprit = self._culprit(best, score, j) if score > self.settings.threshold else None
         if culprit is None:
             return None
         key, block = culprit
+        if block.judges and block is not best[1]:
+            _, j = alike(block, j)
         jump = self._describe("jump", culprit, j, score, at)
         if key is not None and key[0] in self.settings.guarded and jump.delta < 0.0:
             block.mean, block.quarantined = 0.0, True
             restart(block)
             return msgspec.structs.replace(jump, kind="quarantine")
         shift, spread = self.settings.shift * jump.delta, self.settings.widening * jump.delta**2
-        if key is None:
+        if block is self._slope:
+            self._curve.tilt(1.0 - shift / REACH, spread / REACH**2)
+        elif key is None:
             self._curve.move(shift, spread, self.settings.slope_widening)
         else:
             block.move(shift, spread)
-        block.born = jump.since
-        for touched in (self._everyone, block, *(self._groups.values() if key is None else blocks)):
+        self._curve.keep_monotone(self.settings.z)
+        (self._everyone if key is None else block).born = jump.since
+        for touched in (self._everyone, self._slope, block, *(self._groups.values() if key is None else blocks)):
             restart(touched)
         return jump
+
+    def _is_shared(self, block: Offset) -> bool:
+        """Whether half of a block's log evidence is left without the rater who has most of it.
+
+        One clinician's flipped verdicts look like scores that say less.
+        """
+        if self._raters < MIN_RATERS:
+            return True
+        _, j = strongest(block)
+        most = max(alike(one, j)[0] for one in self._groups.values() if one.judges)
+        return most * most <= block.evidence[j]
 
     def _culprit(self, best: Candidate, score: float, j: int) -> Candidate | None:
         """Return the block that jumped: usually the one with the strongest evidence, `score` for alternative `j`.
@@ -328,14 +386,14 @@ class Filter:
         """
         needed = log(self.settings.threshold)
         raters = [pair for pair in self._groups.items() if pair[0][0] in self.settings.raters]
-        if self._raters >= MIN_RATERS and best not in raters:
-            top = max(raters, key=lambda pair: pair[1].evidence[j])
-            alone = log(top[1].evidence[j])
+        if self._raters >= MIN_RATERS and best not in raters and best[1] is not self._slope:
+            top = max(raters, key=lambda pair: alike(pair[1], j))
+            alone = log(alike(top[1], j)[0])
             if alone >= ALONE * needed:
                 return top
             if log(score) - alone < 2.0 * (1.0 - ALONE) * needed:
                 return None
-        if best not in raters and log(self._everyone.evidence[j]) >= BROAD * needed:
+        if best[0] is not None and best not in raters and log(self._everyone.evidence[j]) >= BROAD * needed:
             return None, self._everyone
         return best
 
@@ -344,7 +402,7 @@ class Filter:
         score, j = strongest(self._audits)
         jump = self._describe("bias", (None, self._audits), j, score, at)
         self._curve.suspect(-self.settings.shift * jump.delta, BIAS_VARIANCE)
-        for touched in (self._audits, self._everyone, *self._groups.values()):
+        for touched in (self._audits, self._everyone, self._slope, *self._groups.values()):
             restart(touched)
         return jump
 

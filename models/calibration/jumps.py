@@ -1,21 +1,25 @@
 """Has a block of the calibrator jumped? A CUSUM of likelihood ratios per block.
 
-For each block (all responses, each group value) and each alternative delta, the evidence after a label y is
+For each block (all responses, each group value, the slope) and each alternative delta, the evidence after a label y is
 
-    M <- max(1, M) * q_delta(y) / q_0(y),    logit q_delta = eta + delta,
+    M <- max(1, M) * q_delta(y) / q_0(y),    logit q_delta = eta + delta t,
 
-restarted, with its start time, whenever it falls to 1. Under "no jump" each ratio has mean at most 1, so crossing a
-threshold c takes at least c labels on average (the average run length of an e-detector). Evidence that grows names its
-own change point: the event time at which it last restarted. Labels come late and in any order, so for a while after a
-change most are of events before it; those say nothing of what came after, and evidence passes them over. Which labels
-it passes over is known before their verdicts are, so the bound stands as long as the delay does not depend on the
-verdict; where it does, nothing is passed over (`filter` watches that).
+with t = 1, but for the slope t = -eta / `REACH`, cut to [-1, 1]: if scores say less than they did, the log-odds shrink
+towards 0, so that low ones rise and high ones fall (the temperature of Guo et al.). The evidence is restarted, with its
+start time, whenever it falls to 1. Under "no jump" each ratio has mean at most 1, so crossing a threshold c takes at
+least c labels on average (the average run length of an e-detector). Evidence that grows names its own change point: the
+event time at which it last restarted. Labels come late and in any order, so for a while after a change most are of
+events before it; those say nothing of what came after, and evidence passes them over. Which labels it passes over is
+known before their verdicts are, so the bound stands as long as the delay does not depend on the verdict; where it does,
+nothing is passed over (`filter` watches that). For all responses the far alternatives count for less (`FAR`): a few
+unlucky rejections feed them, and a change that is really as large is soon seen all the same.
 
 Null and alternative are compared on a clipped scale: upward alternatives never take the null below `FLOOR`, downward
 ones never above 1 - `FLOOR`. A null in that tail is then over-stated in the safe direction (the ratio's mean stays at
 most 1), so a curve slightly wrong where nobody looks raises no alarm.
 
-References: Page, *Continuous inspection schemes*, Biometrika 1954; Shin, Ramdas, Rinaldo, *E-detectors*, 2022.
+References: Page, *Continuous inspection schemes*, Biometrika 1954; Shin, Ramdas, Rinaldo, *E-detectors*, 2022;
+Guo et al., *On calibration of modern neural networks*, ICML 2017.
 """
 
 from math import exp
@@ -25,26 +29,34 @@ import msgspec
 
 from models.calibration.belief import Offset
 
-DELTAS: Final = (-1.6, -0.8, 0.8, 1.6)
-"""Alternatives in logits: odds times 0.2, 0.45, 2.2, 5."""
+DELTAS: Final = (-1.4, -0.6, 0.6, 1.4)
+"""Alternatives in logits: odds times 0.25, 0.55, 1.8, 4."""
+
+REACH: Final = 3.5
+"""Log-odds at which a change of slope moves a response by a whole delta (risk 3 %); beyond, by no more."""
 
 UPWARD: Final = 2
 """Index of the first alternative in which risk rises."""
 
-_GROWTH: Final = tuple(exp(delta) - 1.0 for delta in DELTAS)
+Ratios = tuple[float, float, float, float]
+
+SHIFTED: Final[Ratios] = (exp(-1.4) - 1.0, exp(-0.6) - 1.0, exp(0.6) - 1.0, exp(1.4) - 1.0)
+"""By what share the odds grow under each alternative."""
+
 FLOOR: Final = 0.003
+FAR: Final = 0.3
+"""Weight of the far alternatives where all responses are concerned."""
 
 ALL: Final = "all"
 """Scope of the curve itself: every response of the deployment."""
-
-Ratios = tuple[float, float, float, float]
 
 
 class Jump(msgspec.Struct, frozen=True, kw_only=True):
     """A change that the evidence forced. `since` and `at` are seconds since the epoch, `delta` is in logits.
 
-    `kind`: `jump` (the block was shifted), `quarantine` (a guarded group turned lenient: its labels are ignored from
-    now on), `bias` (audited verdicts contradict organic ones: the organic labels' bias is estimated from now on),
+    `kind`: `jump` (the block was shifted; a change of slope is one of `all`, with the delta of its low scores),
+    `quarantine` (a guarded group turned lenient: its labels are ignored from now on), `bias` (audited verdicts
+    contradict organic ones: the organic labels' bias is estimated from now on),
     `tightening` (greens were rejected more often than promised: their threshold was moved by `delta`, see `ledger`).
     """
 
@@ -57,27 +69,37 @@ class Jump(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
-def ratios(p: float, *, rejected: bool) -> Ratios:
+def tilted(eta: float) -> Ratios:
+    """By what share the odds at log-odds `eta` grow under each alternative of the slope.
+
+    >>> [round(g, 2) for g in tilted(-3.5)] == [round(g, 2) for g in SHIFTED]
+    True
+    >>> [round(g, 2) for g in tilted(1.0)]
+    [0.49, 0.19, -0.16, -0.33]
+    """
+    tilt = -eta / REACH if -REACH < eta < REACH else -1.0 if eta > 0.0 else 1.0
+    near, far = exp(DELTAS[2] * tilt), exp(DELTAS[3] * tilt)
+    return 1.0 / far - 1.0, 1.0 / near - 1.0, near - 1.0, far - 1.0
+
+
+def ratios(p: float, growth: Ratios, *, rejected: bool) -> Ratios:
     """Likelihood ratio of one label under each alternative, q_delta(y) / q_0(y).
 
-    >>> [round(r, 3) for r in ratios(0.05, rejected=True)]
-    [0.21, 0.462, 2.097, 4.136]
-    >>> [round(r, 3) for r in ratios(0.0001, rejected=False)]
-    [1.0, 1.0, 0.996, 0.988]
+    >>> [round(r, 3) for r in ratios(0.05, SHIFTED, rejected=True)]
+    [0.256, 0.561, 1.75, 3.518]
+    >>> [round(r, 3) for r in ratios(0.0001, SHIFTED, rejected=False)]
+    [1.0, 1.0, 0.998, 0.991]
     """
-    low, high = min(p, 1.0 - FLOOR), max(p, FLOOR)
-    g0, g1, g2, g3 = _GROWTH
-    if rejected:
-        return (
-            (1.0 + g0) / (1.0 + low * g0),
-            (1.0 + g1) / (1.0 + low * g1),
-            (1.0 + g2) / (1.0 + high * g2),
-            (1.0 + g3) / (1.0 + high * g3),
-        )
-    return 1.0 / (1.0 + low * g0), 1.0 / (1.0 + low * g1), 1.0 / (1.0 + high * g2), 1.0 / (1.0 + high * g3)
+    g0, g1, g2, g3 = growth
+    low = p if p < 1.0 - FLOOR else 1.0 - FLOOR  # noqa: FURB136  # the hot path: min() costs a call
+    high = p if p > FLOOR else FLOOR  # noqa: FURB136  # as above
+    if g0 > 0.0:
+        low, high = high, low
+    a, b, c, d = 1.0 / (1.0 + low * g0), 1.0 / (1.0 + low * g1), 1.0 / (1.0 + high * g2), 1.0 / (1.0 + high * g3)
+    return (a + g0 * a, b + g1 * b, c + g2 * c, d + g3 * d) if rejected else (a, b, c, d)
 
 
-def ratios_noisy(p: float, noise: float, *, rejected: bool) -> Ratios:
+def ratios_noisy(p: float, noise: float, growth: Ratios, *, rejected: bool) -> Ratios:
     """As `ratios` when a share `noise` of the labels is flipped at random: both sides pass through the flip."""
 
     def ratio(growth: float) -> float:
@@ -86,7 +108,7 @@ def ratios_noisy(p: float, noise: float, *, rejected: bool) -> Ratios:
         seen, told = (noise + (1.0 - 2.0 * noise) * q for q in (null, other))
         return told / seen if rejected else (1.0 - told) / (1.0 - seen)
 
-    a, b, c, d = (ratio(growth) for growth in _GROWTH)
+    a, b, c, d = (ratio(share) for share in growth)
     return a, b, c, d
 
 
@@ -96,12 +118,23 @@ def temper(values: Ratios, weight: float) -> Ratios:
     return a**weight, b**weight, c**weight, d**weight
 
 
-def accumulate(block: Offset, values: Ratios, at: float, passing: bool = True) -> float:  # noqa: FBT001, FBT002  # hot
+def compare(eta: float, noise: float, weight: float, *, rejected: bool) -> tuple[Ratios, Ratios]:
+    """Likelihood ratios of a label under the alternatives of a shift, and under those of the slope."""
+    p, slope = 1.0 / (1.0 + exp(-eta)), tilted(eta)
+    if noise:
+        shift = ratios_noisy(p, noise, SHIFTED, rejected=rejected)
+        tilt = ratios_noisy(p, noise, slope, rejected=rejected)
+    else:
+        shift, tilt = ratios(p, SHIFTED, rejected=rejected), ratios(p, slope, rejected=rejected)
+    return (shift, tilt) if weight >= 1.0 else (temper(shift, weight), temper(tilt, weight))
+
+
+def accumulate(block: Offset, values: tuple[float, ...], at: float, passing: bool = True) -> float:  # noqa: FBT001, FBT002  # hot
     """Fold one label's ratios into a block's evidence. Returns the strongest, as `strongest` does.
 
     `passing`: evidence passes over labels of events before the change that it speaks of.
     """
-    evidence, since, best = block.evidence, block.since, 0.0
+    evidence, since, weights, best = block.evidence, block.since, block.weights, 0.0
     for j, ratio in enumerate(values):
         new = evidence[j]
         if new > 1.0:
@@ -116,27 +149,33 @@ def accumulate(block: Offset, values: Ratios, at: float, passing: bool = True) -
         else:
             continue
         evidence[j] = new
-        score = new * (block.down if j < UPWARD else block.up)
+        score = new * weights[j]
         best = best if best > score else score  # noqa: FURB136  # the hot path: max() costs a call
     return best
 
 
 def strongest(block: Offset) -> tuple[float, int]:
     """Return the strongest evidence, scaled to the common threshold, and its alternative."""
-    scores = [value * (block.down if j < UPWARD else block.up) for j, value in enumerate(block.evidence)]
-    return max((score, j) for j, score in enumerate(scores))
+    return max((value * block.weights[j], j) for j, value in enumerate(block.evidence))
 
 
 def size(block: Offset, j: int) -> float:
     """Return the jump's size: the mean of its direction's alternatives, weighted by their evidence.
 
-    For small jumps the log evidence is a parabola in delta, so equal evidence for 0.8 and 1.6 means 1.2.
+    For small jumps the log evidence is a parabola in delta, so equal evidence for 0.6 and 1.4 means 1.0.
     """
-    near, far = (UPWARD, UPWARD + 1) if j >= UPWARD else (UPWARD - 1, UPWARD - 2)
-    first, second = block.evidence[near], block.evidence[far]
+    near, far = (UPWARD, UPWARD + 1) if j % len(DELTAS) >= UPWARD else (UPWARD - 1, UPWARD - 2)
+    first, second = (block.evidence[j - j % len(DELTAS) + k] for k in (near, far))
     return (first * DELTAS[near] + second * DELTAS[far]) / (first + second)
+
+
+def alike(block: Offset, j: int) -> tuple[float, int]:
+    """Return a rater's strongest evidence for any change in the direction of alternative `j`, and its alternative."""
+    upward = j % len(DELTAS) >= UPWARD
+    return max((value, k) for k, value in enumerate(block.evidence) if (k % len(DELTAS) >= UPWARD) == upward)
 
 
 def restart(block: Offset) -> None:
     """Forget the evidence of a block: its null has just been moved."""
-    block.evidence, block.since = [1.0] * 4, [0.0] * 4
+    count = len(block.evidence)
+    block.evidence, block.since = [1.0] * count, [0.0] * count

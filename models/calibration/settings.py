@@ -43,11 +43,15 @@ class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     who changes moves their own offset, not everybody's curve."""
     threshold: Evidence = 1e5
     """Evidence at which a group is held to have jumped: at least that many labels between false jumps, per group."""
-    threshold_all: Evidence = 7e3
+    threshold_all: Evidence = 3e3
     """The same for all responses: one block among many, and the one whose change matters most."""
+    threshold_slope: Evidence = 2e3
+    """The same for the slope of all."""
+    suspicion: Evidence = 3e3
+    """Evidence, in units of `threshold`, at which a change of all, or of the slope, is suspected: labels count more."""
     threshold_down: Evidence = 2e5
     """The same downwards, where a missed jump costs coverage, not safety. Guarded groups keep `threshold`: for them a
-    jump downwards ends in quarantine, which is the safe side. For all responses both ratios apply."""
+    jump downwards ends in quarantine, which is the safe side. For all responses and the slope both ratios apply."""
     audit_threshold: Evidence = 1e3
     """Evidence at which forced verdicts are held to contradict volunteered ones; there are far fewer of them."""
     shift: Share = 0.8

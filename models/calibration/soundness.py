@@ -25,15 +25,17 @@ UPPER: Final = np.triu_indices(4)
 
 def check_sound(state: State) -> None:
     """Raise `StateError` for a state that no labels lead to."""
-    bounded = [*state.curve, *state.covariance, *_moments(state.everyone), *_moments(state.audits)]
+    alone = (state.everyone, state.slope, state.audits)
+    bounded = [*state.curve, *state.covariance, *(number for block in alone for number in _moments(block))]
     for values in state.groups.values():
         bounded += [number for group in values.values() for number in _moments(group)]
     if not all(abs(number) <= LOGITS for number in bounded):
         raise StateError("no labels lead to these parameters: a mean or variance is out of all bounds")
     if np.linalg.eigvalsh(_matrix(state.covariance)).min() < ROUNDING:
         raise StateError("no labels lead to these parameters: the covariance is not one")
-    groups = [state.everyone, state.audits, *(group for values in state.groups.values() for group in values.values())]
-    if not all(_is_dated(group, state.clock) for group in groups) or not 0.0 <= (state.newest or 0.0) <= YEAR_2200_S:
+    groups = [*alone, *(group for values in state.groups.values() for group in values.values())]
+    dated = all(_is_dated(group, state.clock) for group in groups) and state.late <= state.clock
+    if not dated or not 0.0 <= (state.newest or 0.0) <= YEAR_2200_S:
         raise StateError("no labels lead to these parameters: a date or an evidence is out of all bounds")
     delays = [number for delay in state.delays.values() for number in delay[1:]]
     if not all(0.0 <= number <= LOG_DELAY**2 for number in delays):
@@ -41,13 +43,13 @@ def check_sound(state: State) -> None:
 
 
 def _moments(group: GroupState) -> tuple[float, float]:
-    return group[0], group[1]
+    return group.mean, group.var
 
 
 def _is_dated(group: GroupState, clock: int) -> bool:
-    _, _, own, rising, born, _ = group
-    times = [born or 0.0, *(since for _, _, since in rising)]
-    return own <= clock and all(0.0 <= at <= YEAR_2200_S for at in times) and all(e <= EVIDENCE for _, e, _ in rising)
+    times = [group.born or 0.0, *group.rising[2::3]]
+    known = all(0.0 <= at <= YEAR_2200_S for at in times) and all(e <= EVIDENCE for e in group.rising[1::3])
+    return known and group.clock <= clock
 
 
 def _matrix(covariance: list[float]) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":

@@ -4,6 +4,7 @@ Floats survive JSON bit for bit (shortest round-trip representation), so restore
 original would have.
 """
 
+from collections.abc import Iterator
 from math import inf, isfinite
 from typing import Annotated, Any, Final, Literal
 
@@ -15,46 +16,70 @@ from models.calibration.serving import Key
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-GroupState = tuple[float, float, Count, list[tuple[int, float, float]], float | None, bool]
-"""Mean, variance, clock, evidence above 1 (alternative, evidence, since), born (null: never jumped), quarantined."""
+
+
+class GroupState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An offset. What is at rest at its end is left out: most groups never jumped.
+
+    `rising`: evidence above 1, as alternative, evidence, since, and again; `born`: None if it never jumped.
+    """
+
+    mean: float
+    var: float
+    clock: Count
+    rising: list[float] = []
+    born: float | None = None
+    quarantined: bool = False
+
+    def evidence(self) -> Iterator[tuple[float, float, float]]:
+        """Return alternative, evidence, since of each that rises."""
+        numbers = iter(self.rising)
+        return zip(numbers, numbers, numbers, strict=True)
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `Filter.state` returns, as a type."""
 
-    schema: Literal[2] = 2
+    schema: Literal[3] = 3
     settings: FilterSettings
     clock: Count
     ignored: Count
     curve: list[float]
     covariance: list[float]
     everyone: GroupState
+    slope: GroupState
     audits: GroupState
     newest: float | None
+    late: Count
     even: bool
+    uneven: bool
     delays: dict[str, Any]
     groups: dict[str, dict[str, GroupState]]
 
 
-def pack(block: Offset) -> GroupState:
-    """Return an offset as JSON types; evidence at rest is left out."""
-    rising = [(j, value, block.since[j]) for j, value in enumerate(block.evidence) if value > 1.0]
-    return block.mean, block.var, block.clock, rising, None if block.born == -inf else block.born, block.quarantined
+def pack(block: Offset) -> list[Any]:
+    """Return an offset as JSON types, as `GroupState` reads it."""
+    rising = [x for j, value in enumerate(block.evidence) if value > 1.0 for x in (j, value, block.since[j])]
+    born = None if block.born == -inf else block.born
+    head = [block.mean, block.var, block.clock]
+    if block.quarantined:
+        return [*head, rising, born, True]
+    return head if not rising and born is None else [*head, rising] if born is None else [*head, rising, born]
 
 
 def unpack(state: GroupState, block: Offset) -> Offset:
     """Set a new offset to what `pack` returned. Raises `StateError` for impossible numbers."""
-    mean, var, clock, rising, born, quarantined = state
-    if var < 0.0 or clock < 0 or any(not 0 <= j < 4 for j, _, _ in rising):
-        raise StateError("calibrator state is damaged: a group's variance, clock or evidence is impossible")
-    _finite([mean, var, born or 0.0, *(number for _, *pair in rising for number in pair)])
-    block.mean, block.var, block.clock = mean, var, clock
-    for j, value, since in rising:
-        block.evidence[j], block.since[j] = value, since
-    block.born, block.quarantined = -inf if born is None else born, quarantined
+    damaged = len(state.rising) % 3 or any(j not in range(len(block.evidence)) for j, _, _ in state.evidence())
+    if damaged or state.var < 0.0:
+        raise StateError("calibrator state is damaged: a group's variance or evidence is impossible")
+    _finite([state.mean, state.var, state.born or 0.0, *state.rising])
+    block.mean, block.var, block.clock = state.mean, state.var, state.clock
+    for j, value, since in state.evidence():
+        block.evidence[int(j)], block.since[int(j)] = value, since
+    block.born, block.quarantined = -inf if state.born is None else state.born, state.quarantined
     return block
 
 
@@ -81,9 +106,9 @@ def read_curve(state: State) -> Curve:
     return Curve(list(state.curve), list(state.covariance))
 
 
-def nest(blocks: dict[Key, Offset]) -> dict[str, dict[str, GroupState]]:
+def nest(blocks: dict[Key, Offset]) -> dict[str, dict[str, list[Any]]]:
     """Return the groups by name, then value."""
-    nested: dict[str, dict[str, GroupState]] = {}
+    nested: dict[str, dict[str, list[Any]]] = {}
     for (name, value), block in sorted(blocks.items()):
         nested.setdefault(name, {})[value] = pack(block)
     return nested

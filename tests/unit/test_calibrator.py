@@ -89,7 +89,51 @@ def test_labels_older_than_a_jump_are_ignored():
     calibrator, jumps = folded(stream(4000, seed=3, shift_at=3000, shift=1.6))
     before = calibrator.state()
     assert calibrator.observe(Observation(-2.0, (), rejected=True, at=jumps[-1].since - 1.0)) is None
-    assert calibrator.state() == {**before, "ignored": before["ignored"] + 1}
+    delays = {name: before[name] for name in ("late", "delays")}
+    assert {**calibrator.state(), **delays} == {**before, "ignored": before["ignored"] + 1}
+
+
+def flattening(count, seed, flat_at):
+    """Labels whose log-odds shrink to 0.6 of what they were from `flat_at` on: the scores say less."""
+    rng = random.Random(seed)
+    for i in range(count):
+        logit = rng.gauss(-2.6, 1.8)
+        eta = (0.8 * logit - 0.3) * (0.6 if i >= flat_at else 1.0)
+        yield Observation(logit, (), rng.random() < 1.0 / (1.0 + math.exp(-eta)), 1.0, float(i))
+
+
+def test_scores_that_say_less_are_a_jump_of_the_slope():
+    labels = [list(flattening(4000, seed, 3000)) for seed in range(5)]
+    found = [folded(log) for log in labels]
+    for _, jumps in found:
+        assert [(jump.kind, jump.scope) for jump in jumps][:1] == [("jump", "all")]
+        assert jumps[0].delta > 0.0
+    blind = [folded(log, FilterSettings(threshold_slope=1e100))[0] for log in labels]
+    assert sum(off(one) for one, _ in found) < sum(map(off, blind))
+
+
+def off(calibrator):
+    """Mean divergence from the truth of `flattening` after its change, in nats."""
+    logits = [-2.6 + 1.8 * k / 4.0 for k in range(-8, 9)]
+    shares = [math.exp(-((k / 4.0) ** 2) / 2.0) for k in range(-8, 9)]
+    total = 0.0
+    for logit, share in zip(logits, shares, strict=True):
+        truth, p = 1.0 / (1.0 + math.exp(-0.6 * (0.8 * logit - 0.3))), calibrator.risk(logit, ())[0]
+        total += share * (truth * math.log(truth / p) + (1.0 - truth) * math.log((1.0 - truth) / (1.0 - p)))
+    return total / sum(shares)
+
+
+def test_a_suspected_change_too_small_to_prove_is_learnt_sooner():
+    labels = [list(stream(3600, seed, shift_at=3000, shift=0.5)) for seed in range(8)]
+    truth, groups = 1.0 / (1.0 + math.exp(0.3 + 0.8 * 2.0 - 0.5)), [("category", "a"), ("site", "x")]
+    wary, deaf = (
+        sum(abs(folded(log, settings)[0].risk(-2.0, groups)[0] - truth) for log in labels)
+        for settings in (
+            FilterSettings(threshold=1e99, threshold_all=3e97, threshold_slope=2e97, threshold_down=2e99),
+            FilterSettings(grace=10**9),
+        )
+    )
+    assert wary < deaf
 
 
 def test_a_site_that_turns_lenient_is_quarantined_until_released():
@@ -194,13 +238,15 @@ def test_state_survives_json_and_is_small():
 @pytest.mark.parametrize(
     "damage",
     [
-        {"schema": 1},
+        {"schema": 2},
         {"clock": "many"},
         {"curve": [1.0]},
         {"covariance": [float("nan")] * 10},
         {"covariance": [-1.0] * 10},
-        {"groups": {"site": {"x": [0.0, -1.0, 0, [], None, False]}}},
-        {"groups": {"site": {"x": [0.0, 0.1, 0, [[4, 2.0, 1.0]], None, False]}}},
+        {"groups": {"site": {"x": [0.0, -1.0, 0]}}},
+        {"groups": {"site": {"x": [0.0, 0.1, 0, [4, 2.0, 1.0]]}}},
+        {"groups": {"site": {"x": [0.0, 0.1, 0, [1, 2.0]]}}},
+        {"groups": {"site": {"x": [0.0, 0.1, 0, [], None, False, 1]}}},
         {"surprise": 1},
         {"settings": {"z": 99.0}},
     ],
@@ -226,7 +272,7 @@ def test_estimator_restores_and_goes_on():
 
 def test_defaults_are_part_of_the_schema():
     """A state names only settings that differ: change a default, and the schema number in `state.py` must rise too."""
-    known = {2: "c770f87fe155ad58"}
+    known = {3: "458b5821d1a07c1d"}
     assert hashlib.sha256(msgspec.json.encode(DEFAULTS)).hexdigest()[:16] == known[SCHEMA]
 
 
@@ -272,6 +318,27 @@ def test_rejections_that_come_sooner_are_not_taken_for_a_shift(monkeypatch):
     _, fooled = folded(labels)
     assert len(jumps) <= 2
     assert len(fooled) > 3 * max(len(jumps), 1)
+
+
+def test_labels_older_than_a_jump_count_where_one_kind_of_verdict_takes_longer():
+    calibrator, _ = folded(late(12_000, 7, 150, 1500, shift_at=8000))
+    state = calibrator.state()
+    assert state["uneven"]
+    calibrator = Filter.restore({**state, "everyone": [0.0, 0.0, 0, [], 1e9]})
+    calibrator.observe(Observation(-2.0, (), rejected=False, at=100.0))
+    assert calibrator.ignored == state["ignored"]
+    calibrator = Filter.restore({**state, "everyone": [0.0, 0.0, 0, [], 1e9], "uneven": False})
+    calibrator.observe(Observation(-2.0, (), rejected=False, at=100.0))
+    assert calibrator.ignored == state["ignored"] + 1
+
+
+def test_the_grace_begins_anew_with_the_first_late_label():
+    """After years of history that came at once, the first labels of all are the quick ones: no change."""
+    history = [msgspec.structs.replace(seen, at=-1.0) for seen in stream(2000, seed=1)]
+    streams = [late(2000, seed, 150, 1500)[:400] for seed in range(10)]
+    assert not any(jump.at < 400 for labels in streams for jump in folded([*history, *labels])[1])
+    eager = [folded([*history, *labels], FilterSettings(grace=0))[1] for labels in streams]
+    assert any(eager)
 
 
 def test_absurd_dates_leave_every_number_finite():

@@ -96,7 +96,7 @@ def test_rollback_is_a_new_version_with_the_old_parameters():
     ("wrong", "named"),
     [
         ({"deployment": "other"}, "other"),
-        ({"parameters": {"schema": 2}}, "damaged"),
+        ({"parameters": {"schema": 3}}, "damaged"),
         ({"order": "release", "scope": "site=x"}, "site=x is not in quarantine"),
     ],
 )
@@ -114,8 +114,10 @@ def test_an_instruction_that_cannot_be_followed_changes_nothing(wrong, named):
         ({"curve": [1e9, 0.0, 0.0, 0.0]}, "mean or variance"),
         ({"covariance": [0.1, 0.9, 0.0, 0.0, 0.1, 0.0, 0.0, 0.1, 0.0, 0.0]}, "covariance"),
         ({"newest": 1e300}, "date"),
-        ({"everyone": [0.0, 0.0, 0, [[0, 1e200, 0.0]], None, False]}, "evidence"),
-        ({"everyone": [0.0, 0.0, 10**6, [], None, False]}, "date"),
+        ({"late": 10**6}, "date"),
+        ({"slope": [1e9, 0.0, 0]}, "mean or variance"),
+        ({"everyone": [0.0, 0.0, 0, [0, 1e200, 0.0]]}, "evidence"),
+        ({"everyone": [0.0, 0.0, 10**6]}, "date"),
         ({"delays": {"rejected": [60, 1e300, 1.0], "accepted": [60, 1.0, 1.0]}}, "delay"),
         ({"clock": 2**60}, "damaged"),
     ],
