@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
@@ -67,13 +68,32 @@ def stream(panels: Sequence[Axes]) -> None:
     panels[2].legend(fontsize=7)
 
 
+def calibration(panels: Sequence[Axes]) -> None:
+    """Calibrators on the same streams: over all streams and seeds, mean or highest."""
+    found = rows("calibration/measured/unstressed.json")
+    shown = (
+        ("regret_mnat", 1.0, fmean, "log-loss above the oracle, mnat, mean"),
+        ("ece", 100.0, fmean, "calibration error, %, mean"),
+        ("worst_window", 100.0, max, "worst 1,000 greens, rejected %, highest"),
+    )
+    for axes, (key, scale, over, title) in zip(panels, shown, strict=True):
+        values = {
+            method: scale * over([row[key] for row in found if row["method"] == method])
+            for method in dict.fromkeys(row["method"] for row in found)
+        }
+        bars = [{"method": method, key: value} for method, value in sorted(values.items(), key=lambda pair: pair[1])]
+        _bars(axes, bars, "method", key, lambda row: row["method"] == "demur")
+        axes.set_title(title, fontsize=9)
+
+
 def _bars(axes: Axes, found: Rows, name: str, value: str, ours: Callable[[dict[str, Any]], bool]) -> None:
     bars = axes.barh(
         [row[name].removeprefix("pipeline, ") for row in found][::-1],
         [row[value] for row in found][::-1],
         color=[OURS if ours(row) else THEIRS for row in found][::-1],
     )
-    axes.bar_label(bars, fmt="{:,.1f}" if value.startswith("ratio") else "{:,.0f}", fontsize=7, padding=2)
+    fmt = "{:,.0f}" if value == "events_per_s" else "{:,.1f}"
+    axes.bar_label(bars, fmt=fmt, fontsize=7, padding=2)
     axes.margins(x=0.15)
     axes.tick_params(labelsize=7)
 
@@ -82,7 +102,7 @@ def main() -> None:
     """Write one figure a benchmark."""
     mpl.rcParams["svg.hashsalt"] = "demur"  # the same results give the same bytes
     mpl.rcParams["svg.fonttype"] = "none"
-    for draw in (encoder, latency, stream):
+    for draw in (encoder, latency, stream, calibration):
         figure = Figure(figsize=(14.0, 3.2), layout="constrained")
         draw(list(figure.subplots(1, 3)))
         figure.savefig(HERE / "plots" / f"{draw.__name__}.svg", metadata={"Date": None})

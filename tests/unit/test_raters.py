@@ -47,6 +47,10 @@ def test_a_poisoned_flood_is_put_down_to_its_clinician_not_to_everybody():
     assert moved <= 0.05
 
 
+def test_flipped_verdicts_are_not_taken_for_scores_that_say_less():
+    assert {jump.scope for seed in (6, 8) for jump in movement(0.4, Policy(), seed)[1]} == {"clinician=c19"}
+
+
 def test_the_cap_keeps_one_clinician_from_outvoting_the_rest():
     """Without rater effects and without the detector, so that nothing else stands in the way of nine labels in ten."""
     deaf = FilterSettings(grace=10**9, raters=(), guarded=())

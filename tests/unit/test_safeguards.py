@@ -42,6 +42,10 @@ CASES = {
         (Filter, "_culprit", lambda self, best, _, j: best if best[1].judges and j > 3 else (None, self._everyone)),
         test_raters.test_a_poisoned_flood_is_put_down_to_its_clinician_not_to_everybody,
     ),
+    "shared evidence of a slope": (
+        (Filter, "_is_shared", lambda *_: True),
+        test_raters.test_flipped_verdicts_are_not_taken_for_scores_that_say_less,
+    ),
     "capped influence": (
         (Influence, "grant", lambda _, __, weight: weight),
         lambda: test_raters.test_no_clinician_exceeds_their_share(20, 0.2),
