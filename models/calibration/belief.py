@@ -66,14 +66,11 @@ class Offset:
     since: list[float] = field(default_factory=lambda: [0.0] * 4)
     born: float = -inf
     quarantined: bool = False
-
-    @property
-    def judges(self) -> bool:
-        """Whether it is a rater's."""
-        return len(self.evidence) > 4
+    judges: bool = False
 
     def judge(self) -> None:
         """Make it a rater's. To follow the scores more closely than others is no offence: its weight is 0."""
+        self.judges = True
         self.weights += (0.0, 0.0, 1.0, 1.0)
         self.evidence, self.since = [1.0] * 8, [0.0] * 8
 
@@ -84,10 +81,10 @@ class Offset:
         >>> round(mean, 3), round(var, 3)
         (0.397, 0.08)
         """
-        past = self.clock - clock
+        past, prior = self.clock - clock, self.prior
         kept = exp(self.rate * past)
         known = kept if self.doubt == self.rate else exp(self.doubt * past)
-        return self.mean * kept, self.prior + (self.var - self.prior) * known * known
+        return self.mean * kept, prior + (self.var - prior) * known * known
 
     def absorb(self, step: float, shrink: float) -> None:
         """Take this offset's part of a label."""
@@ -241,7 +238,8 @@ def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[f
         if last < TOLERANCE:
             break
     p = 1.0 / (1.0 + exp(-z))
-    curvature = weight * max(p * (1.0 - p), MIN_CURVATURE)
+    bend = p * (1.0 - p)
+    curvature = weight * (bend if bend > MIN_CURVATURE else MIN_CURVATURE)  # noqa: FURB136  # the hot path
     return (z - eta) / variance, curvature / (1.0 + curvature * variance)
 
 

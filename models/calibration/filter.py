@@ -124,7 +124,7 @@ class Filter:
         A label of an event older than a jump of one of its blocks, of a quarantined group, or without weight changes
         nothing but `ignored` and what is known of delays.
         """
-        keys, blocks = self._find(seen.groups)
+        keys, blocks = self._found.get(seen.groups) or self._find(seen.groups)
         at = float(self.clock) if seen.at is None or not isfinite(seen.at) else seen.at
         if not seen.weight > 0.0 or self._stale(blocks, at):
             self._set_aside(seen, blocks, at)
@@ -224,15 +224,13 @@ class Filter:
 
     def _find(self, groups: Groups) -> tuple[list[Key], list[Offset]]:
         """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
-        found = self._found.get(groups)
-        if found is None:
-            for key in sorted(groups):
-                self._add(key)
-            known = [key for key in sorted(groups) if key in self._groups]
-            keys = [key for key in known if self._raters >= MIN_RATERS or key[0] not in self.settings.raters]
-            found = keys, [self._groups[key] for key in keys]
-            if len(known) == len(groups):  # else they evict one another, and must do so at every label
-                self._found[groups] = found
+        for key in sorted(groups):
+            self._add(key)
+        known = [key for key in sorted(groups) if key in self._groups]
+        keys = [key for key in known if self._raters >= MIN_RATERS or key[0] not in self.settings.raters]
+        found = keys, [self._groups[key] for key in keys]
+        if len(known) == len(groups):  # else they evict one another, and must do so at every label
+            self._found[groups] = found
         return found
 
     def _add(self, key: Key) -> None:
