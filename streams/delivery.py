@@ -90,7 +90,7 @@ class Delivery:
         """The body of an agent: take what is queued, settle it, again; those of one partition stay in order."""
         self._stages.append(stage)
         free = asyncio.Semaphore(AHEAD - 1)
-        async for events in _batches(stream, stage.batch):
+        async for events in _batches(stream, stage):
             if not self._draining:
                 self._start(self._deliver(stage, events)).add_done_callback(lambda _: free.release())
                 await free.acquire()
@@ -221,11 +221,11 @@ class Delivery:
             await self.act(stage, record.partition, plan)
 
 
-async def _batches(stream: Any, limit: int) -> AsyncIterator[list[Any]]:
+async def _batches(stream: Any, stage: Stage) -> AsyncIterator[list[Any]]:
     """Yield what is queued, at once: never wait for a batch to fill."""
     queue = stream.channel.queue
     async for event in stream.noack().events():
-        batch = [event]
+        batch, limit = [event], stage.batch
         while len(batch) < limit and not queue.empty():
             batch.append(queue.get_nowait())
         yield batch

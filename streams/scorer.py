@@ -29,6 +29,8 @@ CHUNK: Final = 64
 """Responses tokenised at once, at most: a call of the encoder is not kept waiting for more than it can take."""
 SHARE: Final = 0.25
 """Of the deadline that one call may take, as far as the last ones tell: who comes during it must have time left."""
+UNKNOWN: Final = 8.0
+"""Responses a second, until the first call tells: so many a large model scores on a core without AMX."""
 PATIENCE: Final = 10
 """Deadlines after which an encoder that has not answered never will."""
 
@@ -87,6 +89,7 @@ class Scorer:
         lock = Lock()  # guards these four
         self._asked, self._freed, self._made = Condition(lock), Condition(lock), Condition(lock)
         self._pace = float("inf")  # tokens a second
+        self._rate = UNKNOWN
         self._called_at: dict[Callable[..., Any], float] = {}
         metrics.queue.set_function(lambda: len(self._queue))
         works = {"tokeniser": self._tokenise, "encoder": self._encode}
@@ -98,6 +101,11 @@ class Scorer:
     def model_hash(self) -> str:
         """The encoder's."""
         return self._encoder.model_hash
+
+    @property
+    def ready_for(self) -> int:
+        """How many responses it answers within `SHARE` of the deadline, as far as the last call tells."""
+        return max(1, int(min(QUEUED, self._rate * SHARE * self._deadline_s)))
 
     @property
     def hangs(self) -> bool:
@@ -238,6 +246,7 @@ class Scorer:
         seconds = monotonic() - start
         if not exactly:
             self._pace = sum(found.prepared.size for found in batch) / max(seconds, 1e-6)
+            self._rate = len(batch) / max(seconds, 1e-6)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.scoring_seconds.observe(seconds)
         _answer([(found.job, answer) for found, answer in zip(batch, answers, strict=True)])

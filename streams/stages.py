@@ -32,8 +32,6 @@ from streams.scorer import Scorer
 from streams.settings import STAGES, Settings, Stage, load
 
 CACHE: Final = Path(".cache/demur")
-SHORT: Final = 64
-"""Tokens of a short text. SCORE's batch is one call of the encoder with such texts, three or four with usual ones."""
 """Where the reference encoder is kept, in the folder that the command runs in."""
 INPUTS: Final[dict[Stage, tuple[str, ...]]] = {
     "score": (Response.topic, Outcome.topic),
@@ -124,8 +122,7 @@ def _score(settings: Settings, context: Context) -> Built:
     encoder, calibrations = scorer(settings, context.metrics), Calibrations(settings, context.keys)
     rules, clock = policies(settings.policy), clock_for(settings.time_source)
     expiry = Expiry(timedelta(seconds=settings.horizon_s), score.read_time, clock)
-    batch = max(1, settings.budget // SHORT)
-    parts = score.Parts(encoder, calibrations, rules, clock, key(settings), batch)
+    parts = score.Parts(encoder, calibrations, rules, clock, key(settings))
     app = create_app(settings, "score", INPUTS["score"], lambda state: score.Score(context, state, expiry, parts))
     app.task(calibrations.follow)
     app.task(encoder.watch)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +20,8 @@ from streams.delivery import Plan, Record
 from streams.scorer import Scorer
 from streams.state import State
 
+BATCH: Final = 256
+
 
 class Parts(Struct, frozen=True):
     """What SCORE works with."""
@@ -29,8 +31,6 @@ class Parts(Struct, frozen=True):
     policies: Policies
     clock: Clock
     key: bytes
-    batch: int = 32
-    """Responses decided on together: few, because each waits for the slowest encoder call among them."""
 
 
 class Score:
@@ -43,7 +43,11 @@ class Score:
         self.state = state
         self._expiry = expiry
         self._parts = parts
-        self.batch = parts.batch
+
+    @property
+    def batch(self) -> int:
+        """As many as the encoder soon answers: each waits for the slowest among them, and some wait behind them."""
+        return min(BATCH, self._parts.scorer.ready_for)
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Decide on responses, all of a batch at once; note outcomes."""
