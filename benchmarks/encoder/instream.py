@@ -31,7 +31,7 @@ from benchmarks.stream.runs import until
 from models.events import Decision
 from streams import topics
 from streams.broker import free_port
-from streams.drive import GRACE_S, await_ready, launch
+from streams.drive import await_ready, worker
 from streams.settings import Settings, load
 from streams.stages import changelogs
 
@@ -57,8 +57,8 @@ def run(settings: Settings, workers: int, items: Sequence[Item]) -> dict[str, fl
         children = []
         for number in range(workers):
             mine = settings.model_copy(update={"data_dir": settings.data_dir / str(number), "http_port": free_port()})
-            children.append(launch(mine, settings.data_dir / f"{number}.log"))
-            stack.callback(children[-1].end, grace_s=GRACE_S)
+            mine.data_dir.mkdir()
+            children.append(stack.enter_context(worker(mine, mine.data_dir)))
             await_ready(children[-1], mine)
         meters = [Meter(child.pid) for child in children]
         for meter in meters:

@@ -6,6 +6,7 @@ stands was folded, and one that a crash cut off stands in the state. After a cra
 and what followed from them is sent again from the state, byte for byte. Once the broker has it, it is sent no more.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -109,7 +110,7 @@ class Fold:
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Fold a batch; publish each deployment it touches once."""
         plan = Plan(self._expiry.take(partition, self.state), [])
-        touched: dict[str, Taken] = {}
+        touched = defaultdict[str, Taken](Taken)
         for record in records:
             try:
                 event = self.context.decode(self.kind.types, record)
@@ -147,12 +148,10 @@ class Fold:
         self._batches.clear()
         self._expiry.forget()
 
-    def _take(self, record: Record, event: Any, touched: dict[str, Taken]) -> None:
+    def _take(self, record: Record, event: Any, touched: defaultdict[str, Taken]) -> None:
         """Fold an event that is new. One that cannot be is taken too: when it comes again, it might."""
         partition, (id_, deployment, at) = record.partition, self.kind.identify(event)
-        held, key = self._hold(partition, deployment), _id(id_)
-        if (taken := touched.get(deployment)) is None:
-            taken = touched[deployment] = Taken()
+        held, key, taken = self._hold(partition, deployment), _id(id_), touched[deployment]
         if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):
             return
         try:

@@ -325,12 +325,6 @@ def test_the_batcher_takes_what_is_queued_up_to_its_budget() -> None:
 @pytest.mark.parametrize(("a_second", "batch"), [(0.1, 1), (15.0, 7), (75.0, 37), (1e6, 256)])
 def test_no_more_is_taken_than_the_encoder_soon_answers(a_second: float, batch: int) -> None:
     """After a pause the topic is full. A large encoder would answer the last of a large batch when it is too late."""
-    scorer = Scorer(Stub(), Metrics(), deadline_s=2.0)
-    scorer._rate = a_second
-    parts = score.Parts(scorer, Known(), Policies(EAGER), REPLAY, b"key")
-    assert (
-        Theatre(
-            lambda s: score.Score(context(), s, Expiry(timedelta(days=1), score.read_time, REPLAY), parts)
-        ).stage.batch
-        == batch
-    )
+    stage: Any = theatre(deadline_s=2.0).stage
+    stage._parts.scorer._rate = a_second
+    assert stage.batch == batch
