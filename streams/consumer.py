@@ -9,21 +9,25 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 - a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
   out of order, and what was left out is read again;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
-- four tasks are made for every message, so slowly that batches hardly fill: what was fetched is passed on in one.
+- four tasks are made for every message, and a dozen calls, so slowly that batches hardly fill: what was fetched of a
+  partition is passed on as one message, whose value is the list of what was read.
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from math import inf
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+from streams.wire import Record
 
 FETCH_WAIT_MS: Final = 50
 """The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs twenty fetches a second."""
@@ -31,11 +35,11 @@ FETCH_WAIT_MS: Final = 50
 STRANDED_S: Final = 3.0
 """While no batch is under way, an agent has its messages within milliseconds."""
 
-YIELD_EVERY: Final = 100
+YIELD_EVERY: Final = 256
 """Messages passed on in one go, while agents wait."""
 
-ENOUGH: Final = 512
-"""Messages that wait for an agent: two batches, and with `YIELD_EVERY` below four fifths of `stream_buffer_maxsize`."""
+ENOUGH: Final = 2048
+"""Messages of a topic under way, of which an agent works on two batches, and two wait for it."""
 
 LOOK_S: Final = 0.005
 """How often to look whether an agent has room: it takes longer for a batch."""
@@ -122,7 +126,7 @@ class Consumer(AIOKafkaConsumer):
         self._pass_on = callback
         self.lease = Lease(self.app.conf.broker_session_timeout)
         self._open: dict[TP, dict[int, Any]] = defaultdict(dict)
-        self._arrived: dict[tuple[TP, int], float] = {}
+        self._seen: dict[tuple[TP, int], float] = {}
         self._rewound: dict[TP, float] = {}
         self._released: dict[TP, int] = {}
 
@@ -134,59 +138,80 @@ class Consumer(AIOKafkaConsumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await self.sleep(0)
-                fetched = [pair async for pair in self.getmany(timeout=1.0)]
+                fetched: list[tuple[TP, Any]] = [pair async for pair in self.getmany(timeout=1.0)]
                 generation = self.app.consumer_generation_id
                 await self.wait_first(self._receive_all(fetched, generation), self.suspend_flow.wait())
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
 
-    async def _receive_all(self, fetched: Sequence[tuple[TP, Any]], generation: int) -> None:
+    def _to_message(self, _: TP, record: Any) -> Any:
+        """Keep what a stage reads: Faust's own message has twice as many fields."""
+        headers, at = dict(record.headers or ()), (record.timestamp or 0) / 1e3
+        return Record(record.topic, record.partition, record.offset, record.key, record.value or b"", headers, at)
+
+    async def _receive_all(self, fetched: Sequence[tuple[TP, Record]], generation: int) -> None:
         """Receive messages while the partitions are still ours; not those that a seek went beyond."""
-        for number, (tp, message) in enumerate(fetched, 1):
-            if not self.flow_active or self.app.consumer_generation_id != generation:
-                return
-            if message.offset >= (self._read_offset[tp] or 0):
-                await self._receive(message)
-                self._read_offset[tp] = message.offset
-            if number % YIELD_EVERY == 0:
-                await self._room()
+        for start in range(0, len(fetched), YIELD_EVERY):
+            parts = defaultdict[TP, list[Record]](list)
+            for tp, record in fetched[start : start + YIELD_EVERY]:
+                parts[tp].append(record)
+            for tp, records in parts.items():
+                if not self.flow_active or self.app.consumer_generation_id != generation:
+                    return
+                await self._receive(tp, [r for r in records if r.offset >= (self._read_offset[tp] or 0)], generation)
+            await self._room()
 
     async def _room(self) -> None:
-        """Let agents work, and wait while they have enough: Faust would put their partitions aside for a second."""
+        """Let agents work, and wait while they have enough."""
         await asyncio.sleep(0)
-        while max((t.queue.qsize() for t in self.app.topics), default=0) > ENOUGH:  # noqa: ASYNC110 (no event tells of it)
+        while self._most() > ENOUGH:  # noqa: ASYNC110 (no event tells of it)
             await asyncio.sleep(LOOK_S)
 
-    async def _receive(self, message: Any) -> None:
-        """Remember a message as under way before any agent sees it; offsets arrive in order."""
-        self._open[message.tp][message.offset] = message
-        self._arrived[message.tp, message.offset] = monotonic()
-        await self._pass_on(message)
+    def _most(self) -> int:
+        """Return how many messages are under way of the topic that has most."""
+        loads = Counter[str]()
+        for tp, records in self._open.items():
+            loads[tp.topic] += len(records)
+        return max(loads.values(), default=0)
 
-    def owns(self, message: Any) -> bool:
-        """Whether this very message is still ours to process."""
-        return self._open[message.tp].get(message.offset) is message
+    async def _receive(self, tp: TP, records: Sequence[Record], generation: int) -> None:
+        """Remember messages of a partition as under way before any agent sees them; offsets arrive in order."""
+        if not records:
+            return
+        self._open[tp].update((r.offset, r) for r in records)
+        self._read_offset[tp] = records[-1].offset
+        first, value = records[0], cast("Any", records)
+        parcel = ConsumerMessage(
+            *tp, first.offset, first.at, 0, None, None, value, None, tp=tp, generation_id=generation
+        )
+        await self._pass_on(parcel)
 
-    def settle(self, messages: Iterable[Any]) -> None:
-        """Release messages whose outcomes are durable."""
-        for m in messages:
-            self._arrived.pop((m.tp, m.offset), None)
-            if self._open[m.tp].pop(m.offset, None) is not None:
-                self._released[m.tp] = max(self._released.get(m.tp, 0), m.offset + 1)
+    def ours(self, tp: TP, records: Iterable[Record]) -> list[Record]:
+        """Return those messages of a partition that are still ours to process: these very ones."""
+        under_way = self._open[tp]
+        return [r for r in records if under_way.get(r.offset) is r]
+
+    def settle(self, tp: TP, records: Iterable[Record]) -> None:
+        """Release messages of a partition whose outcomes are durable."""
+        under_way = self._open[tp]
+        if done := [r.offset for r in records if under_way.pop(r.offset, None)]:
+            self._released[tp] = max(self._released.get(tp, 0), max(done) + 1)
 
     def under_way(self) -> tuple[tuple[TP, int], ...] | None:
         """Return the lowest message under way of each partition; None: there is none."""
         return tuple((tp, next(iter(messages))) for tp, messages in self._open.items() if messages) or None
 
-    def follow(self, messages: Sequence[Any]) -> bool:
+    def follow(self, tp: TP, records: Sequence[Record]) -> bool:
         """Whether these are the very next of their partition; else those before them reached no agent."""
-        return [m.offset for m in messages] == list(islice(self._open[messages[0].tp], len(messages)))
+        return [r.offset for r in records] == list(islice(self._open[tp], len(records)))
 
     async def fetch_stranded(self) -> None:
-        """Read again what no agent was given for a while."""
-        for tp, messages in list(self._open.items()):
-            if messages and monotonic() - self._arrived[tp, next(iter(messages))] > STRANDED_S:
+        """Read again what no agent was given since this was last asked, and for a while."""
+        now, places = monotonic(), self.under_way() or ()
+        self._seen = {place: self._seen.get(place, now) for place in places}
+        for tp, offset in places:
+            if now - self._seen[tp, offset] > STRANDED_S:
                 await self.rewind(tp)
 
     async def rewind(self, tp: TP) -> None:
@@ -199,7 +224,7 @@ class Consumer(AIOKafkaConsumer):
     def lose(self) -> None:
         """Forget everything: the group is rebalancing and what is committed will be read again from there."""
         self._open.clear()
-        self._arrived.clear()
+        self._seen.clear()
         self._rewound.clear()
         self._released.clear()
 

@@ -9,34 +9,28 @@ What Faust does that this replaces (each seen; faust-streaming 0.15.3):
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from itertools import groupby
+from operator import itemgetter
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
+from faust.types import TP
 
 from models.errors import DeliveryError, LeaseLost
 from streams.state import State
-from streams.wire import Send, send_all
+from streams.wire import Record, Send, send_all
 
 AHEAD: Final = 2
 """Batches of an agent under way: while one waits for the encoder or the broker, another partition's is worked on."""
 
+PART: Final = itemgetter(0, 1)
+"""Topic and partition of a record."""
+PLACE: Final = itemgetter(0, 1, 2)
+"""Those and its offset."""
+
 log = structlog.get_logger(__name__)
-
-
-class Record(NamedTuple):
-    """One consumed message, raw."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes
-    headers: Mapping[str, bytes]
-    at: float
-    """When the broker took it, in seconds since the epoch."""
 
 
 class Plan(NamedTuple):
@@ -90,9 +84,9 @@ class Delivery:
         """The body of an agent: take what is queued, settle it, again; those of one partition stay in order."""
         self._stages.append(stage)
         free = asyncio.Semaphore(AHEAD - 1)
-        async for events in _batches(stream, stage):
+        async for records in _batches(stream, stage):
             if not self._draining:
-                self._start(self._deliver(stage, events)).add_done_callback(lambda _: free.release())
+                self._start(self._deliver(stage, records)).add_done_callback(lambda _: free.release())
                 await free.acquire()
 
     async def tick(self, stage: Stage, partitions: Iterable[int]) -> None:
@@ -166,10 +160,9 @@ class Delivery:
             except DeliveryError as error:
                 await self._give_up(stage, error)
 
-    async def _deliver(self, stage: Stage, events: Sequence[Any]) -> None:
-        messages = sorted((e.message for e in events if self._app.consumer.owns(e.message)), key=_place)
-        parts = [list(part) for _, part in groupby(messages, key=lambda m: m.tp)]
-        done = await asyncio.gather(*(self._deliver_part(stage, part) for part in parts), return_exceptions=True)
+    async def _deliver(self, stage: Stage, records: Iterable[Record]) -> None:
+        parts = [(TP(*part), list(found)) for part, found in groupby(sorted(records, key=PLACE), key=PART)]
+        done = await asyncio.gather(*(self._deliver_part(stage, *part) for part in parts), return_exceptions=True)
         for error in filter(None, done):
             await self._give_up(stage, error)
 
@@ -185,34 +178,34 @@ class Delivery:
         stage.forget()
         stage.state.close(partition)
 
-    async def _deliver_part(self, stage: Stage, messages: Sequence[Any]) -> None:
-        partition = messages[0].partition
-        async with self._locks[stage.name, partition]:
-            if not self._app.consumer.follow(messages):
-                await self._app.consumer.rewind(messages[0].tp)
+    async def _deliver_part(self, stage: Stage, tp: TP, records: Sequence[Record]) -> None:
+        async with self._locks[stage.name, tp.partition]:
+            if not (mine := self._app.consumer.ours(tp, records)):
+                return
+            if not self._app.consumer.follow(tp, mine):
+                await self._app.consumer.rewind(tp)
                 return
             try:
-                await stage.state.open(partition)
-                await self._process(stage, partition, messages)
+                await stage.state.open(tp.partition)
+                await self._process(stage, tp.partition, mine)
             except LeaseLost:
-                self._put_off(stage, partition)
+                self._put_off(stage, tp.partition)
                 return
-        self._app.consumer.settle(messages)
+        self._app.consumer.settle(tp, mine)
 
-    async def _process(self, stage: Stage, partition: int, messages: Sequence[Any]) -> None:
+    async def _process(self, stage: Stage, partition: int, records: Sequence[Record]) -> None:
         try:
-            plan = await stage.handle(partition, [_record(m) for m in messages])
+            plan = await stage.handle(partition, records)
             await self.act(stage, partition, plan)
         except (DeliveryError, LeaseLost):
             raise
         except Exception as error:  # noqa: BLE001 (no input may stop the stream: it is tried alone, then set aside)
-            await self._one_by_one(stage, messages, error)
+            await self._one_by_one(stage, records, error)
 
-    async def _one_by_one(self, stage: Stage, messages: Sequence[Any], error: Exception) -> None:
+    async def _one_by_one(self, stage: Stage, records: Sequence[Record], error: Exception) -> None:
         log.warning("a batch failed; its records are tried alone", stage=stage.name, error=type(error).__name__)
         stage.forget()
-        for message in messages:
-            record = _record(message)
+        for record in records:
             try:
                 plan = await stage.handle(record.partition, [record])
             except Exception as alone:  # noqa: BLE001 (see above)
@@ -221,20 +214,14 @@ class Delivery:
             await self.act(stage, record.partition, plan)
 
 
-async def _batches(stream: Any, stage: Stage) -> AsyncIterator[list[Any]]:
-    """Yield what is queued, at once: never wait for a batch to fill."""
+async def _batches(stream: Any, stage: Stage) -> AsyncIterator[list[Record]]:
+    """Yield what is queued, at once: never wait for a batch to fill. What Faust calls a message is a list of them."""
     queue = stream.channel.queue
-    async for event in stream.noack().events():
-        batch, limit = [event], stage.batch
-        while len(batch) < limit and not queue.empty():
-            batch.append(queue.get_nowait())
-        yield batch
-
-
-def _place(message: Any) -> tuple[Any, int]:
-    return message.tp, message.offset
-
-
-def _record(m: Any) -> Record:
-    found = m.headers.items() if isinstance(m.headers, Mapping) else m.headers or ()
-    return Record(m.topic, m.partition, m.offset, m.key, m.value or b"", dict(found), m.timestamp or 0.0)
+    async for parcel in stream.noack():
+        waiting = list(parcel)
+        while waiting:
+            limit = stage.batch
+            while len(waiting) < limit and not queue.empty():
+                waiting += queue.get_nowait().value
+            yield waiting[:limit]
+            waiting = waiting[limit:]

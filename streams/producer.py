@@ -1,12 +1,19 @@
 """Faust's producer, for many records at once: those of one partition go as batches that are acknowledged whole."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
+from aiokafka.partitioner import DefaultPartitioner
 from faust.transport.drivers.aiokafka import Producer as AIOKafkaProducer
 
 from streams.wire import Send
+
+Row = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+"""Key, value and headers of a record."""
+
+choose: Final = DefaultPartitioner()
 
 
 class Producer(AIOKafkaProducer):
@@ -14,11 +21,18 @@ class Producer(AIOKafkaProducer):
 
     async def send_all(self, sends: Sequence[Send]) -> None:
         """Send records and wait until the broker has acknowledged every one."""
-        producer = self._ensure_producer()
-        await asyncio.gather(*[await producer.send(s.topic, s.value, s.key, headers=s.headers) for s in sends])
+        producer, parts = self._ensure_producer(), defaultdict[tuple[str, int], list[Row]](list)
+        places = {topic: sorted(await producer.partitions_for(topic)) for topic in {send.topic for send in sends}}
+        for send in sends:
+            partition = choose(send.key, places[send.topic], places[send.topic])
+            parts[send.topic, partition].append((send.key, send.value, send.headers or []))
+        await asyncio.gather(*(self._send(*part, rows) for part, rows in parts.items()))
 
     async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]]) -> int:
-        """Send rows to a partition, in order; return the offset after the last when the broker has them all."""
+        """Send rows to a partition, in order; return the offset after the last when the broker has them."""
+        return await self._send(topic, partition, ((key, value, []) for key, value in rows))
+
+    async def _send(self, topic: str, partition: int, rows: Iterable[Row]) -> int:
         producer, sent = self._ensure_producer(), []
         for batch in _batches(producer, rows):
             done = await producer.send_batch(batch, topic, partition=partition)
@@ -27,13 +41,13 @@ class Producer(AIOKafkaProducer):
         return int(places[-1].offset + sent[-1][1])
 
 
-def _batches(producer: Any, rows: Iterable[tuple[bytes, bytes | None]]) -> Iterable[Any]:
-    """Fill batches; a row that is larger than one goes alone."""
+def _batches(producer: Any, rows: Iterable[Row]) -> Iterable[Any]:
+    """Fill batches; a record that is larger than one goes alone."""
     batch = producer.create_batch()
-    for key, value in rows:
-        if batch.append(timestamp=None, key=key, value=value) is None:
+    for key, value, headers in rows:
+        if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
             yield batch
             batch = producer.create_batch()
-            batch.append(timestamp=None, key=key, value=value)
+            batch.append(timestamp=None, key=key, value=value, headers=headers)
     batch.close()
     yield batch

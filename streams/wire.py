@@ -1,4 +1,4 @@
-"""What goes out: records with CloudEvents headers, sent together and awaited together.
+"""What comes in and what goes out: records with CloudEvents headers, sent together and awaited together.
 
 Headers follow the CloudEvents 1.0 Kafka binding, binary mode: https://github.com/cloudevents/spec (kafka binding).
 """
@@ -18,6 +18,19 @@ from models.signing import OURS, Keys, Signed
 SOURCE: Final = b"/demur"
 DELIVERY_TIMEOUT_S: Final = 30.0
 """As long as a broker may take over after losing its leader; then the worker ends and another takes over."""
+
+
+class Record(NamedTuple):
+    """One consumed message, raw."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: Mapping[str, bytes]
+    at: float
+    """When the broker took it, in seconds since the epoch."""
 
 
 class Send(NamedTuple):

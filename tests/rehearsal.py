@@ -22,12 +22,11 @@ from streams.agents.expiry import Expiry
 from streams.agents.join import Join
 from streams.agents.learn import Learn
 from streams.agents.watch import Watch
-from streams.delivery import Record
 from streams.feed import Item, items
 from streams.metrics import Metrics
 from streams.scorer import Decide, Hinges
 from streams.stages import INPUTS
-from streams.wire import Send
+from streams.wire import Record, Send
 from tests.stagecraft import Stopwatch, Theatre
 
 KEY = b"a key of digests"

@@ -8,9 +8,9 @@ from typing import Any
 from models.events import Decision, Event, Feedback, encode
 from streams.agents.common import Context
 from streams.clock import EventClock
-from streams.delivery import Plan, Record, Stage
+from streams.delivery import Plan, Stage
 from streams.metrics import Metrics
-from streams.wire import Send
+from streams.wire import Record, Send
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 

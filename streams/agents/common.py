@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 from models.errors import EventError, Invalid
 from models.events import DeadLetter, Event, decode, digest
 from models.signing import Keys
-from streams.delivery import Record
 from streams.metrics import Metrics
-from streams.wire import Send, fault, outgoing
+from streams.wire import Record, Send, fault, outgoing
 
 
 class Context(NamedTuple):

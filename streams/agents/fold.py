@@ -19,9 +19,10 @@ from models.events import Alarm, Change, DeadLetter, Event, Watermark
 from streams.agents.common import Context, Internal, place
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
-from streams.delivery import Plan, Record
+from streams.delivery import Plan
 from streams.settings import Stage
 from streams.state import State
+from streams.wire import Record
 
 News = Alarm | Change | DeadLetter
 """What is told once, when it is found. Dead letters are of events that could not be folded: later, they might be."""
@@ -71,10 +72,10 @@ class Row(Struct, frozen=True):
 
 
 class Held(Struct):
-    """A deployment's fold in memory."""
+    """A deployment's fold in memory. `recent` has only keys: it is asked for each event."""
 
     folded: Folded
-    recent: tuple[str, ...]
+    recent: dict[str, Any]
     news: tuple[News, ...]
 
 
@@ -95,7 +96,7 @@ class Taken(Struct):
 class Fold:
     """The stage."""
 
-    batch = 256
+    batch = 512
 
     def __init__(self, kind: Kind, context: Context, state: State, expiry: Expiry, clock: Clock) -> None:
         self.name = kind.name
@@ -168,16 +169,16 @@ class Fold:
 
     def _load(self, deployment: str, stored: bytes | None) -> Held:
         if stored is None:
-            return Held(self.kind.create(deployment), (), ())
+            return Held(self.kind.create(deployment), {}, ())
         row = msgspec.json.decode(stored, type=Row)
-        return Held(self.kind.restore(deployment, row.snapshot), row.recent, row.news)
+        return Held(self.kind.restore(deployment, row.snapshot), dict.fromkeys(row.recent), row.news)
 
     def _publish(self, partition: int, deployment: str, taken: Taken, plan: Plan) -> Held:
         held = self._hold(partition, deployment)
-        held.recent = tuple(taken.ids) or held.recent
+        held.recent = taken.ids or held.recent
         held.news += tuple(taken.news)
         snapshot, shown = held.folded.show()
-        plan.rows[row_of(deployment)] = msgspec.json.encode(Row(snapshot, held.recent, held.news))
+        plan.rows[row_of(deployment)] = msgspec.json.encode(Row(snapshot, tuple(held.recent), held.news))
         for event in (*held.news, *shown):
             plan.sends.append(self.context.send(event, place(event) if isinstance(event, DeadLetter) else deployment))
         return held

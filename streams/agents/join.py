@@ -13,10 +13,10 @@ from models.events import Decision, Feedback, Watermark
 from models.joining import Effect, Horizons, Row
 from streams.agents.common import Context, Internal
 from streams.clock import Clock
-from streams.delivery import Plan, Record
+from streams.delivery import Plan
 from streams.state import State
 from streams.timers import EPOCH, Graves, Timers
-from streams.wire import Send
+from streams.wire import Record, Send
 
 PROGRESS = b"\x00progress/%d"
 """Key of the row that holds a partition's progress; no response_id starts with NUL."""

@@ -16,9 +16,10 @@ from streams.agents.common import Context, Internal
 from streams.agents.expiry import Expiry
 from streams.calibrations import Calibrations
 from streams.clock import Clock
-from streams.delivery import Plan, Record
+from streams.delivery import Plan
 from streams.scorer import Scorer
 from streams.state import State
+from streams.wire import Record
 
 BATCH: Final = 256
 

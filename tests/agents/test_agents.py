@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaTimeoutError
+from aiokafka.partitioner import murmur2
+from faust.types import TP
 
 from models.errors import DeliveryError
 from models.events import Label, Watermark, decode, encode
@@ -19,7 +21,7 @@ from streams.clock import EventClock
 from streams.consumer import Lease
 from streams.producer import Producer
 from streams.settings import Settings, load
-from streams.wire import Send, send_all, send_rows
+from streams.wire import Record, Send, send_all, send_rows
 from tests.stagecraft import at, context, decision, feedback
 
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=1), timedelta(hours=2))
@@ -37,12 +39,11 @@ class Broker:
         self.lease.renew(monotonic())
         self._unacked_messages: set[Any] = set()
 
-    async def send(self, topic: str, value: Any, key: Any, headers: Any) -> Any:
-        assert headers
-        return self._take([SimpleNamespace(topic=topic, key=key, value=value)])
+    async def partitions_for(self, topic: str) -> set[int]:
+        return {2, 0, 1}
 
     async def send_batch(self, batch: "Batch", topic: str, *, partition: int) -> Any:
-        return self._take([SimpleNamespace(topic=topic, key=key, value=value) for key, value in batch.rows])
+        return self._take([SimpleNamespace(topic=topic, partition=partition, **row) for row in batch.rows])
 
     def create_batch(self) -> "Batch":
         return Batch()
@@ -58,27 +59,27 @@ class Broker:
         self.sent += records
         return done
 
-    def owns(self, message: Any) -> bool:
+    def ours(self, tp: TP, records: list[Record]) -> list[Record]:
+        return records
+
+    def follow(self, tp: TP, records: list[Record]) -> bool:
         return True
 
-    def follow(self, messages: Any) -> bool:
-        return True
-
-    def settle(self, messages: Any) -> None:
-        self.settled += [m.offset for m in messages]
+    def settle(self, tp: TP, records: list[Record]) -> None:
+        self.settled += [r.offset for r in records]
 
 
 class Batch:
     """What aiokafka fills with records of one partition."""
 
     def __init__(self, room: int = 2) -> None:
-        self.rows: list[tuple[bytes, bytes | None]] = []
+        self.rows: list[dict[str, Any]] = []
         self._room = room
 
-    def append(self, *, timestamp: None, key: bytes, value: bytes | None) -> object | None:
+    def append(self, *, timestamp: None, **row: Any) -> object | None:
         if len(self.rows) == self._room:
             return None
-        self.rows.append((key, value))
+        self.rows.append(row)
         return self
 
     def record_count(self) -> int:
@@ -115,8 +116,8 @@ async def app(double: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) ->
 async def tell(app: App, topic: str, *values: bytes) -> None:
     agent = app.agents[f"join-{topic}"]
     async with agent.test_context() as running:
-        for value in values:
-            await running.put(value, key=b"r1", partition=0, wait=False)
+        for offset, value in enumerate(values):
+            await running.put([Record(topic, 0, offset, b"r1", value, {}, 0.0)], partition=0, wait=False)
         for _ in range(100):
             await asyncio.sleep(0.01)
             if len(app.consumer.settled) >= len(values):
@@ -162,6 +163,18 @@ async def test_rows_go_in_order_in_as_many_batches_as_they_need(app: App, double
     rows = {b"%d" % n: b"x" if n % 3 else None for n in range(number)}
     assert await app.producer.send_rows("changelog", 0, rows.items()) == number
     assert [(s.key, s.value) for s in double.sent] == list(rows.items())
+
+
+async def test_records_go_in_order_to_the_partitions_of_their_keys(app: App, double: Broker) -> None:
+    double.sent.clear()
+    sends = [Send(f"topic-{n % 2}", b"%d" % (n % 5), b"%d" % n, [("ce_id", b"%d" % n)]) for n in range(40)]
+    await send_all(app, sends)
+    assert sorted((s.topic, s.key, s.value, s.headers) for s in double.sent) == sorted(sends)
+    for topic in ("topic-0", "topic-1"):
+        for partition in range(3):
+            mine = [s for s in sends if s.topic == topic and (murmur2(s.key or b"") & 0x7FFFFFFF) % 3 == partition]
+            there = [s.value for s in double.sent if (s.topic, s.partition) == (topic, partition)]
+            assert there == [s.value for s in mine]
 
 
 async def test_what_is_not_acknowledged_is_an_error(app: App, double: Broker) -> None:

@@ -12,7 +12,7 @@ from models.events import Closure, Label, Watermark, decode
 from models.joining import Horizons
 from streams.agents.join import Join
 from streams.clock import Clock, EventClock
-from streams.delivery import Record
+from streams.wire import Record
 from tests.stagecraft import Theatre, at, context, decision, feedback, record
 
 HORIZONS = Horizons(settle=timedelta(minutes=2), response=timedelta(days=1), orphan=timedelta(hours=2))

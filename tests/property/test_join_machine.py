@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from models.events import Watermark
-from streams.delivery import Record
 from streams.timers import GRACE_S
+from streams.wire import Record
 from tests.property.test_join import CRASHES, END, asked, said, theatre
 from tests.stagecraft import Stopwatch, at, record
 

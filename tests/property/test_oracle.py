@@ -12,9 +12,8 @@ import pytest
 from models.events import Instruction, decode, encode
 from models.oracle import Entry, Logs, Rules, check
 from models.oracle.logs import CONTRACT
-from streams.delivery import Record
 from streams.feed import broken, items
-from streams.wire import outgoing
+from streams.wire import Record, outgoing
 from tests.rehearsal import RULES, Rehearsal, week
 from tests.stagecraft import feedback
 from tests.tampering import Forger

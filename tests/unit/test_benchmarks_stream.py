@@ -17,7 +17,7 @@ from benchmarks.stream.rule import OUTCOMES, expected
 from benchmarks.stream.runs import Bench, Work
 from models.events import Calibration, Decision, Feedback, Label, Response, decode
 from streams.agents.join import Join
-from streams.delivery import Record
+from streams.wire import Record
 from tests.stagecraft import Stopwatch, Theatre, context
 
 

@@ -11,6 +11,7 @@ from faust.types.tuples import TP
 
 from streams.consumer import Consumer, ConsumerThread, Lease
 from streams.delivery import Delivery
+from streams.wire import Record
 
 PART = TP("feedback", 0)
 
@@ -18,13 +19,14 @@ PART = TP("feedback", 0)
 def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     """A consumer that has received messages at these offsets."""
     made = Consumer.__new__(Consumer)
-    made._open, made._released, made._arrived, made._rewound = defaultdict(dict), {}, {}, {}
+    made._open, made._released, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
+    made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
     made._pass_on = _nothing
     made.lease = Lease(session_s=6.0)
     made.lease.renew(float("inf"))
-    for offset in offsets:
-        asyncio.run(made._receive(message(offset)))
+    if offsets:
+        asyncio.run(made._receive(PART, records(*offsets), 1))
     return made
 
 
@@ -32,13 +34,16 @@ async def _nothing(_: Any) -> None:
     return
 
 
-def message(offset: int, tp: TP = PART) -> Any:
-    fields = {"topic": tp.topic, "partition": tp.partition, "key": b"", "value": b"", "headers": [], "timestamp": 0.0}
-    return SimpleNamespace(tp=tp, offset=offset, **fields)
+def records(*offsets: int, tp: TP = PART, value: bytes = b"") -> list[Record]:
+    return [Record(*tp, offset, b"", value, {}, 0.0) for offset in offsets]
+
+
+def under_way(made: Consumer) -> list[Record]:
+    return list(made._open[PART].values())
 
 
 def settle(made: Consumer, *offsets: int) -> None:
-    made.settle([made._open[PART][offset] for offset in offsets])
+    made.settle(PART, [made._open[PART][offset] for offset in offsets])
 
 
 def test_faust_is_the_version_whose_faults_are_closed_here() -> None:
@@ -100,11 +105,19 @@ def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Consumer, "seek", seek)
     settle(made, 12)
-    asyncio.run(made.fetch_stranded())
-    assert sought == []
-    monkeypatch.setattr("streams.consumer.monotonic", lambda: 1e12)
-    asyncio.run(made.fetch_stranded())
-    assert sought == [(PART, 10)]
+    for at, again in ((100.0, []), (102.0, []), (104.0, [(PART, 10)])):
+        monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
+        asyncio.run(made.fetch_stranded())
+        assert sought == again
+
+
+def test_what_an_agent_works_on_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = consumer(10, 11, 12)
+    monkeypatch.setattr(Consumer, "seek", None)
+    for at in (100.0, 102.0, 104.0):
+        monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
+        asyncio.run(made.fetch_stranded())
+        settle(made, next(iter(made._open[PART])))
 
 
 class Stage:
@@ -158,18 +171,17 @@ class Stage:
 def test_a_partition_that_was_lost_is_not_touched() -> None:
     """Messages taken before a rebalance may belong to another worker by now."""
     made, stage = consumer(10, 11), Stage()
-    events = [SimpleNamespace(message=m) for m in made._open[PART].values()]
+    taken = under_way(made)
     made.lose()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, taken))
     assert stage.handled == []
     assert made._released == {}
 
 
 def test_what_cannot_be_processed_is_set_aside_alone() -> None:
-    made, stage = consumer(10, 11, 12), Stage()
-    events = [SimpleNamespace(message=m) for m in made._open[PART].values()]
-    events[1].message.value = b"poison"
-    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
+    made, stage = consumer(10), Stage()
+    asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, under_way(made)))
     assert (stage.handled, stage.poisoned, made._released) == ([10, 12], [11], {PART: 13})
 
 
@@ -180,8 +192,7 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
     stage = Stage(rows={b"k": b"v"}, on_write=made.lease.end)
     if when == "before the rows":
         made.lease.end()
-    events = [SimpleNamespace(message=m) for m in made._open[PART].values()]
-    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, events))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, under_way(made)))
     assert stage.written == ([] if when == "before the rows" else [{b"k": b"v"}])
     assert (made._released, stage.forgotten, stage.finished) == ({}, 1, 0)
 
@@ -206,13 +217,12 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Consumer, "seek", seek)
     delivery = Delivery(SimpleNamespace(consumer=made))
-    late = [SimpleNamespace(message=m) for m in list(made._open[PART].values())[2:]]
+    late = under_way(made)[2:]
     asyncio.run(delivery._deliver(stage, late))
     assert (stage.handled, made._released, sought) == ([], {}, [10])
-    for offset in (12, 13, 10, 11, 12, 13):  # what was on its way, then what was read again
-        asyncio.run(made._receive(message(offset)))
-    again = [SimpleNamespace(message=m) for m in made._open[PART].values()]
-    asyncio.run(delivery._deliver(stage, [*late, *again]))
+    for offsets in ((12, 13), (10, 11, 12, 13)):  # what was on its way, then what was read again
+        asyncio.run(made._receive(PART, records(*offsets), 1))
+    asyncio.run(delivery._deliver(stage, [*late, *under_way(made)]))
     assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
 
 
@@ -229,30 +239,29 @@ class Slow(Stage):
         return await super().handle(partition, records)
 
 
-def stream(*messages: Any) -> Any:
+def stream(*parcels: list[Record]) -> Any:
     """What an agent is given."""
     queue: asyncio.Queue[Any] = asyncio.Queue()
-    for one in messages:
-        queue.put_nowait(SimpleNamespace(message=one))
+    for parcel in parcels:
+        queue.put_nowait(SimpleNamespace(value=parcel))
 
-    async def events() -> Any:
+    async def values() -> Any:
         while True:
-            yield await queue.get()
+            yield (await queue.get()).value
 
-    return SimpleNamespace(channel=SimpleNamespace(queue=queue), noack=lambda: SimpleNamespace(events=events))
+    return SimpleNamespace(channel=SimpleNamespace(queue=queue), noack=values)
 
 
 def test_while_one_partition_waits_another_is_worked_on_and_each_in_order() -> None:
     other = TP("feedback", 1)
     made, made.batch = Slow(), 2  # type: ignore[misc]
-    given = [message(10), message(11), message(20, other), message(21, other), message(12), message(22, other)]
-    given += [message(23, other)]
+    given = [records(10, 11), records(20, tp=other), records(21, tp=other), records(12), records(22, 23, tp=other)]
 
     async def run() -> list[list[int]]:
         seen = []
         source = consumer()
-        for one in given:
-            await source._receive(one)
+        for parcel in given:
+            await source._receive(TP(*parcel[0][:2]), parcel, 1)
         agent = asyncio.create_task(Delivery(SimpleNamespace(consumer=source)).consume(made, stream(*given)))
         for _ in range(2):
             await asyncio.sleep(0.01)
@@ -276,56 +285,66 @@ def test_what_cannot_be_delivered_ends_the_worker_and_is_not_quoted(capsys: pyte
         crashed.append(error)
 
     stage.state.open = fails
-    events = [SimpleNamespace(message=m) for m in made._open[PART].values()]
-    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash))._deliver(stage, events))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash))._deliver(stage, under_way(made)))
     assert ([repr(error) for error in crashed], made._released) == (["DeliveryError('ValueError')"], {})
     assert "patient" not in capsys.readouterr().out
 
 
-def fetching(queue: Any) -> Consumer:
-    """A consumer in generation 1 of its group, whose agents take from `queue`."""
+def fetching() -> Consumer:
+    """A consumer in generation 1 of its group."""
     made = consumer()
-    made.app = SimpleNamespace(consumer_generation_id=1, topics=[SimpleNamespace(queue=queue)])
+    made.app = SimpleNamespace(consumer_generation_id=1)
     made.flow_active, made._read_offset = True, defaultdict(lambda: None, {PART: 10})
     return made
 
 
+def fetched(*offsets: int, tp: TP = PART) -> list[tuple[TP, Record]]:
+    return [(tp, record) for record in records(*offsets, tp=tp)]
+
+
 def test_what_a_seek_went_beyond_is_not_received() -> None:
-    made = fetching(asyncio.Queue())
-    asyncio.run(made._receive_all([(PART, message(offset)) for offset in (8, 9, 10, 11)], 1))
+    made = fetching()
+    asyncio.run(made._receive_all(fetched(8, 9, 10, 11), 1))
     assert list(made._open[PART]) == [10, 11]
 
 
 @pytest.mark.parametrize("change", [{"flow_active": False}, {"app": SimpleNamespace(consumer_generation_id=2)}])
 def test_what_was_fetched_before_a_rebalance_is_not_received_after_it(change: dict[str, Any]) -> None:
-    made = fetching(asyncio.Queue())
+    made = fetching()
 
     async def rebalance(_: Any) -> None:
         made.__dict__.update(change)
 
     made._pass_on = rebalance
-    asyncio.run(made._receive_all([(PART, message(offset)) for offset in (10, 11, 12)], 1))
-    assert list(made._open[PART]) == [10]
+    asyncio.run(made._receive_all([*fetched(10), *fetched(20, tp=TP("feedback", 1))], 1))
+    assert (list(made._open[PART]), list(made._open[TP("feedback", 1)])) == ([10], [])
+
+
+def test_what_is_sought_while_agents_are_given_messages_is_read() -> None:
+    made = fetching()
+
+    async def seek(_: Any) -> None:
+        made._read_offset[PART] = 10
+
+    made._pass_on = seek
+    asyncio.run(made._receive_all(fetched(10, 11, 12), 1))
+    assert made._read_offset[PART] == 10
 
 
 def test_agents_are_given_no_more_than_they_have_room_for() -> None:
     """Faust puts partitions aside when four fifths of the buffer are full, and sleeps when all are."""
-    queue: asyncio.Queue[Any] = asyncio.Queue()
-    made, seen = fetching(queue), 0
-    made._pass_on = queue.put
+    made, seen = fetching(), []
 
     async def work() -> None:
-        nonlocal seen
-        task = asyncio.create_task(made._receive_all([(PART, message(10 + n)) for n in range(2000)], 1))
-        while not (task.done() and queue.empty()):
+        task = asyncio.create_task(made._receive_all(fetched(*range(10, 5010)), 1))
+        while not task.done() or made._open[PART]:
             await asyncio.sleep(0.001)
-            seen = max(seen, queue.qsize())
-            for _ in range(min(100, queue.qsize())):
-                queue.get_nowait()
+            seen.append(len(made._open[PART]))
+            made.settle(PART, under_way(made)[:256])
 
     asyncio.run(work())
-    assert len(made._open[PART]) == 2000
-    assert 0 < seen < 1024 * 4 / 5
+    assert made._released[PART] == 5010
+    assert 1024 < max(seen) < 4096 * 4 / 5
 
 
 def test_no_time_passes_in_a_rebalance() -> None:

@@ -10,8 +10,8 @@ from models.joining import Horizons
 from models.salience import digest
 from streams.agents.join import Join
 from streams.clock import WallClock
-from streams.delivery import Record
 from streams.timers import GRACE_S
+from streams.wire import Record
 from tests.stagecraft import Stopwatch, Theatre, at, context, decision, feedback, record
 
 HORIZONS = Horizons(settle=timedelta(minutes=2), response=timedelta(days=1), orphan=timedelta(hours=2))

@@ -22,13 +22,12 @@ from streams.agents.expiry import Expiry
 from streams.agents.join import Join
 from streams.calibrations import Calibrations
 from streams.clock import EventClock
-from streams.delivery import Record
 from streams.feed import items, send, send_end
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 from streams.settings import load
 from streams.stages import keys_in
-from streams.wire import fault, outgoing
+from streams.wire import Record, fault, outgoing
 from tests.stagecraft import Theatre, at, decision, feedback
 from tests.unit.test_calibrations import version
 from tests.unit.test_score import Known, Stub, response

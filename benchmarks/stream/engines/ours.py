@@ -16,13 +16,13 @@ from streams.agents.fold import Fold
 from streams.agents.join import Join
 from streams.agents.score import Score
 from streams.app import create_app
-from streams.delivery import Plan, Record
+from streams.delivery import Plan
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 from streams.settings import Settings
 from streams.stages import Built
 from streams.state import State
-from streams.wire import Send
+from streams.wire import Record, Send
 
 
 class Pass:
