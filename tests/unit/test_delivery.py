@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,10 @@ import faust
 import pytest
 from faust.types.tuples import TP
 
-from streams.consumer import Consumer, ConsumerThread, Lease
+from streams.app import create_app
+from streams.consumer import FETCH_WAIT_MS, Consumer, ConsumerThread, Lease
 from streams.delivery import Delivery
+from streams.settings import load
 from streams.wire import Record
 
 PART = TP("feedback", 0)
@@ -95,6 +98,17 @@ def test_where_nothing_is_committed_a_new_owner_begins_at_the_beginning() -> Non
     thread._consumer = Client()  # type: ignore[assignment]
     asyncio.run(thread._go_back())
     assert calls == [(PART, TP("feedback", 1))]
+
+
+@pytest.mark.parametrize(("stage", "waits"), [("score", False), ("join", True), ("learn", True), ("watch", True)])
+def test_only_the_scoring_of_responses_waits_for_nothing(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, waits: bool
+) -> None:
+    client = SimpleNamespace()
+    monkeypatch.setattr("streams.consumer.AIOKafkaConsumerThread._create_worker_consumer", lambda *_: client)
+    app = create_app(load(data_dir=tmp_path), stage, [], lambda state: SimpleNamespace(name=stage, state=state))
+    ConsumerThread.__new__(ConsumerThread)._create_worker_consumer(SimpleNamespace(app=app))
+    assert (client._fetch_min_bytes > 1, client._fetch_max_wait_ms) == (waits, FETCH_WAIT_MS)
 
 
 def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
