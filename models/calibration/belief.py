@@ -86,10 +86,16 @@ class Offset:
         known = kept if self.doubt == self.rate else exp(self.doubt * past)
         return self.mean * kept, prior + (self.var - prior) * known * known
 
+    def advance(self, clock: int) -> None:
+        """Revert to `clock`."""
+        self.mean, self.var = self.at(clock)
+        self.clock = clock
+
     def absorb(self, step: float, shrink: float) -> None:
         """Take this offset's part of a label."""
-        self.mean += self.var * step
-        self.var -= shrink * self.var * self.var
+        var = self.var
+        self.mean += var * step
+        self.var = var - shrink * var * var
 
     def move(self, shift: float, spread: float) -> None:
         """Shift the mean and widen the variance, both within bounds: a jump never makes the offset absurd."""
@@ -158,6 +164,8 @@ class Curve:
     def gain(self, x1: float, x2: float, organic: float) -> Gain:
         """Covariance times the feature vector (1, x1, x2, organic)."""
         a, b, c, d, e, f, g, h, i, j = self.cov
+        if not j:  # no bias: its column is zero
+            return a + b * x1 + c * x2, b + e * x1 + f * x2, c + f * x1 + h * x2, 0.0
         return (
             a + b * x1 + c * x2 + d * organic,
             b + e * x1 + f * x2 + g * organic,
@@ -167,23 +175,24 @@ class Curve:
 
     def absorb(self, gain: Gain, step: float, shrink: float) -> None:
         """Move the mean by `step` along the gain and take `shrink` of its square off the covariance."""
+        mean, cov = self.mean, self.cov
         u0, u1, u2, u3 = gain
-        a, b, c, d, e, f, g, h, i, j = self.cov
-        m0, m1, m2, m3 = self.mean
-        k0, k1, k2, k3 = shrink * u0, shrink * u1, shrink * u2, shrink * u3
-        self.mean = [m0 + u0 * step, m1 + u1 * step, m2 + u2 * step, m3 + u3 * step]
-        self.cov = [
-            a - k0 * u0,
-            b - k0 * u1,
-            c - k0 * u2,
-            d - k0 * u3,
-            e - k1 * u1,
-            f - k1 * u2,
-            g - k1 * u3,
-            h - k2 * u2,
-            i - k2 * u3,
-            j - k3 * u3,
-        ]
+        k0, k1, k2 = shrink * u0, shrink * u1, shrink * u2
+        mean[0] += u0 * step
+        mean[1] += u1 * step
+        mean[2] += u2 * step
+        cov[0] -= k0 * u0
+        cov[1] -= k0 * u1
+        cov[2] -= k0 * u2
+        cov[4] -= k1 * u1
+        cov[5] -= k1 * u2
+        cov[7] -= k2 * u2
+        if u3:  # else there is no bias
+            mean[3] += u3 * step
+            cov[3] -= k0 * u3
+            cov[6] -= k1 * u3
+            cov[8] -= k2 * u3
+            cov[9] -= shrink * u3 * u3
 
     def keep_monotone(self, z: float) -> None:
         """Raise each slope to z standard deviations of itself.
@@ -221,15 +230,29 @@ def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[f
     (-2.5367, 0.0657)
     """
     reach = variance * weight
+    p = 1.0 / (1.0 + exp(-eta))
+    move = reach * (rejected - p) / (1.0 + reach * p * (1.0 - p))
+    z = eta + move
+    if move * move * reach >= QUADRATIC:
+        z = _search(z, eta, reach, rejected)
+    p = 1.0 / (1.0 + exp(-z))
+    bend = p * (1.0 - p)
+    curvature = weight * (bend if bend > MIN_CURVATURE else MIN_CURVATURE)  # noqa: FURB136  # the hot path
+    return (z - eta) / variance, curvature / (1.0 + curvature * variance)
+
+
+def _search(z: float, eta: float, reach: float, rejected: int) -> float:
+    """Solve z = eta + reach (rejected - sigmoid(z)) from `z`, the first step's end."""
     low, high = (eta, MAX_ETA) if rejected else (-MAX_ETA, eta)
-    z, last = eta, inf
+    if not low <= z <= high:
+        z = (low + high) / 2.0
+    last = abs(z - eta) / 2.0
     for _ in range(MAX_STEPS):
         p = 1.0 / (1.0 + exp(-z))
         gap = z - eta - reach * (rejected - p)
         move = -gap / (1.0 + reach * p * (1.0 - p))
         if move * move * reach < QUADRATIC:
-            z += move
-            break
+            return z + move
         low, high = (low, z) if gap > 0.0 else (z, high)
         if not low <= z + move <= high or abs(move) > last:
             move = (low + high) / 2.0 - z
@@ -237,10 +260,7 @@ def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[f
         last = abs(move) / 2.0
         if last < TOLERANCE:
             break
-    p = 1.0 / (1.0 + exp(-z))
-    bend = p * (1.0 - p)
-    curvature = weight * (bend if bend > MIN_CURVATURE else MIN_CURVATURE)  # noqa: FURB136  # the hot path
-    return (z - eta) / variance, curvature / (1.0 + curvature * variance)
+    return z
 
 
 def settle_noisy(eta: float, variance: float, rejected: int, weight: float, noise: float) -> tuple[float, float]:

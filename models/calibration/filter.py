@@ -289,13 +289,12 @@ class Filter:
         curve.walk(settings.intercept_walk, settings.slope_walk, settings.bias_walk)
         x1, x2 = basis(seen.logit)
         organic = 0.0 if seen.forced else 1.0
-        gain = curve.gain(x1, x2, organic)
+        gain = u0, u1, u2, u3 = curve.gain(x1, x2, organic)
         b0, b1, b2, b3 = curve.mean
         eta = b0 + b1 * x1 + b2 * x2 + b3 * organic
-        variance = gain[0] + gain[1] * x1 + gain[2] * x2 + gain[3] * organic
+        variance = u0 + u1 * x1 + u2 * x2 + u3 * organic
         for block in blocks:
-            block.mean, block.var = block.at(clock)
-            block.clock = clock
+            block.advance(clock)
             eta += block.mean
             variance += block.var
         if not -MAX_ETA < eta < MAX_ETA:
@@ -315,7 +314,7 @@ class Filter:
     def _judge(self, keys: list[Key], blocks: list[Offset], eta: float, seen: Observation, at: float) -> Jump | None:
         """Fold the label into every block's evidence and act on the strongest that passes its threshold."""
         settings, passing = self.settings, self._even
-        values, tilt = compare(eta, settings.noise, seen.weight, rejected=seen.rejected)
+        values, tilt = compare(eta, settings.noise, seen.weight, seen.rejected)
         best = accumulate(self._everyone, values, at, passing)
         slope = accumulate(self._slope, tilt, at, passing)
         best = best if best > slope else slope  # noqa: FURB136  # the hot path: max() costs a call
@@ -372,8 +371,8 @@ class Filter:
         if self._raters < MIN_RATERS:
             return True
         _, j = strongest(block)
-        most = max(alike(one, j)[0] for one in self._groups.values() if one.judges)
-        return most * most <= block.evidence[j]
+        left = block.evidence[j]
+        return all(alike(one, j)[0] ** 2 <= left for one in self._groups.values() if one.judges)
 
     def _culprit(self, best: Candidate, score: float, j: int) -> Candidate | None:
         """Return the block that jumped: usually the one with the strongest evidence, `score` for alternative `j`.

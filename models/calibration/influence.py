@@ -59,13 +59,11 @@ class Influence:
     def grant(self, clinician: str, weight: float) -> float:
         """Count one label of `weight`; return the weight it may have, from 0 to `weight`."""
         self._clock += 1
-        self._total *= DECAY
-        own = self._own(clinician)
-        clinicians = len(self._weights) + (clinician not in self._weights)
-        cap = max(self.share, 2.0 / clinicians)
-        granted = weight if cap >= 1.0 else min(weight, max(0.0, (cap * (BASE + self._total) - own) / (1.0 - cap)))
-        self._weights[clinician] = own + granted, self._clock
-        self._total += granted
+        own, total, weights = self._own(clinician), self._total * DECAY, self._weights
+        cap = max(self.share, 2.0 / (len(weights) + (clinician not in weights)))
+        granted = weight if cap >= 1.0 else min(weight, max(0.0, (cap * (BASE + total) - own) / (1.0 - cap)))
+        weights[clinician] = own + granted, self._clock
+        self._total = total + granted
         if self._clock % SWEEP == 0:
             self._weights = {who: held for who, held in self._weights.items() if self._own(who) >= FORGOTTEN}
         return granted
@@ -86,5 +84,5 @@ class Influence:
         return self
 
     def _own(self, clinician: str) -> float:
-        weight, at = self._weights.get(clinician, (0.0, self._clock))
-        return weight * DECAY ** (self._clock - at)
+        held = self._weights.get(clinician)
+        return held[0] * DECAY ** (self._clock - held[1]) if held else 0.0

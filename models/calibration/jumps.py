@@ -37,6 +37,7 @@ REACH: Final = 3.5
 
 UPWARD: Final = 2
 """Index of the first alternative in which risk rises."""
+NEAR, MOST = DELTAS[UPWARD:]
 
 Ratios = tuple[float, float, float, float]
 
@@ -78,21 +79,24 @@ def tilted(eta: float) -> Ratios:
     [0.49, 0.19, -0.16, -0.33]
     """
     tilt = -eta / REACH if -REACH < eta < REACH else -1.0 if eta > 0.0 else 1.0
-    near, far = exp(DELTAS[2] * tilt), exp(DELTAS[3] * tilt)
+    near, far = exp(NEAR * tilt), exp(MOST * tilt)
     return 1.0 / far - 1.0, 1.0 / near - 1.0, near - 1.0, far - 1.0
 
 
-def ratios(p: float, growth: Ratios, *, rejected: bool) -> Ratios:
+def ratios(p: float, growth: Ratios, rejected: bool) -> Ratios:  # noqa: FBT001  # the hot path: naming costs
     """Likelihood ratio of one label under each alternative, q_delta(y) / q_0(y).
 
-    >>> [round(r, 3) for r in ratios(0.05, SHIFTED, rejected=True)]
+    >>> [round(r, 3) for r in ratios(0.05, SHIFTED, True)]
     [0.256, 0.561, 1.75, 3.518]
-    >>> [round(r, 3) for r in ratios(0.0001, SHIFTED, rejected=False)]
+    >>> [round(r, 3) for r in ratios(0.0001, SHIFTED, False)]
     [1.0, 1.0, 0.998, 0.991]
     """
     g0, g1, g2, g3 = growth
-    low = p if p < 1.0 - FLOOR else 1.0 - FLOOR  # noqa: FURB136  # the hot path: min() costs a call
-    high = p if p > FLOOR else FLOOR  # noqa: FURB136  # as above
+    low = high = p
+    if p < FLOOR:
+        high = FLOOR
+    elif p > 1.0 - FLOOR:
+        low = 1.0 - FLOOR
     if g0 > 0.0:
         low, high = high, low
     a, b, c, d = 1.0 / (1.0 + low * g0), 1.0 / (1.0 + low * g1), 1.0 / (1.0 + high * g2), 1.0 / (1.0 + high * g3)
@@ -118,14 +122,14 @@ def temper(values: Ratios, weight: float) -> Ratios:
     return a**weight, b**weight, c**weight, d**weight
 
 
-def compare(eta: float, noise: float, weight: float, *, rejected: bool) -> tuple[Ratios, Ratios]:
+def compare(eta: float, noise: float, weight: float, rejected: bool) -> tuple[Ratios, Ratios]:  # noqa: FBT001  # as above
     """Likelihood ratios of a label under the alternatives of a shift, and under those of the slope."""
     p, slope = 1.0 / (1.0 + exp(-eta)), tilted(eta)
     if noise:
         shift = ratios_noisy(p, noise, SHIFTED, rejected=rejected)
         tilt = ratios_noisy(p, noise, slope, rejected=rejected)
     else:
-        shift, tilt = ratios(p, SHIFTED, rejected=rejected), ratios(p, slope, rejected=rejected)
+        shift, tilt = ratios(p, SHIFTED, rejected), ratios(p, slope, rejected)
     return (shift, tilt) if weight >= 1.0 else (temper(shift, weight), temper(tilt, weight))
 
 
@@ -156,7 +160,9 @@ def accumulate(block: Offset, values: tuple[float, ...], at: float, passing: boo
 
 def strongest(block: Offset) -> tuple[float, int]:
     """Return the strongest evidence, scaled to the common threshold, and its alternative."""
-    return max((value * block.weights[j], j) for j, value in enumerate(block.evidence))
+    scores = [value * weight for value, weight in zip(block.evidence, block.weights, strict=True)]
+    score = max(scores)
+    return score, max(j for j, value in enumerate(scores) if value == score)
 
 
 def size(block: Offset, j: int) -> float:
@@ -171,8 +177,8 @@ def size(block: Offset, j: int) -> float:
 
 def alike(block: Offset, j: int) -> tuple[float, int]:
     """Return a rater's strongest evidence for any change in the direction of alternative `j`, and its alternative."""
-    upward = j % len(DELTAS) >= UPWARD
-    return max((value, k) for k, value in enumerate(block.evidence) if (k % len(DELTAS) >= UPWARD) == upward)
+    first, found = UPWARD if j % len(DELTAS) >= UPWARD else 0, block.evidence
+    return max([(found[k], k) for k in (first, first + 1, first + len(DELTAS), first + len(DELTAS) + 1)])
 
 
 def restart(block: Offset) -> None:

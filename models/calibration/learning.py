@@ -75,7 +75,8 @@ class Learning:
         if label.decision.model_hash != self.model_hash:
             return
         jumps = self.ledger.apply(label)
-        yield from (alarm(jump, label) for jump in jumps)
+        for jump in jumps:
+            yield alarm(jump, label)
         if fresh and self._recorded is not None:
             yield self._record(label.label_id, f"another model: {self.model_hash[:12]}", {})
         elif jumps or self._is_new_day():
@@ -83,8 +84,9 @@ class Learning:
 
     def _follow(self, label: Label) -> bool:
         """Start anew when a newer response was scored by another encoder; late labels of the old one are set aside."""
-        newer = self.ledger.as_of is None or label.decision.occurred_at > self.ledger.as_of
-        if label.decision.model_hash == self.model_hash or not newer or label.decision.logit is None:
+        if label.decision.model_hash == self.model_hash or label.decision.logit is None:
+            return False
+        if self.ledger.as_of is not None and label.decision.occurred_at <= self.ledger.as_of:
             return False
         fresh = Ledger(self.ledger.deployment, self.ledger.policy)
         fresh.version, fresh.as_of = self.ledger.version, self.ledger.as_of

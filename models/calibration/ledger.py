@@ -136,30 +136,32 @@ class Ledger:
 
         `alarm` puts that on the wire.
         """
+        now = label.occurred_at.timestamp()
         reason = idle(label)
         if reason is not None:
             self.counts[reason] = self.counts.get(reason, 0) + 1
-            return tuple(self._release(label.occurred_at.timestamp()))
-        now, due = label.occurred_at.timestamp(), self._due(label)
+            return tuple(self._release(now))
+        due = self._due(label, now)
         if due <= now and not self._held:
-            return tuple(self._fold(label))
+            return self._fold(label, now)
         heapq.heappush(self._held, (due, self.version + len(self._held), label))
         return tuple(self._release(now))
 
-    def _due(self, label: Label) -> float:
+    def _due(self, label: Label, now: float) -> float:
         """Return when a label may be folded: at once (0), unless one kind of verdict arrives faster than the other."""
         shown = label.decision.occurred_at.timestamp()
-        delay_s = label.occurred_at.timestamp() - shown
-        self._maturity.add(delay_s, rejected=rejects(label, self.policy.target))
+        self._maturity.add(now - shown, rejected=rejects(label, self.policy.target))
         hold_s = self._maturity.hold_s() if self.policy.mature else 0.0
         return shown + hold_s if hold_s else 0.0
 
     def _release(self, now: float) -> Iterator[Jump]:
         while self._held and (self._held[0][0] <= now or len(self._held) > MAX_HELD):
-            yield from self._fold(heapq.heappop(self._held)[2])
+            label = heapq.heappop(self._held)[2]
+            yield from self._fold(label, label.occurred_at.timestamp())
 
-    def _fold(self, label: Label) -> Iterator[Jump]:
-        self._begin_day(int(label.occurred_at.timestamp() // DAY_S))
+    def _fold(self, label: Label, now: float) -> tuple[Jump, ...]:
+        """Fold a label that came at `now`."""
+        self._begin_day(int(now // DAY_S))
         weight = self._influence.grant(label.clinician, label.weight)
         seen = observation(label, self.policy.target, weight)
         self._scores.append(seen.logit)
@@ -167,22 +169,23 @@ class Ledger:
         self.version += 1
         if self.as_of is None or label.occurred_at > self.as_of:
             self.as_of = label.occurred_at
-        found = [*([] if jump is None else [jump]), *self._tighten(label)]
+        found: tuple[Jump, ...] = () if jump is None else (jump,)
+        if label.decision.tier == "green":
+            found += self._tighten(label)
         for one in found:
-            self._guarantee.forget(one.scope, label.occurred_at.timestamp())
-        self.cause = describe(found)
-        yield from found
+            self._guarantee.forget(one.scope, now)
+        self.cause = describe(found) if found else "labels"
+        return found
 
-    def _tighten(self, label: Label) -> Iterator[Jump]:
+    def _tighten(self, label: Label) -> tuple[Jump, ...]:
         """Lower the thresholds of the scopes whose promise a green's label shows to be broken."""
-        if label.decision.tier != "green":
-            return
         findings = {one.scope: one for one in self._guarantee.observe(label, self.policy.target)}
-        cuts = self._cuts(self.filter.thresholds()) if findings else {}
-        for finding in findings.values():
-            done = tightening(finding, label)
-            self._brake.tighten(done.scope, cuts, TIGHTENING)
-            yield done
+        if not findings:
+            return ()
+        cuts, done = self._cuts(self.filter.thresholds()), tuple(tightening(one, label) for one in findings.values())
+        for one in done:
+            self._brake.tighten(one.scope, cuts, TIGHTENING)
+        return done
 
     def _begin_day(self, day: int) -> None:
         if self._brake.is_new(day) and self.labels >= self.policy.warm_up_labels and self.missing_labels() == 0:
@@ -304,7 +307,7 @@ def shares(scores: Sequence[float], cuts: Mapping[str, float | None], *, warm: b
 
 def describe(found: Sequence[Jump]) -> str:
     """Return the cause of a version in words."""
-    return "; ".join([f"{one.kind}: {one.scope} {one.delta:+.1f}" for one in found]) or "labels"
+    return "; ".join([f"{one.kind}: {one.scope} {one.delta:+.1f}" for one in found])
 
 
 def tightening(finding: Finding, label: Label) -> Jump:

@@ -41,9 +41,11 @@ class Delays(msgspec.Struct, array_like=True):
 
     def add(self, delay_s: float) -> None:
         """Count one delay in seconds."""
-        self.count += 1
-        step = max(1.0 / self.count, 1.0 / MEMORY)
-        gap = log(min(max(delay_s, MIN_DELAY_S), MAX_DELAY_S)) - self.mean
+        self.count = count = self.count + 1
+        step = 1.0 / count if count < MEMORY else 1.0 / MEMORY
+        if not MIN_DELAY_S <= delay_s <= MAX_DELAY_S:
+            delay_s = MAX_DELAY_S if delay_s > MAX_DELAY_S else MIN_DELAY_S
+        gap = log(delay_s) - self.mean
         self.mean += step * gap
         self.var = (1.0 - step) * (self.var + step * gap * gap)
 

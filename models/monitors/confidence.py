@@ -56,6 +56,17 @@ def excess(labelled: int, rejected: int, rate: float) -> float:
     return top + log(sum(exp(value - top) for value in logs) / len(logs))
 
 
+def most(labelled: int, rejected: int, rate: float) -> float:
+    """Return the log evidence at the best of all tilts: an upper bound of `excess`, for a tenth of its cost.
+
+    >>> round(most(400, 40, 0.05), 2)
+    8.26
+    """
+    mean = rejected / labelled
+    kept = (1.0 - mean) * log((1.0 - mean) / (1.0 - rate)) if mean < 1.0 else 0.0
+    return labelled * (mean * log(mean / rate) + kept)
+
+
 def _lower(labelled: int, rejected: int, alpha: float) -> float:
     """Return the largest excluded rate below the observed one; each side has half of alpha."""
     if rejected == 0:

@@ -24,7 +24,7 @@ import msgspec
 
 from models.errors import StateError
 from models.events import Alarm, Label, Tier, digest
-from models.monitors.confidence import Interval, excess, interval
+from models.monitors.confidence import Interval, excess, interval, most
 
 STAKES: Final = (0.01, 0.03, 0.1)
 """Shares of the largest possible stake, 1 / cut, that each CUSUM bets: best against rates of .06, .08 and .15 when the
@@ -93,9 +93,10 @@ class Guarantee:
     def count(self, tier: Tier, scopes: Iterable[str], *, rejected: bool, at: float) -> tuple[Finding, ...]:
         """Count one verdict on a response of `tier` given at `at`. Returns what green's cells found."""
         found: list[Finding] = []
+        since, general = self._since, self._since.get("all", -inf)
         for scope in scopes:
             cell = self._cell(tier, scope)
-            if cell is None or at < max(self._since.get(scope, -inf), self._since.get("all", -inf)):
+            if cell is None or at < general or at < since.get(scope, -inf):
                 continue
             cell.labelled += 1
             cell.rejected += rejected
@@ -147,15 +148,17 @@ class Guarantee:
 
     def _cell(self, tier: Tier, scope: str) -> Cell | None:
         key = f"{tier} {scope}"
-        if key not in self._cells and len(self._cells) >= 3 * MAX_SCOPES:
-            return None
-        return self._cells.setdefault(key, Cell())
+        cell = self._cells.get(key)
+        if cell is None and len(self._cells) < 3 * MAX_SCOPES:
+            cell = self._cells[key] = Cell()
+        return cell
 
     def _bet(self, cell: Cell, at: float, *, rejected: bool) -> None:
+        grown, since, odds = cell.grown, cell.since, (1.0 - self.cut) / self.cut if rejected else -1.0
         for j, stake in enumerate(STAKES):
-            if cell.grown[j] <= 1.0:
-                cell.grown[j], cell.since[j] = 1.0, at
-            cell.grown[j] *= 1.0 + stake * ((1.0 - self.cut) / self.cut if rejected else -1.0)
+            if grown[j] <= 1.0:
+                grown[j], since[j] = 1.0, at
+            grown[j] *= 1.0 + stake * odds
 
     def _findings(self, scope: str, cell: Cell, at: float) -> Iterator[Finding]:
         labelled, rejected, evidence = cell.labelled, cell.rejected, sum(cell.grown) / len(STAKES)
@@ -168,7 +171,8 @@ class Guarantee:
             yield self._finding("breach", scope, rejected / labelled, self.cut, cell, at)
 
     def _passed(self, labelled: int, rejected: int) -> bool:
-        return excess(labelled, rejected, self.cut) >= log(2.0 / self.alpha)
+        bound = log(2.0 / self.alpha)
+        return most(labelled, rejected, self.cut) >= bound and excess(labelled, rejected, self.cut) >= bound
 
     @staticmethod
     def _finding(  # noqa: PLR0913, PLR0917  # a finding's facts

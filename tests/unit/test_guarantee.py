@@ -7,7 +7,7 @@ import pytest
 
 from models.errors import StateError
 from models.events import encode
-from models.monitors.confidence import excess, interval
+from models.monitors.confidence import excess, interval, most
 from models.monitors.guarantee import Guarantee, alarm
 from tests.unit.test_ledger import label
 
@@ -23,6 +23,14 @@ def test_it_narrows():
     widths = [upper - lower for n in (100, 1000, 10_000) for lower, upper in [interval(n, n // 20)]]
     assert widths == sorted(widths, reverse=True)
     assert widths[-1] < 0.015
+
+
+def test_the_cheap_bound_misses_no_evidence():
+    """What it lets the monitor skip could not have passed any threshold."""
+    counts = [(n, r) for n in (1, 7, 60, 900, 20_000) for r in {1, n // 20 + 1, n // 8 + 1, n // 2 + 1, n}]
+    assert all(
+        0.0 <= excess(n, r, 0.05) <= most(n, r, 0.05) for n, r in counts if r > 0.05 * n and excess(n, r, 0.05) > 0
+    )
 
 
 def test_it_covers_a_changing_rate_at_all_times_at_once():
