@@ -30,7 +30,7 @@ MUTANTS = (
     Mutant(
         "F1 an exception acks the record and skips it",
         "streams/delivery.py",
-        "await self._one_by_one(stage, messages, error)",
+        "await self._one_by_one(stage, records, error)",
         "pass",
         "tests/unit/test_delivery.py",
     ),
@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "F4 a send is not awaited",
         "streams/producer.py",
-        "await asyncio.gather(*[await",
-        "await asyncio.sleep(0, [await",
+        "await asyncio.gather(*(self._send(*part, rows) for part, rows in parts.items()))",
+        "_ = [asyncio.ensure_future(self._send(*part, rows)) for part, rows in parts.items()]",
         "tests/agents/test_agents.py",
     ),
     Mutant(
@@ -123,8 +123,8 @@ MUTANTS = (
     Mutant(
         "I13 a lost partition is worked on",
         "streams/consumer.py",
-        "return self._open[message.tp].get(message.offset) is message",
-        "return True",
+        "return [r for r in records if under_way.get(r.offset) is r]",
+        "return list(records)",
         "tests/unit/test_delivery.py",
     ),
     Mutant(
@@ -144,7 +144,7 @@ MUTANTS = (
     Mutant(
         "messages that reached no agent are passed over",
         "streams/consumer.py",
-        "return [m.offset for m in messages] == list(islice(self._open[messages[0].tp], len(messages)))",
+        "return [r.offset for r in records] == list(islice(self._open[tp], len(records)))",
         "return True",
         "tests/unit/test_delivery.py",
     ),

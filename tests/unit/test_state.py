@@ -11,7 +11,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from models.errors import DeliveryError
 from streams import state as module
 from streams.app import BATCH_BYTES
-from streams.producer import _batches
+from streams.producer import Row, _batches
 from streams.state import Change, State, rows_in
 
 
@@ -103,7 +103,7 @@ def test_a_row_larger_than_a_batch_goes_alone_and_in_its_place() -> None:
     """The client's own batches: they refuse what does not fit, but never their first row."""
     client = SimpleNamespace(create_batch=lambda: BatchBuilder(BATCH_BYTES, 0))
     small, large = b"x" * 1000, b"x" * (2 * BATCH_BYTES)
-    rows = [(b"1", small), (b"2", large), (b"3", small), (b"4", None)]
+    rows: list[Row] = [(b"1", small, []), (b"2", large, [("ce_id", b"2")]), (b"3", small, []), (b"4", None, [])]
     assert [batch.record_count() for batch in _batches(client, rows)] == [1, 1, 2]
     whole = b"".join(bytes(batch._build()) for batch in _batches(client, rows))
     assert len(whole) > 2 * BATCH_BYTES
