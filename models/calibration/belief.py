@@ -41,6 +41,9 @@ MAX_OFFSET: Final = 6.0
 MAX_VARIANCE: Final = 4.0
 """A standard deviation of 2 logits is "we do not know"; repeated jumps must not widen further."""
 
+FLAT: Final = 0.01
+"""Square of a first slope of 0.1: scores that say no more than this have no factor to doubt."""
+
 Gain = tuple[float, float, float, float]
 
 
@@ -160,6 +163,16 @@ class Curve:
     def doubt(self, intercept: float, slope: float) -> None:
         """Keep the variances of the intercept and of the first slope at no less than these."""
         self.cov[0], self.cov[4] = max(self.cov[0], intercept), max(self.cov[4], slope)
+
+    def waver(self, slope: float) -> None:
+        """Keep the first slope's variance at no less than `slope` by doubting the factor of all log-odds (see `tilt`).
+
+        Intercept and slopes are then widened together: the next labels say how much flatter the scores are, not also
+        where they are flatter.
+        """
+        short = slope - self.cov[4]
+        if short > 0.0:
+            self.tilt(1.0, short / max(self.mean[1] ** 2, FLAT))
 
     def gain(self, x1: float, x2: float, organic: float) -> Gain:
         """Covariance times the feature vector (1, x1, x2, organic)."""

@@ -12,6 +12,7 @@ from models.calibration.jumps import (
     ALL,
     FAR,
     REACH,
+    UPWARD,
     Jump,
     accumulate,
     alike,
@@ -48,6 +49,15 @@ MIN_RATERS: Final = 3
 DOUBTED: Final = (0.015, 0.03)
 """Variances of intercept and first slope while a change of all, or of the slope, is suspected: labels then count two to
 three times as much, so that a change too small to prove is soon learnt all the same."""
+
+SOONER: Final = 1.0 / 6.0
+"""Share of `suspicion` at which flatter scores are suspected: evidence of ten, which two unlucky greens do not make."""
+
+WAVERING: Final = 0.03
+"""Variance of the first slope while they are suspected; that of intercept and second slope follows."""
+
+FADING: Final = 0.99
+"""What a label leaves of the evidence while they are suspected: else the suspicion would outlast its cause."""
 
 Candidate = tuple[Key | None, Offset]
 
@@ -318,9 +328,8 @@ class Filter:
         best = accumulate(self._everyone, values, at, passing)
         slope = accumulate(self._slope, tilt, at, passing)
         best = best if best > slope else slope  # noqa: FURB136  # the hot path: max() costs a call
-        if best > settings.suspicion and self._raters < MIN_RATERS:  # else a single one of them could raise it
-            self._curve.doubt(*DOUBTED)
-            self._curve.keep_monotone(settings.z)
+        if best > SOONER * settings.suspicion and self._raters < MIN_RATERS:  # else a single one of them could raise it
+            self._suspect_change(best, slope)
         for block in blocks:
             score = accumulate(block, values + tilt if block.judges else values, at, passing)
             best = best if best > score else score  # noqa: FURB136  # as above
@@ -333,6 +342,22 @@ class Filter:
         ):
             return self._suspect(at)
         return None
+
+    def _suspect_change(self, best: float, slope: float) -> None:
+        """Widen the curve while its evidence, `best` of all and `slope` of the slope, is too small to prove a change.
+
+        Scores that say less than they did make low ones riskier than they look, so that is suspected sooner; and since
+        the labels that then count more move the null, the evidence against it fades.
+        """
+        suspicion = self.settings.suspicion
+        if slope > SOONER * suspicion and strongest(self._slope)[1] >= UPWARD:
+            self._curve.waver(WAVERING)
+            self._slope.evidence = [max(1.0, FADING * value) for value in self._slope.evidence]
+        elif best > suspicion:
+            self._curve.doubt(*DOUBTED)
+        else:
+            return
+        self._curve.keep_monotone(self.settings.z)
 
     def _fire(self, keys: list[Key], blocks: list[Offset], at: float) -> Jump | None:
         slope = [self._slope] if self._is_shared(self._slope) else []

@@ -182,10 +182,10 @@ class Ledger:
         findings = {one.scope: one for one in self._guarantee.observe(label, self.policy.target)}
         if not findings:
             return ()
-        cuts, done = self._cuts(self.filter.thresholds()), tuple(tightening(one, label) for one in findings.values())
-        for one in done:
-            self._brake.tighten(one.scope, cuts, TIGHTENING)
-        return done
+        cuts, jumps = self._cuts(self.filter.thresholds()), tuple(tightening(one, label) for one in findings.values())
+        for done in jumps:
+            self._brake.tighten(done.scope, cuts, TIGHTENING)
+        return jumps
 
     def _begin_day(self, day: int) -> None:
         if self._brake.is_new(day) and self.labels >= self.policy.warm_up_labels and self.missing_labels() == 0:

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from river import checks, evaluate, metrics
 
+from models.calibration.belief import Curve
 from models.calibration.estimator import RejectionCalibrator
-from models.calibration.filter import Filter, Observation
+from models.calibration.filter import FADING, Filter, Observation
 from models.calibration.jumps import accumulate
 from models.calibration.maturity import Maturity
 from models.calibration.settings import DEFAULTS, FilterSettings
@@ -123,17 +124,49 @@ def off(calibrator):
     return total / sum(shares)
 
 
+UNPROVEN = FilterSettings(threshold=1e99, threshold_all=3e97, threshold_slope=2e97, threshold_down=2e99)
+"""The default ratios, and thresholds that no change reaches."""
+
+
 def test_a_suspected_change_too_small_to_prove_is_learnt_sooner():
     labels = [list(stream(3600, seed, shift_at=3000, shift=0.5)) for seed in range(8)]
     truth, groups = 1.0 / (1.0 + math.exp(0.3 + 0.8 * 2.0 - 0.5)), [("category", "a"), ("site", "x")]
     wary, deaf = (
         sum(abs(folded(log, settings)[0].risk(-2.0, groups)[0] - truth) for log in labels)
         for settings in (
-            FilterSettings(threshold=1e99, threshold_all=3e97, threshold_slope=2e97, threshold_down=2e99),
+            UNPROVEN,
             FilterSettings(grace=10**9),
         )
     )
     assert wary < deaf
+
+
+def test_flatter_scores_are_learnt_before_they_are_proven(monkeypatch):
+    labels = [list(flattening(3250, seed, 3000)) for seed in range(12)]
+    wary = sum(off(folded(log)[0]) for log in labels)
+    monkeypatch.setattr("models.calibration.filter.SOONER", 1.0)
+    assert wary < sum(off(folded(log)[0]) for log in labels)
+
+
+def test_a_suspicion_of_flatter_scores_does_not_outlast_its_cause(monkeypatch):
+    wavered = []
+    monkeypatch.setattr(Curve, "waver", lambda self, slope, waver=Curve.waver: wavered.append(waver(self, slope)))
+    for fading in (FADING, 1.0):
+        monkeypatch.setattr("models.calibration.filter.FADING", fading)
+        folded(flattening(6000, 1, 3000), UNPROVEN)
+        wavered.append(fading)
+    assert 0 < wavered.index(FADING) < 0.5 * (len(wavered) - wavered.index(FADING))
+
+
+@pytest.mark.parametrize("slope", [0.0, 1e-200, 0.05, 1.8])
+def test_doubt_about_the_factor_has_a_floor_and_bounds(slope):
+    curve = Curve.prior(0.01)
+    curve.mean[1], curve.cov[4], curve.cov[7] = slope, 0.001, 0.001
+    curve.waver(0.03)
+    assert 0.001 <= curve.cov[4] <= 0.03 * (1.0 + 1e-9)
+    assert (curve.cov[4] > 0.0299) == (slope > 0.1)
+    assert curve.cov[0] <= 4.0
+    assert curve.cov[0] * curve.cov[4] >= curve.cov[1] ** 2
 
 
 def test_a_site_that_turns_lenient_is_quarantined_until_released():
