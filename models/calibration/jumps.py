@@ -23,6 +23,7 @@ Guo et al., *On calibration of modern neural networks*, ICML 2017.
 """
 
 from math import exp
+from operator import mul
 from typing import Final
 
 import msgspec
@@ -160,9 +161,9 @@ def accumulate(block: Offset, values: tuple[float, ...], at: float, passing: boo
 
 def strongest(block: Offset) -> tuple[float, int]:
     """Return the strongest evidence, scaled to the common threshold, and its alternative."""
-    scores = [value * weight for value, weight in zip(block.evidence, block.weights, strict=True)]
+    scores = [*map(mul, block.evidence, block.weights)]
     score = max(scores)
-    return score, max(j for j, value in enumerate(scores) if value == score)
+    return score, len(scores) - 1 - scores[::-1].index(score)
 
 
 def size(block: Offset, j: int) -> float:
