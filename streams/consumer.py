@@ -41,6 +41,9 @@ YIELD_EVERY: Final = 256
 ENOUGH: Final = 2048
 """Messages of a topic under way, of which an agent works on two batches, and two wait for it."""
 
+SHEET: Final = 2**15
+"""Bytes for which a message counts once more: a megabyte of text is no light thing to have under way."""
+
 LOOK_S: Final = 0.005
 """How often to look whether an agent has room: it takes longer for a batch."""
 
@@ -126,7 +129,7 @@ class Consumer(AIOKafkaConsumer):
         super().__init__(transport, self._receive, *args, **kwargs)
         self._pass_on = callback
         self.lease = Lease(self.app.conf.broker_session_timeout)
-        self._open: dict[TP, dict[int, Any]] = defaultdict(dict)
+        self._open: dict[TP, dict[int, Record]] = defaultdict(dict)
         self._seen: dict[tuple[TP, int], float] = {}
         self._rewound: dict[TP, float] = {}
         self._released: dict[TP, int] = {}
@@ -170,10 +173,10 @@ class Consumer(AIOKafkaConsumer):
             await asyncio.sleep(LOOK_S)
 
     def _most(self) -> int:
-        """Return how many messages are under way of the topic that has most."""
+        """Return how many messages are under way of the topic that has most; a large one counts for many."""
         loads = Counter[str]()
         for tp, records in self._open.items():
-            loads[tp.topic] += len(records)
+            loads[tp.topic] += sum(1 + len(r.value) // SHEET for r in records.values())
         return max(loads.values(), default=0)
 
     async def _receive(self, tp: TP, records: Sequence[Record], generation: int) -> None:
