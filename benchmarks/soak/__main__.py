@@ -133,7 +133,7 @@ def trial(settings: Settings, seed: int, rate: float | None) -> float:
 def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[str, Any]:
     """Feed at `rate`, look at it, let it come to rest, ask the oracle."""
     seconds = options.minutes * 60
-    items, end = week(round(rate * seconds / 1.8), seconds, options.seed + 1)
+    items, end = week(round(rate * seconds / 1.7), seconds, options.seed + 1)  # with feedback, at least so many
     items = items[: round(rate * seconds)]
     feeder = threading.Thread(
         target=log.fill, args=(settings.bootstrap, settings.topic_prefix, items, rate), daemon=True

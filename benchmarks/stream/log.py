@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -41,11 +42,13 @@ async def _fill(bootstrap: str, prefix: str, items: Iterable[Item], rate: float 
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=LINGER_MS, acks="all")
     await producer.start()
     try:
-        began, acks = now(), []
+        began, acks = now(), deque[Any]()
         for n, item in enumerate(items):
             if rate and (early := began + n / rate - now()) > 0:
                 await asyncio.sleep(early)
             acks.append(await producer.send(prefix + item.topic, item.value, item.key, item.partition))
+            while acks[0].done() and len(acks) > 1:
+                acks.popleft().result()
         await asyncio.wait_for(asyncio.gather(*acks), ACKS_S)
     finally:
         await producer.stop()

@@ -59,6 +59,8 @@ def excess(labelled: int, rejected: int, rate: float) -> float:
 def most(labelled: int, rejected: int, rate: float) -> float:
     """Return the log evidence at the best of all tilts: an upper bound of `excess`, for a tenth of its cost.
 
+    Both counts are above 0.
+
     >>> round(most(400, 40, 0.05), 2)
     8.26
     """
