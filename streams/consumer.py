@@ -125,9 +125,8 @@ class Consumer(AIOKafkaConsumer):
 
     app: Any
 
-    def __init__(self, transport: Any, callback: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(transport, self._receive, *args, **kwargs)
-        self._pass_on = callback
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.lease = Lease(self.app.conf.broker_session_timeout)
         self._open: dict[TP, dict[int, Record]] = defaultdict(dict)
         self._seen: dict[tuple[TP, int], float] = {}
@@ -163,7 +162,8 @@ class Consumer(AIOKafkaConsumer):
             for tp, records in parts.items():
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
-                await self._receive(tp, [r for r in records if r.offset >= (self._read_offset[tp] or 0)], generation)
+                first = self._read_offset[tp] or 0
+                await self._receive(tp, [r for r in records if r.offset >= first], generation)
             await self._room()
 
     async def _room(self) -> None:
@@ -189,7 +189,7 @@ class Consumer(AIOKafkaConsumer):
         parcel = ConsumerMessage(
             *tp, first.offset, first.at, 0, None, None, value, None, tp=tp, generation_id=generation
         )
-        await self._pass_on(parcel)
+        await self.callback(parcel)
 
     def ours(self, tp: TP, records: Iterable[Record]) -> list[Record]:
         """Return those messages of a partition that are still ours to process: these very ones."""

@@ -8,7 +8,7 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -112,16 +112,13 @@ def capacity(bootstrap: str, folder: Path, seed: int) -> float:
 
     The feed of a first trial is done long before them; that of a second one, at the rate that the first showed, is not.
     """
-    rate = None
-    for prefix in ("first.", "second."):
-        rate = trial(prepare(bootstrap, prefix, folder), seed, rate)
-    assert rate
-    return rate
-
-
-def trial(settings: Settings, seed: int, rate: float | None) -> float:
-    """Feed at `rate`, or as fast as may be; return the messages a second from the first one to rest."""
     items, _ = week(TRIAL, TRIAL_WEEKS * WEEK_S, seed)
+    rate = trial(prepare(bootstrap, "first.", folder), items)
+    return trial(prepare(bootstrap, "second.", folder), items, rate)
+
+
+def trial(settings: Settings, items: Sequence[Item], rate: float | None = None) -> float:
+    """Feed at `rate`, or as fast as may be; return the messages a second from the first one to rest."""
     with at_work(settings):
         began = time.monotonic()
         log.fill(settings.bootstrap, settings.topic_prefix, items, rate)

@@ -47,7 +47,7 @@ async def _fill(bootstrap: str, prefix: str, items: Iterable[Item], rate: float 
             if rate and (early := began + n / rate - now()) > 0:
                 await asyncio.sleep(early)
             acks.append(await producer.send(prefix + item.topic, item.value, item.key, item.partition))
-            while acks[0].done() and len(acks) > 1:
+            while acks and acks[0].done():
                 acks.popleft().result()
         await asyncio.wait_for(asyncio.gather(*acks), ACKS_S)
     finally:

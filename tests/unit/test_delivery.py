@@ -25,7 +25,7 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     made._open, made._released, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
     made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
-    made._pass_on = _nothing
+    made.callback = _nothing
     made.lease = Lease(session_s=6.0)
     made.lease.renew(float("inf"))
     if offsets:
@@ -312,8 +312,8 @@ def fetching() -> Consumer:
     return made
 
 
-def fetched(*offsets: int, tp: TP = PART) -> list[tuple[TP, Record]]:
-    return [(tp, record) for record in records(*offsets, tp=tp)]
+def fetched(*offsets: int, tp: TP = PART, value: bytes = b"") -> list[tuple[TP, Record]]:
+    return [(tp, record) for record in records(*offsets, tp=tp, value=value)]
 
 
 def test_what_a_seek_went_beyond_is_not_received() -> None:
@@ -329,7 +329,7 @@ def test_what_was_fetched_before_a_rebalance_is_not_received_after_it(change: di
     async def rebalance(_: Any) -> None:
         made.__dict__.update(change)
 
-    made._pass_on = rebalance
+    made.callback = rebalance
     asyncio.run(made._receive_all([*fetched(10), *fetched(20, tp=TP("feedback", 1))], 1))
     assert (list(made._open[PART]), list(made._open[TP("feedback", 1)])) == ([10], [])
 
@@ -340,7 +340,7 @@ def test_what_is_sought_while_agents_are_given_messages_is_read() -> None:
     async def seek(_: Any) -> None:
         made._read_offset[PART] = 10
 
-    made._pass_on = seek
+    made.callback = seek
     asyncio.run(made._receive_all(fetched(10, 11, 12), 1))
     assert made._read_offset[PART] == 10
 
@@ -352,7 +352,7 @@ def test_agents_are_given_no_more_than_they_have_room_for(size: int, least: int,
 
     async def fetch() -> None:
         for start in range(10, 3010, 4):
-            await made._receive_all([(PART, r) for r in records(*range(start, start + 4), value=value)], 1)
+            await made._receive_all(fetched(*range(start, start + 4), value=value), 1)
 
     async def work() -> None:
         task = asyncio.create_task(fetch())
