@@ -9,7 +9,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 - a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
   out of order, and what was left out is read again;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
-- four tasks are made for every message, and a dozen calls, so slowly that batches hardly fill: what was fetched of a
+- four tasks are made for every message, and two dozen calls, so slowly that batches hardly fill: what was fetched of a
   partition is passed on as one message, whose value is the list of what was read.
 """
 
@@ -35,17 +35,14 @@ FETCH_WAIT_MS: Final = 50
 STRANDED_S: Final = 3.0
 """While no batch is under way, an agent has its messages within milliseconds."""
 
-YIELD_EVERY: Final = 256
-"""Messages passed on in one go, while agents wait."""
+PART: Final = 128
+"""Messages of a partition passed on in one go, while agents wait and other partitions."""
 
 ENOUGH: Final = 2048
 """Messages of a topic under way, of which an agent works on two batches, and two wait for it."""
 
 SHEET: Final = 2**15
 """Bytes for which a message counts once more: a megabyte of text is no light thing to have under way."""
-
-LOOK_S: Final = 0.005
-"""How often to look whether an agent has room: it takes longer for a batch."""
 
 SAFE: Final = 0.8
 """Share of the session within which a write that starts is acknowledged before the session can end."""
@@ -79,6 +76,11 @@ class Lease:
     def holds(self, now: float) -> bool:
         """Whether a write may start at `now`."""
         return now - self._renewed < SAFE * self._session_s
+
+
+def _load(records: Iterable[Record]) -> int:
+    """Return how many messages these count for: a large one for many."""
+    return sum(1 + len(record.value) // SHEET for record in records)
 
 
 class ConsumerThread(AIOKafkaConsumerThread):
@@ -132,6 +134,8 @@ class Consumer(AIOKafkaConsumer):
         self._seen: dict[tuple[TP, int], float] = {}
         self._rewound: dict[TP, float] = {}
         self._released: dict[TP, int] = {}
+        self._loads = Counter[str]()
+        self._settled = asyncio.Event()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -141,49 +145,53 @@ class Consumer(AIOKafkaConsumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await self.sleep(0)
-                fetched: list[tuple[TP, Any]] = [pair async for pair in self.getmany(timeout=1.0)]
+                fetched, _ = await self._wait_next_records(1.0)
                 generation = self.app.consumer_generation_id
-                await self.wait_first(self._receive_all(fetched, generation), self.suspend_flow.wait())
+                if self.flow_active:
+                    await self.wait_first(self._receive_all(fetched or {}, generation), self.suspend_flow.wait())
+                elif not self.should_stop:
+                    await self._seek_again()
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
+
+    async def _seek_again(self) -> None:
+        """Go back to what is committed, as Faust does with what was fetched while the flow was being stopped."""
+        try:
+            await self.perform_seek()
+        except Exception as error:  # noqa: BLE001 (it is sought again when the flow goes on)
+            log.warning("cannot go back to what is committed, while nothing is read", error=type(error).__name__)
 
     def _to_message(self, _: TP, record: Any) -> Any:
         """Keep what a stage reads: Faust's own message has twice as many fields."""
         headers, at = dict(record.headers or ()), (record.timestamp or 0) / 1e3
         return Record(record.topic, record.partition, record.offset, record.key, record.value or b"", headers, at)
 
-    async def _receive_all(self, fetched: Sequence[tuple[TP, Record]], generation: int) -> None:
-        """Receive messages while the partitions are still ours; not those that a seek went beyond."""
-        for start in range(0, len(fetched), YIELD_EVERY):
-            parts = defaultdict[TP, list[Record]](list)
-            for tp, record in fetched[start : start + YIELD_EVERY]:
-                parts[tp].append(record)
-            for tp, records in parts.items():
+    async def _receive_all(self, fetched: Mapping[TP, Sequence[Any]], generation: int) -> None:
+        """Receive messages while the partitions are still ours, in turn; not those that a seek went beyond."""
+        for start in range(0, max(map(len, fetched.values()), default=0), PART):
+            for tp, found in fetched.items():
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
                 first = self._read_offset[tp] or 0
-                await self._receive(tp, [r for r in records if r.offset >= first], generation)
+                part = found[start : start + PART]
+                await self._receive(tp, [self._to_message(tp, r) for r in part if r.offset >= first], generation)
             await self._room()
 
     async def _room(self) -> None:
         """Let agents work, and wait while they have enough."""
         await asyncio.sleep(0)
-        while self._most() > ENOUGH:  # noqa: ASYNC110 (no event tells of it)
-            await asyncio.sleep(LOOK_S)
-
-    def _most(self) -> int:
-        """Return how many messages are under way of the topic that has most; a large one counts for many."""
-        loads = Counter[str]()
-        for tp, records in self._open.items():
-            loads[tp.topic] += sum(1 + len(r.value) // SHEET for r in records.values())
-        return max(loads.values(), default=0)
+        while max(self._loads.values(), default=0) > ENOUGH:
+            self._settled.clear()
+            await self._settled.wait()
 
     async def _receive(self, tp: TP, records: Sequence[Record], generation: int) -> None:
         """Remember messages of a partition as under way before any agent sees them; offsets arrive in order."""
         if not records:
             return
-        self._open[tp].update((r.offset, r) for r in records)
+        under_way = self._open[tp]
+        self._loads[tp.topic] += _load(r for r in records if r.offset not in under_way)
+        under_way.update((r.offset, r) for r in records)
         self._read_offset[tp] = records[-1].offset
         first, value = records[0], cast("Any", records)
         parcel = ConsumerMessage(
@@ -199,8 +207,10 @@ class Consumer(AIOKafkaConsumer):
     def settle(self, tp: TP, records: Iterable[Record]) -> None:
         """Release messages of a partition whose outcomes are durable."""
         under_way = self._open[tp]
-        if done := [r.offset for r in records if under_way.pop(r.offset, None)]:
-            self._released[tp] = max(self._released.get(tp, 0), max(done) + 1)
+        if done := [r for r in records if under_way.pop(r.offset, None)]:
+            self._released[tp] = max(self._released.get(tp, 0), max(r.offset for r in done) + 1)
+            self._loads[tp.topic] -= _load(done)
+            self._settled.set()
 
     def under_way(self) -> tuple[tuple[TP, int], ...] | None:
         """Return the lowest message under way of each partition; None: there is none."""
@@ -231,6 +241,8 @@ class Consumer(AIOKafkaConsumer):
         self._seen.clear()
         self._rewound.clear()
         self._released.clear()
+        self._loads.clear()
+        self._settled.set()
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
         return (tp for tp in self._released if topics is None or tp in topics or tp.topic in topics)

@@ -1,7 +1,7 @@
 """The guards around Faust's consumer, each against the fault that it closes."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     """A consumer that has received messages at these offsets."""
     made = Consumer.__new__(Consumer)
     made._open, made._released, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
+    made._loads, made._settled = Counter(), asyncio.Event()
     made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
     made.callback = _nothing
@@ -312,8 +313,9 @@ def fetching() -> Consumer:
     return made
 
 
-def fetched(*offsets: int, tp: TP = PART, value: bytes = b"") -> list[tuple[TP, Record]]:
-    return [(tp, record) for record in records(*offsets, tp=tp, value=value)]
+def fetched(*offsets: int, tp: TP = PART, value: bytes = b"") -> dict[TP, list[Any]]:
+    """What aiokafka gives; times in milliseconds."""
+    return {tp: [SimpleNamespace(**record._asdict(), timestamp=0) for record in records(*offsets, tp=tp, value=value)]}
 
 
 def test_what_a_seek_went_beyond_is_not_received() -> None:
@@ -330,7 +332,7 @@ def test_what_was_fetched_before_a_rebalance_is_not_received_after_it(change: di
         made.__dict__.update(change)
 
     made.callback = rebalance
-    asyncio.run(made._receive_all([*fetched(10), *fetched(20, tp=TP("feedback", 1))], 1))
+    asyncio.run(made._receive_all(fetched(10) | fetched(20, tp=TP("feedback", 1)), 1))
     assert (list(made._open[PART]), list(made._open[TP("feedback", 1)])) == ([10], [])
 
 
@@ -343,6 +345,36 @@ def test_what_is_sought_while_agents_are_given_messages_is_read() -> None:
     made.callback = seek
     asyncio.run(made._receive_all(fetched(10, 11, 12), 1))
     assert made._read_offset[PART] == 10
+
+
+def test_a_partition_with_much_to_read_does_not_hold_up_another() -> None:
+    made, seen = fetching(), []
+
+    async def receive(parcel: Any) -> None:
+        seen.append((parcel.partition, len(parcel.value)))
+
+    made.callback = receive
+    asyncio.run(made._receive_all(fetched(*range(10, 310)) | fetched(20, tp=TP("feedback", 1)), 1))
+    assert seen == [(0, 128), (1, 1), (0, 128), (0, 44)]
+
+
+@pytest.mark.parametrize("error", [None, OSError()])
+def test_what_is_fetched_while_the_flow_is_stopped_is_read_again(error: Exception | None) -> None:
+    made, fetcher = fetching(), SimpleNamespace(should_stop=False)
+    made.flow_active, made.consumer_stopped_errors = False, ()
+    made._stopped = made._crashed = asyncio.Event()  # not set
+
+    async def fetch(_: float) -> tuple[dict[TP, list[Any]], None]:
+        return fetched(10), None
+
+    async def seek() -> None:
+        fetcher.should_stop = True
+        if error:
+            raise error
+
+    made._wait_next_records, made.perform_seek, made.sleep = fetch, seek, _nothing
+    asyncio.run(made._drain_messages(fetcher))
+    assert (fetcher.should_stop, dict(made._open)) == (True, {})
 
 
 @pytest.mark.parametrize(("size", "least", "most"), [(500, 1024, 4096 * 4 // 5), (2**20, 1, 70)])
