@@ -34,7 +34,6 @@ UNKNOWN: Final = 8.0
 PATIENCE: Final = 10
 """Deadlines after which an encoder that has not answered never will."""
 
-Answer = asyncio.Future[Score | Failed]
 Decide = Callable[[Response, Score | Failed], Decision]
 Hinges = Callable[[Decision, float], bool]
 
@@ -61,10 +60,49 @@ class Encodes(Protocol):
         """The same, without rounding."""
 
 
+class _Ask:
+    """What was asked for at once, in the event loop that waits for it: a future each would cost more than the rest."""
+
+    def __init__(self, count: int, room: asyncio.Semaphore) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.over = self.loop.create_future()
+        self.answers: list[Score | Failed | None] = [None] * count
+        self._missing = count
+        self._room = room
+        self._held = 0
+
+    async def enter(self, count: int) -> None:
+        """Wait until there is room for so many more."""
+        for _ in range(count):
+            await self._room.acquire()
+            self._held += 1
+
+    def give(self, place: int, answer: Score | Failed) -> None:
+        """Note an answer, unless nobody waits any more."""
+        if self.over.done():
+            return
+        self.answers[place] = answer
+        self._leave(1)
+        self._missing -= 1
+        if not self._missing:
+            self.over.set_result(None)
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        self.over.cancel()
+        self._leave(self._held)
+
+    def _leave(self, count: int) -> None:
+        self._held -= count
+        for _ in range(count):
+            self._room.release()
+
+
 class _Job(NamedTuple):
     response: Response
     exactly: bool
-    answer: Answer
+    ask: _Ask
+    place: int
 
 
 class _Ready(NamedTuple):
@@ -132,15 +170,14 @@ class Scorer:
         self, responses: Sequence[Response], until: float, *, exactly: bool = False
     ) -> list[Score | Failed]:
         """Return the score of each response, or why there is none in time."""
-        if self._closed:
+        if self._closed or not responses:
             return [Failed("shutting_down")] * len(responses)
-        answers: list[Answer] = []
+        ask = _Ask(len(responses), self._room)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
-                await self._queue_all(responses, answers, exactly=exactly)
+                await self._queue_all(ask, [_Job(r, exactly, ask, n) for n, r in enumerate(responses)])
         late = Failed("deadline_missed")
-        given = [late if answer.cancelled() else answer.result() for answer in answers]
-        return given + [late] * (len(responses) - len(given))
+        return [late if answer is None else answer for answer in ask.answers]
 
     async def watch(self) -> None:
         """Raise `EncoderHung` once it does: the worker ends, and another takes over."""
@@ -158,28 +195,24 @@ class Scorer:
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self._deadline_s
 
-    async def _queue_all(self, responses: Sequence[Response], answers: list[Answer], *, exactly: bool) -> None:
-        """Queue responses as there is room, and wait for their answers; a text that nobody waits for is not kept."""
-        loop, numbers = asyncio.get_running_loop(), []
+    async def _queue_all(self, ask: _Ask, jobs: Sequence[_Job]) -> None:
+        """Queue jobs as there is room, and wait for their answers; a text that nobody waits for is not kept."""
+        numbers: list[int] = []
         try:
-            for response in responses:
-                await self._room.acquire()
-                answers.append(loop.create_future())
-                answers[-1].add_done_callback(self._leave)
-                numbers.append(number := next(self._numbers))
+            for start in range(0, len(jobs), CHUNK):
+                part = jobs[start : start + CHUNK]
+                await ask.enter(len(part))
+                numbered = {number: job for job, number in zip(part, self._numbers, strict=False)}
+                numbers += numbered
                 with self._asked:
-                    self._queue[number] = _Job(response, exactly, answers[-1])
+                    self._queue.update(numbered)
                     self._asked.notify()
-            await asyncio.gather(*answers)
+            await ask.over
         finally:
             with self._asked:
                 for number in numbers:
                     self._queue.pop(number, None)
-            for answer in answers:
-                answer.cancel()
-
-    def _leave(self, _: Any) -> None:
-        self._room.release()
+            ask.end()
 
     def _tokenise(self) -> None:
         """Live in the one thread: tokenise what is queued until as much as a batch is ready."""
@@ -234,7 +267,7 @@ class Scorer:
         batch: list[_Ready] = []
         spent = 0
         while self._ready and (not batch or spent + self._ready[0].prepared.size <= budget):
-            if not (found := self._ready.popleft()).job.answer.done():
+            if not (found := self._ready.popleft()).job.ask.over.done():
                 batch.append(found)
                 spent += found.prepared.size
         return batch
@@ -271,12 +304,11 @@ class Scorer:
 
 def _answer(answers: Sequence[tuple[_Job, Score | Failed]]) -> None:
     """Hand answers over to the event loop that waits for them; it may be gone."""
-    for loop in {job.answer.get_loop() for job, _ in answers}:
+    for loop in {job.ask.loop for job, _ in answers}:
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, [pair for pair in answers if pair[0].answer.get_loop() is loop])
+            loop.call_soon_threadsafe(_settle, [pair for pair in answers if pair[0].ask.loop is loop])
 
 
 def _settle(answers: Sequence[tuple[_Job, Score | Failed]]) -> None:
     for job, answer in answers:
-        if not job.answer.done():
-            job.answer.set_result(answer)
+        job.ask.give(job.place, answer)

@@ -74,6 +74,18 @@ async def entered(encoder: Encoder) -> None:
     assert await asyncio.to_thread(encoder.entered.wait, 30)
 
 
+def test_who_asks_for_nothing_waits_for_nothing() -> None:
+    def decide(*_: Any) -> Any:
+        pytest.fail("there is nothing to decide on")
+
+    async def body(scorer: Scorer) -> Any:
+        return await asyncio.wait_for(
+            scorer.decide_all([], lambda *_: pytest.fail("asked to decide"), lambda *_: False), 10
+        )
+
+    assert run(Encoder(), body, deadline_s=1e9) == []
+
+
 def test_the_event_loop_runs_while_the_encoder_works() -> None:
     encoder = Encoder()
     encoder.gate.clear()
