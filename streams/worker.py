@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import mode.loop
 import structlog
 
 from streams import topics
@@ -33,6 +34,8 @@ def run(settings: Settings) -> None:
     built = [build(stage, settings, metrics) for stage in settings.stages]
     gc.collect()
     gc.freeze()  # half a million objects of libraries: to look through them again takes a quarter of a second each time
+    gc.set_threshold(20_000)  # a batch makes thousands of objects, nearly none of them in cycles
+    mode.loop.use("uvloop")
     asyncio.run(_run(settings, built, metrics))
 
 
