@@ -34,6 +34,9 @@ Id = Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,128}\Z")]
 Name = Annotated[str, Meta(max_length=128)]
 Text = Annotated[str, Meta(max_length=200_000)]
 Instant = Annotated[datetime, Meta(tz=True)]
+Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+"""What any reader of JSON takes for the same number (RFC 7493)."""
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Tier = Literal["green", "yellow", "red"]
 Depth = Literal["none", "surface", "deep"]
@@ -65,7 +68,7 @@ class Response(Event, frozen=True, kw_only=True, tag="response"):
     topic: ClassVar[str] = "responses"
     response_id: Id
     conversation_id: Id
-    turn: Annotated[int, Meta(ge=0)] = 0
+    turn: Count = 0
     deployment: Id
     site: Id
     department: Name = ""
@@ -90,7 +93,7 @@ class Feedback(Event, frozen=True, kw_only=True, tag="feedback"):
     edited_response: Text | None = None
     reason_code: Name | None = None
     comment: Text | None = None
-    dwell_ms: Annotated[int, Meta(ge=0)] | None = None
+    dwell_ms: Count | None = None
     occurred_at: Instant
 
 
@@ -108,7 +111,7 @@ class Decision(Event, frozen=True, kw_only=True, tag="decision"):
     topic: ClassVar[str] = "decisions"
     response_id: Id
     conversation_id: Id
-    turn: int = 0
+    turn: Count = 0
     deployment: Id
     groups: dict[str, str] = {}
     logit: float | None = None
@@ -119,7 +122,7 @@ class Decision(Event, frozen=True, kw_only=True, tag="decision"):
     reasons: tuple[str, ...] = ()
     audit: bool = False
     propensity: Probability = 1.0
-    calibrator_version: int = 0
+    calibrator_version: Count = 0
     model_hash: str = ""
     config_hash: str = ""
     input_digest: str = ""
@@ -133,7 +136,7 @@ class Scored(Struct, frozen=True, kw_only=True):
     """The part of a decision that a label carries, so that LEARN needs nothing else."""
 
     conversation_id: Id
-    turn: int
+    turn: Count
     groups: dict[str, str]
     logit: float | None
     risk: float | None
@@ -142,7 +145,7 @@ class Scored(Struct, frozen=True, kw_only=True):
     action: Action
     audit: bool
     propensity: float
-    calibrator_version: int
+    calibrator_version: Count
     model_hash: str = ""
     occurred_at: Instant
 
@@ -178,7 +181,7 @@ class Outcome(Event, frozen=True, kw_only=True, tag="outcome"):
     label_id: Id
     conversation_id: Id
     response_id: Id
-    turn: int
+    turn: Count
     rejected: bool
     depth: Depth
     occurred_at: Instant
@@ -211,13 +214,13 @@ class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
 
     topic: ClassVar[str] = "calibrations"
     deployment: Id
-    version: int
+    version: Count
     model_hash: str = ""
     parameters: dict[str, Any]
     cuts: dict[str, dict[str, float | None]] = {}
     shares: dict[Tier, float] = {}
-    labels: int
-    missing_labels: int
+    labels: Count
+    missing_labels: Count
     cause: str
     as_of: Instant
 
@@ -235,7 +238,7 @@ class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
     instruction_id: Id
     deployment: Id
     order: Order
-    version: int
+    version: Count
     model_hash: str = ""
     parameters: dict[str, Any] = {}
     ceilings: dict[str, float] = {}
@@ -250,9 +253,9 @@ class Standing(Struct, frozen=True, kw_only=True):
     `shares` as in `Calibration`.
     """
 
-    version: int
-    labels: int
-    missing_labels: int
+    version: Count
+    labels: Count
+    missing_labels: Count
     parameters: dict[str, float]
     cuts: dict[str, dict[str, float | None]]
     shares: dict[Tier, float]
@@ -270,7 +273,7 @@ class Change(Event, frozen=True, kw_only=True, tag="change"):
     deployment: Id
     model_hash: str = ""
     cause: str
-    evidence: dict[str, float | int | str] = {}
+    evidence: dict[str, float | Whole | str] = {}
     before: Standing | None
     after: Standing
     last: Id
@@ -287,7 +290,7 @@ class Alarm(Event, frozen=True, kw_only=True, tag="alarm"):
     scope: str
     statistic: float
     threshold: float
-    evidence: dict[str, float | int | str] = {}
+    evidence: dict[str, float | Whole | str] = {}
     since: Instant
     raised_at: Instant
 
@@ -297,13 +300,13 @@ class DeadLetter(Event, frozen=True, kw_only=True, tag="dead_letter"):
 
     topic: ClassVar[str] = "dead-letters"
     source_topic: str
-    partition: int
-    offset: int
+    partition: Count
+    offset: Count
     stage: str
     code: str
     detail: str
     digest: str
-    size_bytes: int
+    size_bytes: Count
     response_id: str | None = None
 
 
@@ -338,10 +341,20 @@ def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
         event: E = msgspec.convert(value, _by_tag(type_).get(tag, type_) if isinstance(tag, str) else type_)
     except msgspec.ValidationError as error:
         raise Invalid(unquoted(error)) from None
+    return _dated(event)
+
+
+def _dated(event: E) -> E:
+    """Return an event whose times can be; raises `Invalid`."""
     for name in _instants(type(event)):
         if getattr(event, name).year not in YEARS:
             raise Invalid(f"field `{name}` is not in the years {YEARS[0]} to {YEARS[-1]}: correct the sender's clock")
     return event
+
+
+@cache
+def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(type_)
 
 
 @cache
@@ -367,7 +380,15 @@ def unquoted(error: msgspec.ValidationError) -> str:
 
 
 def decode(type_: type[E] | UnionType, data: bytes, limit: int = MAX_MESSAGE_BYTES) -> E:
-    """`parse`, then `build`. Raises a subclass of `EventError`."""
+    """`parse`, then `build`, in one go; what that refuses is read again by them, to say why. Raises `EventError`."""
+    if len(data) <= limit:
+        try:
+            event: E = _decoder(type_).decode(data)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            if event.schema == SCHEMA:
+                return _dated(event)
     return build(type_, parse(data, limit))
 
 

@@ -47,3 +47,9 @@ def test_no_time_lies_so_far_off_that_a_horizon_cannot_be_added(field: str, year
     event: Event = closed if field == "closed_at" else decision(**{field: far})
     with pytest.raises(Invalid, match=f"field `{field}` is not in the years"):
         decode(type(event), encode(event))
+
+
+def test_a_number_that_other_readers_of_json_would_change_is_refused() -> None:
+    with pytest.raises(Invalid, match=r"`int` <= 9007199254740992 - at `\$.turn`"):
+        decode(Decision, encode(decision(turn=2**53 + 1)))
+    assert decode(Decision, encode(decision(turn=2**53))).turn == 2**53
