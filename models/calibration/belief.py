@@ -90,8 +90,12 @@ class Offset:
         return self.mean * kept, prior + (self.var - prior) * known * known
 
     def advance(self, clock: int) -> None:
-        """Revert to `clock`."""
-        self.mean, self.var = self.at(clock)
+        """Revert to `clock`, as `at`."""
+        past, prior = self.clock - clock, self.prior
+        kept = exp(self.rate * past)
+        known = kept if self.doubt == self.rate else exp(self.doubt * past)
+        self.mean *= kept
+        self.var = prior + (self.var - prior) * known * known
         self.clock = clock
 
     def absorb(self, step: float, shrink: float) -> None:
@@ -188,24 +192,15 @@ class Curve:
 
     def absorb(self, gain: Gain, step: float, shrink: float) -> None:
         """Move the mean by `step` along the gain and take `shrink` of its square off the covariance."""
-        mean, cov = self.mean, self.cov
         u0, u1, u2, u3 = gain
         k0, k1, k2 = shrink * u0, shrink * u1, shrink * u2
-        mean[0] += u0 * step
-        mean[1] += u1 * step
-        mean[2] += u2 * step
-        cov[0] -= k0 * u0
-        cov[1] -= k0 * u1
-        cov[2] -= k0 * u2
-        cov[4] -= k1 * u1
-        cov[5] -= k1 * u2
-        cov[7] -= k2 * u2
+        b0, b1, b2, b3 = self.mean
+        a, b, c, d, e, f, g, h, i, j = self.cov
         if u3:  # else there is no bias
-            mean[3] += u3 * step
-            cov[3] -= k0 * u3
-            cov[6] -= k1 * u3
-            cov[8] -= k2 * u3
-            cov[9] -= shrink * u3 * u3
+            b3 += u3 * step
+            d, g, i, j = d - k0 * u3, g - k1 * u3, i - k2 * u3, j - shrink * u3 * u3
+        self.mean = [b0 + u0 * step, b1 + u1 * step, b2 + u2 * step, b3]
+        self.cov = [a - k0 * u0, b - k0 * u1, c - k0 * u2, d, e - k1 * u1, f - k1 * u2, g, h - k2 * u2, i, j]
 
     def keep_monotone(self, z: float) -> None:
         """Raise each slope to z standard deviations of itself.
@@ -213,11 +208,12 @@ class Curve:
         Then eta + z sd(eta) grows with the logit, not eta alone: its derivative is a sum of the features' derivatives
         (all positive) times (slope - z sd(slope)), by the triangle inequality in the norm of the covariance.
         """
-        mean, cov = self.mean, self.cov
-        if mean[1] < 0.0 or mean[1] * mean[1] < z * z * cov[4]:
-            mean[1] = z * sqrt(cov[4])
-        if mean[2] < 0.0 or mean[2] * mean[2] < z * z * cov[7]:
-            mean[2] = z * sqrt(cov[7])
+        mean, (_, _, _, _, first, _, _, second, _, _), zz = self.mean, self.cov, z * z
+        _, low, high, _ = mean
+        if low < 0.0 or low * low < zz * first:
+            mean[1] = z * sqrt(first)
+        if high < 0.0 or high * high < zz * second:
+            mean[2] = z * sqrt(second)
 
     def suspect(self, bias: float, variance: float) -> None:
         """Switch the bias of organic labels on: they read `bias` too high, give or take `variance`.
@@ -247,7 +243,11 @@ def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[f
     move = reach * (rejected - p) / (1.0 + reach * p * (1.0 - p))
     z = eta + move
     if move * move * reach >= QUADRATIC:
-        z = _search(z, eta, reach, rejected)
+        last = inf
+        if -MAX_ETA <= z <= MAX_ETA:  # a second step is nearly always the last: here, for a call costs as much again
+            p = 1.0 / (1.0 + exp(-z))
+            last = (z - eta - reach * (rejected - p)) / -(1.0 + reach * p * (1.0 - p))
+        z = z + last if last * last * reach < QUADRATIC else _search(z, eta, reach, rejected)
     p = 1.0 / (1.0 + exp(-z))
     bend = p * (1.0 - p)
     curvature = weight * (bend if bend > MIN_CURVATURE else MIN_CURVATURE)  # noqa: FURB136  # the hot path

@@ -45,8 +45,9 @@ class Delays(msgspec.Struct, array_like=True):
         step = 1.0 / count if count < MEMORY else 1.0 / MEMORY
         if not MIN_DELAY_S <= delay_s <= MAX_DELAY_S:
             delay_s = MAX_DELAY_S if delay_s > MAX_DELAY_S else MIN_DELAY_S
-        gap = log(delay_s) - self.mean
-        self.mean += step * gap
+        mean = self.mean
+        gap = log(delay_s) - mean
+        self.mean = mean + step * gap
         self.var = (1.0 - step) * (self.var + step * gap * gap)
 
     @property
