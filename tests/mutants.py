@@ -206,8 +206,8 @@ MUTANTS = (
     ),
     Mutant(
         "I9 a lenient site has no floor",
-        "models/calibration/filter.py",
-        "max(mean, self.settings.floor) if key[0] in self.settings.guarded else mean",
+        "models/calibration/offsets.py",
+        "max(mean, settings.floor) if key[0] in settings.guarded else mean",
         "mean",
         "tests/unit/test_calibrator.py",
     ),

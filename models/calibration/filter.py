@@ -22,9 +22,10 @@ from models.calibration.jumps import (
     strongest,
 )
 from models.calibration.maturity import Maturity
-from models.calibration.serving import MAX_CACHE, MAX_ETA, Groups, Key, Moments, Thresholds, deviation, evaluate
+from models.calibration.offsets import Offsets
+from models.calibration.serving import MAX_ETA, Groups, Key, Moments, Thresholds, deviation, evaluate
 from models.calibration.settings import DEFAULTS, FilterSettings
-from models.calibration.state import SCHEMA, State, nest, pack, read, read_curve, unpack
+from models.calibration.state import SCHEMA, State, pack, read, read_curve, unpack
 
 BIAS_VARIANCE: Final = 0.5
 """The first guess of the organic bias is right to about +-0.7 logits."""
@@ -42,9 +43,6 @@ SPARED: Final = 4
 CHECK: Final = 64
 """Labels between two looks at whether both kinds of verdict take equally long. Where one comes sooner, young labels are
 mostly of that kind, and evidence that passed over the old ones would take that for a change: so it passes over none."""
-
-MIN_RATERS: Final = 3
-"""With fewer, the raters' severity cannot be told from the answers' risk: it counts as the latter."""
 
 DOUBTED: Final = (0.015, 0.03)
 """Variances of intercept and first slope while a change of all, or of the slope, is suspected: labels then count two to
@@ -97,11 +95,9 @@ class Filter:
         "_delays",
         "_even",
         "_everyone",
-        "_found",
-        "_groups",
         "_late",
         "_newest",
-        "_raters",
+        "_offsets",
         "_slope",
         "_uneven",
         "clock",
@@ -120,13 +116,11 @@ class Filter:
         up = settings.threshold / settings.threshold_slope
         self._slope = Offset(0.0, 0.0, 0, weights=(FAR * up * lenient, up * lenient, up, FAR * up))
         self._audits = Offset(0.0, 0.0, 0)
-        self._groups: dict[Key, Offset] = {}
-        self._raters = 0
+        self._offsets = Offsets(settings)
         self._delays = Maturity()
         self._newest = -inf
         self._late = 0
         self._even = self._uneven = False
-        self._found: dict[Groups, tuple[list[Key], list[Offset]]] = {}
 
     def observe(self, seen: Observation) -> Jump | None:
         """Fold one label. Returns the jump that it revealed, if any.
@@ -134,7 +128,7 @@ class Filter:
         A label of an event older than a jump of one of its blocks, of a quarantined group, or without weight changes
         nothing but `ignored` and what is known of delays.
         """
-        keys, blocks = self._found.get(seen.groups) or self._find(seen.groups)
+        keys, blocks = self._offsets.found.get(seen.groups) or self._offsets.find(seen.groups, self.clock)
         at = float(self.clock) if seen.at is None or not isfinite(seen.at) else seen.at
         if not seen.weight > 0.0 or self._stale(blocks, at):
             self._set_aside(seen, blocks, at)
@@ -157,14 +151,14 @@ class Filter:
         settings, offset, spread = self.settings, 0.0, 0.0
         for key in sorted(groups):
             if key[0] not in settings.raters:
-                mean, var = self._moments(key)
+                mean, var = self._offsets.moments(key, self.clock)
                 offset, spread = offset + mean, spread + var
         return evaluate(self._curve.coefficients(), offset, spread, settings.z, logit)
 
     def thresholds(self) -> Thresholds:
         """Return the frozen, fast reading of this version for the scorers."""
         settings = self.settings
-        groups = {key: self._moments(key) for key in sorted(self._groups) if key[0] not in settings.raters}
+        groups = self._offsets.served(self.clock)
         return Thresholds(self._curve.coefficients(), groups, settings.group_variance, settings.raters, settings.z)
 
     def deviation(self, level: float) -> float:
@@ -188,7 +182,7 @@ class Filter:
             "even": self._even,
             "uneven": self._uneven,
             "delays": self._delays.state(),
-            "groups": nest(self._groups),
+            "groups": self._offsets.state(),
         }
 
     @classmethod
@@ -204,68 +198,17 @@ class Filter:
         self._newest = -inf if checked.newest is None else checked.newest
         self._late, self._even, self._uneven = checked.late, checked.even, checked.uneven
         self._delays = Maturity.restore(checked.delays)
-        for name, values in checked.groups.items():
-            for value, group in values.items():
-                self._groups[name, value] = unpack(group, self._new(name))
-        self._raters = sum(name in self.settings.raters for name, _ in self._groups)
+        self._offsets.restore(checked.groups, self.clock)
         return self
 
     def release(self, name: str, value: str) -> bool:
         """End a group's quarantine, as a person decided. Returns whether there was one."""
-        block = self._groups.get((name, value))
+        block = self._offsets.by_key.get((name, value))
         if block is None or not block.quarantined:
             return False
         block.quarantined = False
         restart(block)
         return True
-
-    def _prior(self, name: str) -> float:
-        return self.settings.rater_variance if name in self.settings.raters else self.settings.group_variance
-
-    def _new(self, name: str) -> Offset:
-        settings, prior = self.settings, self._prior(name)
-        doubted = settings.rater_half_life if name in settings.raters else settings.half_life
-        down = 1.0 if name in settings.guarded else settings.threshold / settings.threshold_down
-        rate, doubt = log(2.0) / settings.half_life, log(2.0) / doubted
-        block = Offset(0.0, prior, self.clock, prior, rate, doubt, (down, down, 1.0, 1.0))
-        if name in settings.raters:
-            block.judge()
-        return block
-
-    def _find(self, groups: Groups) -> tuple[list[Key], list[Offset]]:
-        """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
-        for key in sorted(groups):
-            self._add(key)
-        known = [key for key in sorted(groups) if key in self._groups]
-        keys = [key for key in known if self._raters >= MIN_RATERS or key[0] not in self.settings.raters]
-        found = keys, [self._groups[key] for key in keys]
-        if len(known) == len(groups):  # else they evict one another, and must do so at every label
-            self._found[groups] = found
-        return found
-
-    def _add(self, key: Key) -> None:
-        """Make room for a group that is new. What was found before may no longer hold."""
-        if key in self._groups and len(self._found) < MAX_CACHE:
-            return
-        self._found.clear()
-        if key in self._groups:
-            return
-        if len(self._groups) >= self.settings.max_groups:
-            del self._groups[min(self._groups, key=self._rank)]
-        self._groups[key] = self._new(key[0])
-        self._raters = sum(name in self.settings.raters for name, _ in self._groups)
-
-    def _rank(self, key: Key) -> tuple[bool, int, Key]:
-        """Order of eviction: the quarantined last, else the longest without a label first."""
-        block = self._groups[key]
-        return block.quarantined, block.clock, key
-
-    def _moments(self, key: Key) -> Moments:
-        block = self._groups.get(key)
-        if block is None:
-            return 0.0, self._prior(key[0])
-        mean, var = block.at(self.clock)
-        return (max(mean, self.settings.floor) if key[0] in self.settings.guarded else mean), var
 
     def _stale(self, blocks: list[Offset], at: float) -> bool:
         """Whether the event is older than a jump, or of a quarantined group.
@@ -328,7 +271,7 @@ class Filter:
         best = accumulate(self._everyone, values, at, passing)
         slope = accumulate(self._slope, tilt, at, passing)
         best = best if best > slope else slope  # noqa: FURB136  # the hot path: max() costs a call
-        if best > SOONER * settings.suspicion and self._raters < MIN_RATERS:  # else a single one of them could raise it
+        if best > SOONER * settings.suspicion and not self._offsets.compares:  # else one rater alone could raise it
             self._suspect_change(best, slope)
         for block in blocks:
             score = accumulate(block, values + tilt if block.judges else values, at, passing)
@@ -384,7 +327,8 @@ class Filter:
             block.move(shift, spread)
         self._curve.keep_monotone(self.settings.z)
         (self._everyone if key is None else block).born = jump.since
-        for touched in (self._everyone, self._slope, block, *(self._groups.values() if key is None else blocks)):
+        concerned = self._offsets.by_key.values() if key is None else blocks
+        for touched in (self._everyone, self._slope, block, *concerned):
             restart(touched)
         return jump
 
@@ -393,11 +337,11 @@ class Filter:
 
         One clinician's flipped verdicts look like scores that say less.
         """
-        if self._raters < MIN_RATERS:
+        if not self._offsets.compares:
             return True
         _, j = strongest(block)
         left = block.evidence[j]
-        return all(alike(one, j)[0] ** 2 <= left for one in self._groups.values() if one.judges)
+        return all(alike(one, j)[0] ** 2 <= left for one in self._offsets.by_key.values() if one.judges)
 
     def _culprit(self, best: Candidate, score: float, j: int) -> Candidate | None:
         """Return the block that jumped: usually the one with the strongest evidence, `score` for alternative `j`.
@@ -407,8 +351,8 @@ class Filter:
         None: too much of the evidence is one rater's, too little of it is left; wait for more.
         """
         needed = log(self.settings.threshold)
-        raters = [pair for pair in self._groups.items() if pair[0][0] in self.settings.raters]
-        if self._raters >= MIN_RATERS and best not in raters and best[1] is not self._slope:
+        raters = [pair for pair in self._offsets.by_key.items() if pair[0][0] in self.settings.raters]
+        if self._offsets.compares and best not in raters and best[1] is not self._slope:
             top = max(raters, key=lambda pair: alike(pair[1], j))
             alone = log(alike(top[1], j)[0])
             if alone >= ALONE * needed:
@@ -424,7 +368,7 @@ class Filter:
         score, j = strongest(self._audits)
         jump = self._describe("bias", (None, self._audits), j, score, at)
         self._curve.suspect(-self.settings.shift * jump.delta, BIAS_VARIANCE)
-        for touched in (self._audits, self._everyone, self._slope, *self._groups.values()):
+        for touched in (self._audits, self._everyone, self._slope, *self._offsets.by_key.values()):
             restart(touched)
         return jump
 

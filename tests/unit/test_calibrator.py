@@ -254,7 +254,7 @@ def test_known_noise_is_discounted():
 def test_groups_are_bounded_and_the_quarantined_stay():
     calibrator = Filter(FilterSettings(max_groups=3, grace=0))
     calibrator.observe(Observation(-2.0, (("site", "keep"),), rejected=False))
-    calibrator._groups["site", "keep"].quarantined = True
+    calibrator._offsets.by_key["site", "keep"].quarantined = True
     for i in range(10):
         calibrator.observe(Observation(-2.0, (("category", f"c{i}"),), rejected=False))
     assert sorted(calibrator.state()["groups"]["category"]) == ["c8", "c9"]

@@ -11,6 +11,7 @@ from models.calibration.brake import Brake
 from models.calibration.filter import Filter
 from models.calibration.influence import Influence
 from models.calibration.ledger import Ledger
+from models.calibration.offsets import Offsets
 from streams.agents.learn import Learn
 from tests.mutants import MUTANTS, ROOT, Mutant
 from tests.unit import test_calibrator, test_control, test_fold, test_history, test_ledger, test_raters, test_tiers
@@ -31,7 +32,7 @@ CASES = {
         test_calibrator.test_a_site_that_turns_lenient_is_quarantined_until_released,
     ),
     "floor": (
-        (Filter, "_moments", lambda self, key: self._groups[key].at(self.clock)),
+        (Offsets, "moments", lambda self, key, clock: self.by_key[key].at(clock)),
         test_calibrator.test_the_floor_bounds_what_a_lenient_site_gains,
     ),
     "audit bias": (

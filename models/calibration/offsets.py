@@ -1,0 +1,105 @@
+"""The offsets of one deployment's groups: made when a value is first seen, evicted when there are too many of them."""
+
+from collections.abc import Mapping
+from math import log
+from typing import Any, Final
+
+from models.calibration.belief import Offset
+from models.calibration.serving import MAX_CACHE, Groups, Key, Moments
+from models.calibration.settings import FilterSettings
+from models.calibration.state import GroupState, nest, unpack
+
+MIN_RATERS: Final = 3
+"""With fewer, the raters' severity cannot be told from the answers' risk: it counts as the latter."""
+
+Found = tuple[list[Key], list[Offset]]
+
+
+class Offsets:
+    """What is learnt of each group. `found` remembers, by a label's groups, what `find` returned.
+
+    >>> offsets = Offsets(FilterSettings())
+    >>> keys, _ = offsets.find((("site", "north"), ("clinician", "a")), clock=0)
+    >>> keys  # one clinician alone: nobody to compare with
+    [('site', 'north')]
+    """
+
+    __slots__ = ("_settings", "by_key", "found", "raters")
+
+    def __init__(self, settings: FilterSettings) -> None:
+        self._settings = settings
+        self.by_key: dict[Key, Offset] = {}
+        self.found: dict[Groups, Found] = {}
+        self.raters = 0
+
+    @property
+    def compares(self) -> bool:
+        """Whether there are raters enough to tell them apart."""
+        return self.raters >= MIN_RATERS
+
+    def find(self, groups: Groups, clock: int) -> Found:
+        """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
+        for key in sorted(groups):
+            self._add(key, clock)
+        known = [key for key in sorted(groups) if key in self.by_key]
+        keys = [key for key in known if self.compares or key[0] not in self._settings.raters]
+        found = keys, [self.by_key[key] for key in keys]
+        if len(known) == len(groups):  # else they evict one another, and must do so at every label
+            self.found[groups] = found
+        return found
+
+    def moments(self, key: Key, clock: int) -> Moments:
+        """Return mean and variance as served; an unknown group's are its prior's."""
+        block, settings = self.by_key.get(key), self._settings
+        if block is None:
+            return 0.0, self._prior(key[0])
+        mean, var = block.at(clock)
+        return (max(mean, settings.floor) if key[0] in settings.guarded else mean), var
+
+    def served(self, clock: int) -> dict[Key, Moments]:
+        """Return the moments of all groups but the raters."""
+        return {key: self.moments(key, clock) for key in sorted(self.by_key) if key[0] not in self._settings.raters}
+
+    def state(self) -> dict[str, dict[str, list[Any]]]:
+        """Return the groups as JSON types, by name, then value."""
+        return nest(self.by_key)
+
+    def restore(self, groups: Mapping[str, Mapping[str, GroupState]], clock: int) -> None:
+        """Set the groups to what `state` returned. Raises `StateError` for impossible numbers."""
+        for name, values in groups.items():
+            for value, group in values.items():
+                self.by_key[name, value] = unpack(group, self._new(name, clock))
+        self._count()
+
+    def _add(self, key: Key, clock: int) -> None:
+        """Make room for a group that is new. What was found before may no longer hold."""
+        if key in self.by_key and len(self.found) < MAX_CACHE:
+            return
+        self.found.clear()
+        if key in self.by_key:
+            return
+        if len(self.by_key) >= self._settings.max_groups:
+            del self.by_key[min(self.by_key, key=self._rank)]
+        self.by_key[key] = self._new(key[0], clock)
+        self._count()
+
+    def _count(self) -> None:
+        self.raters = sum(name in self._settings.raters for name, _ in self.by_key)
+
+    def _rank(self, key: Key) -> tuple[bool, int, Key]:
+        """Order of eviction: the quarantined last, else the longest without a label first."""
+        block = self.by_key[key]
+        return block.quarantined, block.clock, key
+
+    def _prior(self, name: str) -> float:
+        return self._settings.rater_variance if name in self._settings.raters else self._settings.group_variance
+
+    def _new(self, name: str, clock: int) -> Offset:
+        settings, prior = self._settings, self._prior(name)
+        doubted = settings.rater_half_life if name in settings.raters else settings.half_life
+        down = 1.0 if name in settings.guarded else settings.threshold / settings.threshold_down
+        rate, doubt = log(2.0) / settings.half_life, log(2.0) / doubted
+        block = Offset(0.0, prior, clock, prior, rate, doubt, (down, down, 1.0, 1.0))
+        if name in settings.raters:
+            block.judge()
+        return block
