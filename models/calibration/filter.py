@@ -133,16 +133,17 @@ class Filter:
         if not seen.weight > 0.0 or self._stale(blocks, at):
             self._set_aside(seen, blocks, at)
             return None
-        self.clock += 1
-        if at > self._newest:
+        self.clock = clock = self.clock + 1
+        newest = self._newest
+        if at > newest:
             self._newest = at
-        elif at < self._newest and (seen.rejected or not self.clock % SPARED or not self._late):
-            self._note(self._newest - at, rejected=seen.rejected)
-        if not self.clock % CHECK:
+        elif at < newest and (seen.rejected or not clock % SPARED or not self._late):
+            self._note(newest - at, rejected=seen.rejected)
+        if not clock % CHECK:
             hold = self._delays.hold_s() > 0.0
             self._even, self._uneven = self._delays.known and not hold, hold
         eta = self._absorb(seen, blocks)
-        if self.clock <= self._late + self.settings.grace:
+        if clock <= self._late + self.settings.grace:
             return None
         return self._judge(keys, blocks, eta, seen, at)
 

@@ -46,6 +46,7 @@ SHIFTED: Final[Ratios] = (exp(-1.4) - 1.0, exp(-0.6) - 1.0, exp(0.6) - 1.0, exp(
 """By what share the odds grow under each alternative."""
 
 FLOOR: Final = 0.003
+CEILING: Final = 1.0 - FLOOR
 FAR: Final = 0.3
 """Weight of the far alternatives where all responses are concerned."""
 
@@ -94,13 +95,14 @@ def ratios(p: float, growth: Ratios, rejected: bool) -> Ratios:  # noqa: FBT001 
     """
     g0, g1, g2, g3 = growth
     low = high = p
-    if p < FLOOR:
-        high = FLOOR
-    elif p > 1.0 - FLOOR:
-        low = 1.0 - FLOOR
-    if g0 > 0.0:
-        low, high = high, low
-    a, b, c, d = 1.0 / (1.0 + low * g0), 1.0 / (1.0 + low * g1), 1.0 / (1.0 + high * g2), 1.0 / (1.0 + high * g3)
+    if not FLOOR <= p <= CEILING:
+        low, high = (p, FLOOR) if p < FLOOR else (CEILING, p)
+        if g0 > 0.0:
+            low, high = high, low
+    a = 1.0 / (1.0 + low * g0)
+    b = 1.0 / (1.0 + low * g1)
+    c = 1.0 / (1.0 + high * g2)
+    d = 1.0 / (1.0 + high * g3)
     return (a + g0 * a, b + g1 * b, c + g2 * c, d + g3 * d) if rejected else (a, b, c, d)
 
 
