@@ -148,6 +148,7 @@ def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[s
         "rate_per_s": rate,
         "messages": len(items),
         "lag_highest": max(sample.lag for sample in second_half(samples)),
+        "speed_lowest_highest": [pick(sample.speed for sample in second_half(samples)) for pick in (min, max)],
         "growth": {name: round(growth(second_half(samples), name), 4) for name in workers},
         "memory_judged": second_half(samples)[0].at_s >= STEADY_S,
         "oracle": sentence(report),
@@ -165,12 +166,17 @@ def watch(settings: Settings, workers: dict[str, Child], feeder: threading.Threa
             if not child.running:
                 raise DemurError(f"the worker of {name} ended: {child.last_words()}")
         rss = {name: psutil.Process(child.pid).memory_info().rss / 1e6 for name, child in workers.items()}
-        sample = Sample(round(time.monotonic() - began, 1), lag(settings), rss)
-        print(
-            f"{sample.at_s:7.1f} s  lag {sample.lag:6d}  " + "  ".join(f"{n} {m:.0f} MB" for n, m in rss.items()),
-            flush=True,
-        )
+        sample = Sample(round(time.monotonic() - began, 1), lag(settings), rss, speed())
+        sizes = "  ".join(f"{n} {m:.0f} MB" for n, m in rss.items())
+        print(f"{sample.at_s:7.1f} s  lag {sample.lag:6d}  {sizes}  speed {sample.speed:.0f}", flush=True)
         yield sample
+
+
+def speed() -> float:
+    """Return how often a second of this thread's processor time holds a fixed piece of work."""
+    began = time.thread_time()
+    sum(range(200_000))
+    return round(1 / (time.thread_time() - began), 1)
 
 
 def lag(settings: Settings) -> int:

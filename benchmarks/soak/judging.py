@@ -15,11 +15,15 @@ STEADY_S: Final = 600.0
 
 
 class Sample(Struct, frozen=True):
-    """At a time since the start: messages that a stage has not committed yet, and resident MB by worker."""
+    """At a time since the start: messages that a stage has not committed yet, and resident MB by worker.
+
+    `speed` is that of the machine (see `speed`): on a virtual one, neighbours may halve it.
+    """
 
     at_s: float
     lag: int
     rss_mb: dict[str, float]
+    speed: float = 1.0
 
 
 def complaints(samples: Sequence[Sample], rate: float) -> Iterator[str]:
