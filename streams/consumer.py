@@ -168,14 +168,18 @@ class Consumer(AIOKafkaConsumer):
         return Record(record.topic, record.partition, record.offset, record.key, record.value or b"", headers, at)
 
     async def _receive_all(self, fetched: Mapping[TP, Sequence[Any]], generation: int) -> None:
-        """Receive messages while the partitions are still ours, in turn; not those that a seek went beyond."""
+        """Receive messages while the partitions are still ours, in turn; where it is sought meanwhile, not the rest."""
+        reached = {tp: self._read_offset[tp] for tp in fetched}
         for start in range(0, max(map(len, fetched.values()), default=0), PART):
             for tp, found in fetched.items():
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
-                first = self._read_offset[tp] or 0
-                part = found[start : start + PART]
-                await self._receive(tp, [self._to_message(tp, r) for r in part if r.offset >= first], generation)
+                if self._read_offset[tp] != reached[tp]:
+                    continue
+                first = reached[tp] or 0
+                part = [self._to_message(tp, r) for r in found[start : start + PART] if r.offset >= first]
+                reached[tp] = part[-1].offset if part else reached[tp]
+                await self._receive(tp, part, generation)
             await self._room()
 
     async def _room(self) -> None:
@@ -189,11 +193,12 @@ class Consumer(AIOKafkaConsumer):
         """Remember messages of a partition as under way before any agent sees them; offsets arrive in order."""
         if not records:
             return
-        under_way = self._open[tp]
-        self._loads[tp.topic] += _load(r for r in records if r.offset not in under_way)
+        first, value, under_way = records[0], cast("Any", records), self._open[tp]
+        if next(reversed(under_way), -1) >= first.offset:
+            self._take(tp, [r for r in under_way.values() if r.offset >= first.offset])  # they come again
         under_way.update((r.offset, r) for r in records)
+        self._loads[tp.topic] += _load(records)
         self._read_offset[tp] = records[-1].offset
-        first, value = records[0], cast("Any", records)
         parcel = ConsumerMessage(
             *tp, first.offset, first.at, 0, None, None, value, None, tp=tp, generation_id=generation
         )
@@ -206,11 +211,16 @@ class Consumer(AIOKafkaConsumer):
 
     def settle(self, tp: TP, records: Iterable[Record]) -> None:
         """Release messages of a partition whose outcomes are durable."""
-        under_way = self._open[tp]
-        if done := [r for r in records if under_way.pop(r.offset, None)]:
+        if done := self._take(tp, records):
             self._released[tp] = max(self._released.get(tp, 0), max(r.offset for r in done) + 1)
-            self._loads[tp.topic] -= _load(done)
-            self._settled.set()
+
+    def _take(self, tp: TP, records: Iterable[Record]) -> list[Record]:
+        """Return those messages that were under way; now they are not, and there is room for others."""
+        under_way = self._open[tp]
+        taken = [r for r in records if under_way.pop(r.offset, None)]
+        self._loads[tp.topic] -= _load(taken)
+        self._settled.set()
+        return taken
 
     def under_way(self) -> tuple[tuple[TP, int], ...] | None:
         """Return the lowest message under way of each partition; None: there is none."""
@@ -229,11 +239,16 @@ class Consumer(AIOKafkaConsumer):
                 await self.rewind(tp)
 
     async def rewind(self, tp: TP) -> None:
-        """Read a partition again from the lowest message under way on; once, and then wait for it to come."""
+        """Read a partition again from the lowest message under way on; once, and then wait for it to come.
+
+        Those behind it make room for themselves: where nothing settles, whoever reads would wait for ever.
+        """
         if monotonic() - self._rewound.get(tp, 0.0) > STRANDED_S:
             self._rewound[tp] = monotonic()
             log.warning("messages were received but given to no agent: reading them again", topic=tp.topic)
-            await self.seek(tp, next(iter(self._open[tp])))
+            lowest, *behind = self._open[tp].values()
+            self._take(tp, behind)
+            await self.seek(tp, lowest.offset)
 
     def lose(self) -> None:
         """Forget everything: the group is rebalancing and what is committed will be read again from there."""

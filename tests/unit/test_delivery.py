@@ -11,7 +11,7 @@ import pytest
 from faust.types.tuples import TP
 
 from streams.app import create_app
-from streams.consumer import FETCH_WAIT_MS, Consumer, ConsumerThread, Lease
+from streams.consumer import ENOUGH, FETCH_WAIT_MS, Consumer, ConsumerThread, Lease
 from streams.delivery import Delivery
 from streams.settings import load
 from streams.wire import Record
@@ -124,6 +124,33 @@ def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.Monke
         monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
         asyncio.run(made.fetch_stranded())
         assert sought == again
+
+
+def test_what_is_read_again_makes_room_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all that was under way is put off, nothing settles any more: whoever reads must not wait for that."""
+    made, offsets = fetching(), range(10, 10 + 2 * ENOUGH)
+
+    async def seek(self: Any, tp: TP, offset: int) -> None:
+        self._read_offset[tp] = offset
+
+    monkeypatch.setattr(Consumer, "seek", seek)
+
+    async def run() -> None:
+        reading = asyncio.create_task(made._receive_all(fetched(*offsets), 1))
+        await asyncio.sleep(0.01)
+        assert not reading.done()
+        lowest = under_way(made)[0]
+        for at in (100.0, 104.0):
+            monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
+            await made.fetch_stranded()
+        await asyncio.wait_for(reading, 10)
+        assert under_way(made) == [lowest], "the rest of what was fetched comes again, in order"
+        await made._receive_all(fetched(*offsets[:200]), 1)
+        assert [r.offset for r in under_way(made)] == list(offsets[:200])
+        made.settle(PART, under_way(made))
+
+    asyncio.run(run())
+    assert (made._released, made._loads.total()) == ({PART: 210}, 0)
 
 
 def test_what_an_agent_works_on_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
