@@ -8,6 +8,7 @@ import argparse
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +39,11 @@ WEEK_S: Final = 300.0
 """Seconds in which a week of the hospital passes."""
 HORIZON_S: Final = 3 * 86_400.0
 TRIAL: Final = 20_000
-"""Responses that show the capacity."""
-TRIAL_WEEKS: Final = 4
-"""In which they come, so that most of their horizons end too, as in the long run all do."""
+"""Responses that show what is more than enough."""
+FLOOD_S: Final = 480.0
+"""Seconds of that, until rows are deleted as fast as they come, as they are in the long run. No longer than the run."""
+WINDOW: Final = 1 / 8
+"""Share of those, at their end: what is taken then is the capacity."""
 SAMPLE_S: Final = 10.0
 REST_S: Final = 300.0
 GRACE_S: Final = 30.0
@@ -53,7 +56,7 @@ def main() -> int:
     with TemporaryDirectory() as folder:
         (Path(folder) / "broker").mkdir()
         with apache_kafka(Path(folder) / "broker") as kafka:
-            able = capacity(kafka.bootstrap, Path(folder), options.seed)
+            able = capacity(kafka.bootstrap, Path(folder), options.seed, min(FLOOD_S, 60 * options.minutes))
             print(f"capacity: {able:.0f} messages a second; now {options.load:.0%} of it", flush=True)
             settings = prepare(kafka.bootstrap, "soak.", Path(folder))
             found = soak(settings, options, options.load * able)
@@ -107,24 +110,54 @@ def week(responses: int, seconds: float, seed: int) -> tuple[list[Item], Any]:
     return [item(event, key) for event, key in keyed], end_of(found.arrivals, load(horizon_s=HORIZON_S))
 
 
-def capacity(bootstrap: str, folder: Path, seed: int) -> float:
-    """Return the messages a second that the workers take while the feed and the broker work beside them.
-
-    The feed of a first trial is done long before them; that of a second one, at the rate that the first showed, is not.
-    """
-    items, _ = week(TRIAL, TRIAL_WEEKS * WEEK_S, seed)
+def capacity(bootstrap: str, folder: Path, seed: int, flood_s: float) -> float:
+    """Return the messages a second that the slowest stage takes after a flood, while it lasts: rows come and go."""
+    items, _ = week(TRIAL, WEEK_S, seed)
     rate = trial(prepare(bootstrap, "first.", folder), items)
-    return trial(prepare(bootstrap, "second.", folder), items, rate)
+    settings = prepare(bootstrap, "second.", folder)
+    items, _ = week(round(rate * flood_s / 1.7), flood_s, seed)
+    with at_work(settings):
+        feeder = feed(settings, items, rate)
+        feeder.join(flood_s * (1 - WINDOW))
+        began, before = time.monotonic(), taken(settings)
+        feeder.join(flood_s * WINDOW)
+        seconds, after = time.monotonic() - began, taken(settings)
+        feeder.join()
+        rest(settings)
+        share = {group: len(items) / whole for group, whole in taken(settings).items()}
+    return min((after[group] - before[group]) * share[group] / seconds for group in share)
 
 
-def trial(settings: Settings, items: Sequence[Item], rate: float | None = None) -> float:
-    """Feed at `rate`, or as fast as may be; return the messages a second from the first one to rest."""
+def trial(settings: Settings, items: Sequence[Item]) -> float:
+    """Return the messages a second from the first one to rest, if all come at once: rows only come."""
     with at_work(settings):
         began = time.monotonic()
-        log.fill(settings.bootstrap, settings.topic_prefix, items, rate)
-        if not until(lambda: lag(settings) == 0, REST_S):
-            raise DemurError(f"the trial did not end in {REST_S:.0f} s")
+        log.fill(settings.bootstrap, settings.topic_prefix, items)
+        rest(settings)
         return len(items) / (time.monotonic() - began)
+
+
+def feed(settings: Settings, items: Sequence[Item], rate: float) -> threading.Thread:
+    """Start to feed so many a second."""
+    thread = threading.Thread(
+        target=log.fill, args=(settings.bootstrap, settings.topic_prefix, items, rate), daemon=True
+    )
+    thread.start()
+    return thread
+
+
+def rest(settings: Settings) -> None:
+    """Wait until nothing is unread. Raises `DemurError` when that takes too long."""
+    if not until(lambda: lag(settings) == 0, REST_S):
+        raise DemurError(f"the trial did not end in {REST_S:.0f} s")
+
+
+def taken(settings: Settings) -> Counter[str]:
+    """Return how many messages each stage has committed."""
+    found = Counter[str]()
+    for (group, _, _), at in committed_by(settings).items():
+        found[group] += at
+    return found
 
 
 def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[str, Any]:
@@ -132,11 +165,8 @@ def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[s
     seconds = options.minutes * 60
     items, end = week(round(rate * seconds / 1.7), seconds, options.seed + 1)  # with feedback, at least so many
     items = items[: round(rate * seconds)]
-    feeder = threading.Thread(
-        target=log.fill, args=(settings.bootstrap, settings.topic_prefix, items, rate), daemon=True
-    )
     with at_work(settings) as workers:
-        feeder.start()
+        feeder = feed(settings, items, rate)
         samples = list(watch(settings, workers, feeder))
         rested = until(lambda: lag(settings) == 0, REST_S)
         finish(settings, end)
