@@ -83,6 +83,12 @@ def _load(records: Iterable[Record]) -> int:
     return sum(1 + len(record.value) // SHEET for record in records)
 
 
+def _record(found: Any) -> Record:
+    """Keep what a stage reads: Faust's own message has twice as many fields."""
+    headers, at = dict(found.headers or ()), (found.timestamp or 0) / 1e3
+    return Record(found.topic, found.partition, found.offset, found.key, found.value or b"", headers, at)
+
+
 class ConsumerThread(AIOKafkaConsumerThread):
     """Faust's consumer thread; it also asks a quiet broker more often than every 1.5 s (fixed in Faust)."""
 
@@ -162,11 +168,6 @@ class Consumer(AIOKafkaConsumer):
         except Exception as error:  # noqa: BLE001 (it is sought again when the flow goes on)
             log.warning("cannot go back to what is committed, while nothing is read", error=type(error).__name__)
 
-    def _to_message(self, _: TP, record: Any) -> Any:
-        """Keep what a stage reads: Faust's own message has twice as many fields."""
-        headers, at = dict(record.headers or ()), (record.timestamp or 0) / 1e3
-        return Record(record.topic, record.partition, record.offset, record.key, record.value or b"", headers, at)
-
     async def _receive_all(self, fetched: Mapping[TP, Sequence[Any]], generation: int) -> None:
         """Receive messages while the partitions are still ours, in turn; where it is sought meanwhile, not the rest."""
         reached = {tp: self._read_offset[tp] for tp in fetched}
@@ -177,9 +178,9 @@ class Consumer(AIOKafkaConsumer):
                 if self._read_offset[tp] != reached[tp]:
                     continue
                 first = reached[tp] or 0
-                part = [self._to_message(tp, r) for r in found[start : start + PART] if r.offset >= first]
-                reached[tp] = part[-1].offset if part else reached[tp]
-                await self._receive(tp, part, generation)
+                if part := [_record(r) for r in found[start : start + PART] if r.offset >= first]:
+                    reached[tp] = part[-1].offset
+                    await self._receive(tp, part, generation)
             await self._room()
 
     async def _room(self) -> None:
@@ -191,8 +192,6 @@ class Consumer(AIOKafkaConsumer):
 
     async def _receive(self, tp: TP, records: Sequence[Record], generation: int) -> None:
         """Remember messages of a partition as under way before any agent sees them; offsets arrive in order."""
-        if not records:
-            return
         first, value, under_way = records[0], cast("Any", records), self._open[tp]
         if next(reversed(under_way), -1) >= first.offset:
             self._take(tp, [r for r in under_way.values() if r.offset >= first.offset])  # they come again

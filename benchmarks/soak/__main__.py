@@ -38,8 +38,10 @@ from tests.chaos.run import ends, finish, until
 WEEK_S: Final = 300.0
 """Seconds in which a week of the hospital passes."""
 HORIZON_S: Final = 3 * 86_400.0
-TRIAL: Final = 20_000
-"""Responses that show what is more than enough."""
+TRIAL: Final = 34_000
+"""Messages that show what is more than enough: 20,000 responses with their feedback."""
+A_RESPONSE: Final = 1.7
+"""Messages, with its feedback; somewhat more come."""
 FLOOD_S: Final = 480.0
 """Seconds of that, until rows are deleted as fast as they come, as they are in the long run. No longer than the run."""
 WINDOW: Final = 1 / 8
@@ -100,9 +102,9 @@ def at_work(settings: Settings) -> Iterator[dict[str, Child]]:
             child.end(grace_s=GRACE_S)
 
 
-def week(responses: int, seconds: float, seed: int) -> tuple[list[Item], Any]:
-    """Return messages in order of arrival, for so many seconds, and an event time when all horizons have passed."""
-    found = synth.generate(synth.Config(responses=responses, days=7 * seconds / WEEK_S, seed=seed))
+def week(messages: float, seconds: float, seed: int) -> tuple[list[Item], Any]:
+    """Return at least so many messages in order of arrival, for so many seconds, and an event time past horizons."""
+    found = synth.generate(synth.Config(responses=round(messages / A_RESPONSE), days=7 * seconds / WEEK_S, seed=seed))
     keyed = [
         (event, event.conversation_id if isinstance(event, Response) else event.response_id)
         for _, event in found.arrivals
@@ -115,7 +117,7 @@ def capacity(bootstrap: str, folder: Path, seed: int, flood_s: float) -> float:
     items, _ = week(TRIAL, WEEK_S, seed)
     rate = trial(prepare(bootstrap, "first.", folder), items)
     settings = prepare(bootstrap, "second.", folder)
-    items, _ = week(round(rate * flood_s / 1.7), flood_s, seed)
+    items, _ = week(rate * flood_s, flood_s, seed)
     with at_work(settings):
         feeder = feed(settings, items, rate)
         feeder.join(flood_s * (1 - WINDOW))
@@ -146,9 +148,14 @@ def feed(settings: Settings, items: Sequence[Item], rate: float) -> threading.Th
     return thread
 
 
+def rests(settings: Settings) -> bool:
+    """Wait until nothing is unread; return whether that came in time."""
+    return until(lambda: lag(settings) == 0, REST_S)
+
+
 def rest(settings: Settings) -> None:
-    """Wait until nothing is unread. Raises `DemurError` when that takes too long."""
-    if not until(lambda: lag(settings) == 0, REST_S):
+    """Wait for it in a trial. Raises `DemurError` when that takes too long."""
+    if not rests(settings):
         raise DemurError(f"the trial did not end in {REST_S:.0f} s")
 
 
@@ -163,24 +170,25 @@ def taken(settings: Settings) -> Counter[str]:
 def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[str, Any]:
     """Feed at `rate`, look at it, let it come to rest, ask the oracle."""
     seconds = options.minutes * 60
-    items, end = week(round(rate * seconds / 1.7), seconds, options.seed + 1)  # with feedback, at least so many
+    items, end = week(rate * seconds, seconds, options.seed + 1)
     items = items[: round(rate * seconds)]
     with at_work(settings) as workers:
         feeder = feed(settings, items, rate)
         samples = list(watch(settings, workers, feeder))
-        rested = until(lambda: lag(settings) == 0, REST_S)
+        rested = rests(settings)
         finish(settings, end)
-        rested = until(lambda: lag(settings) == 0, REST_S) and rested
+        rested = rests(settings) and rested
+    late = second_half(samples)
     report = verify(settings, at_rest=True)
     wrong = [*complaints(samples, rate), *(["it did not come to rest"] if not rested else [])]
     wrong += [f"oracle: {difference}" for difference in report.differences[:10]]
     return {
         "rate_per_s": rate,
         "messages": len(items),
-        "lag_highest": max(sample.lag for sample in second_half(samples)),
-        "speed_lowest_highest": [pick(sample.speed for sample in second_half(samples)) for pick in (min, max)],
-        "growth": {name: round(growth(second_half(samples), name), 4) for name in workers},
-        "memory_judged": second_half(samples)[0].at_s >= STEADY_S,
+        "lag_highest": max(sample.lag for sample in late),
+        "speed_lowest_highest": [pick(sample.speed for sample in late) for pick in (min, max)],
+        "growth": {name: round(growth(late, name), 4) for name in workers},
+        "memory_judged": late[0].at_s >= STEADY_S,
         "oracle": sentence(report),
         "complaints": wrong,
         "samples": samples,

@@ -90,12 +90,8 @@ class Offset:
         return self.mean * kept, prior + (self.var - prior) * known * known
 
     def advance(self, clock: int) -> None:
-        """Revert to `clock`, as `at`."""
-        past, prior = self.clock - clock, self.prior
-        kept = exp(self.rate * past)
-        known = kept if self.doubt == self.rate else exp(self.doubt * past)
-        self.mean *= kept
-        self.var = prior + (self.var - prior) * known * known
+        """Revert to `clock`."""
+        self.mean, self.var = self.at(clock)
         self.clock = clock
 
     def absorb(self, step: float, shrink: float) -> None:

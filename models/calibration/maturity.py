@@ -9,12 +9,12 @@ until its response is as old as the mean delay of the slower kind. While nothing
 """
 
 from math import exp, log, sqrt
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
-from msgspec import Meta
 
 from models.errors import StateError
+from models.events import Count
 
 MEMORY: Final = 200.0
 """Labels of each kind that the means look back on."""
@@ -35,7 +35,7 @@ SLOWEST: Final = exp(0.5772156649)
 class Delays(msgspec.Struct, array_like=True):
     """Exponentially weighted mean and variance of log delay of one kind of verdict."""
 
-    count: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    count: Count = 0
     mean: float = 0.0
     var: float = 0.0
 

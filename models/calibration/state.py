@@ -6,19 +6,17 @@ original would have.
 
 from collections.abc import Iterator
 from math import inf, isfinite
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
 
 from models.calibration.belief import Curve, Offset
 from models.calibration.serving import Key
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
+from models.events import Count
 
 SCHEMA: Final = 3
-
-Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class GroupState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
