@@ -27,6 +27,7 @@ from models.encoder.loading import open_model
 from models.encoder.stack import Dense
 from models.encoder.template import segments
 from models.events import Response
+from streams.allocator import keep_memory
 
 NAIVE = "naive pipeline, one at a time"
 PADDED = "pipeline, 32 in arrival order, padded"
@@ -206,6 +207,7 @@ def main() -> None:
     options.wall |= options.device != "cpu"
     os.environ["TOKENIZERS_PARALLELISM"] = str(options.device != "cpu").lower()  # noqa: TID251 (as a worker sets it)
     torch.set_num_threads(options.threads)
+    keep_memory()
     events = pairs(options.pairs)
     rows: list[dict[str, Any]] = [row for name in options.models.split(",") for row in measure(name, events, options)]
     for row in rows:

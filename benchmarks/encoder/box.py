@@ -24,6 +24,7 @@ from benchmarks.encoder.__main__ import naive_pipeline
 from benchmarks.encoder.subjects import SHAPES, make, pairs
 from models.encoder import load
 from models.encoder.batches import BATCH_TOKENS, packs
+from streams.allocator import keep_memory
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -49,6 +50,7 @@ def naive(folder: str, device: str, seconds: float, ready: Barrier, found: Any) 
 
 def worker(folder: str, seconds: float, ready: Barrier, found: Any) -> None:
     """One of as many as there are cores; each scores what its queue would hold."""
+    keep_memory()
     encoder = load(folder, threads=1)
     encoder.warm()
     events = pairs(96)

@@ -29,6 +29,7 @@ from models.encoder import load
 from models.encoder.base import Encoder, Score
 from models.encoder.batches import BATCH_TOKENS
 from models.events import Response
+from streams.allocator import keep_memory
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 
@@ -243,6 +244,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write one row a model, load and batcher")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()
     rows = [row for model in options.models.split(",") for row in measure(model, options)]
     print(table(rows))
     if options.json:

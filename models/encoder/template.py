@@ -17,7 +17,6 @@ white space become one blank.
 'metformin 500 mg'
 """
 
-import re
 import unicodedata
 from typing import Final
 
@@ -35,8 +34,6 @@ MAX_NUMBERS: Final = 16
 MAX_EARLIER, EARLIER_LENGTH = 2, 200
 """Earlier turns shown, the newest, and characters of each: the query itself matters most."""
 
-_PLAIN: Final = re.compile(r"[ -~]*")
-
 
 def segments(response: Response) -> tuple[str, str]:
     """Return the two text segments of an event."""
@@ -45,7 +42,7 @@ def segments(response: Response) -> tuple[str, str]:
 
 def clean(text: str) -> str:
     """Normalise to NFKC, drop invisible characters, collapse white space. Idempotent."""
-    if not _PLAIN.fullmatch(text):
+    if not (text.isascii() and text.isprintable()):
         hidden = {ord(character): None for character in set(text) if not _visible(character)}
         text = unicodedata.normalize("NFKC", text.translate(hidden))
     return " ".join(text.split())

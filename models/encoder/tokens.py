@@ -9,6 +9,8 @@ for: that this dose is not the one that was asked about. Pretrained models know 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from models.encoder.words import Words
+
 MAX_LENGTH: Final = 512
 """Positions of BERT; longer texts keep their beginning and end."""
 
@@ -47,7 +49,7 @@ class Framer:
     """Turns pairs of texts into `Tokens` of at most `limit` ids, for one Hugging Face fast tokenizer."""
 
     def __init__(self, tokenizer: Any, limit: int, *, twins: bool) -> None:
-        self._tokenizer = tokenizer
+        self._words = Words(tokenizer)
         self._shift = len(tokenizer) if twins else 0
         self._frame = _frame(tokenizer)
         self._limit = limit
@@ -55,14 +57,12 @@ class Framer:
         self._unknown = tokenizer.unk_token_id
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
-        """Tokenise all texts in one call, then frame each pair."""
+        """Tokenise all texts, then frame each pair."""
         if not pairs:
             return []
         texts = [text for pair in pairs for text in pair]
         read = [ends(text, self._limit) for text in texts]
-        ids = [
-            found.ids for found in self._tokenizer.backend_tokenizer.encode_batch_fast(read, add_special_tokens=False)
-        ]
+        ids = self._words(read)
         cut = [len(part) < len(text) for part, text in zip(read, texts, strict=True)]
         return [self._join(*ids[at : at + 2], cut=any(cut[at : at + 2])) for at in range(0, len(ids), 2)]
 

@@ -1,0 +1,50 @@
+"""Token ids of texts, word by word: the words of clinical texts are few and come again, so most are only looked up.
+
+Exact for tokenizers of BERT's kind (Devlin et al. 2019, https://aclanthology.org/N19-1423): they split at blanks before
+all else and read each word without its neighbours. Any other reads whole texts.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Final
+
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+MAX_WORDS: Final = 1 << 16
+"""Words remembered, some 20 MB."""
+
+LONGEST: Final = 64
+"""Characters of a word that may be remembered: longer ones are rare, and could fill the memory."""
+
+
+class Words:
+    """Reads texts without special tokens, for one Hugging Face fast tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._alone = _reads_words_alone(tokenizer)
+        self._word = lru_cache(MAX_WORDS)(lambda word: self._whole([word])[0])
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text."""
+        return [self._by_word(text) for text in texts] if self._alone else self._whole(texts)
+
+    def _by_word(self, text: str) -> list[int]:
+        words = text.split(" ")
+        if len(max(words, key=len)) > LONGEST:
+            return self._whole([text])[0]
+        return [*chain.from_iterable(map(self._word, words))]
+
+    def _whole(self, texts: Sequence[str]) -> list[list[int]]:
+        return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _reads_words_alone(tokenizer: Any) -> bool:
+    backend = tokenizer.backend_tokenizer
+    parts = backend.normalizer, backend.pre_tokenizer, backend.model
+    if any(" " in token.content for token in tokenizer.added_tokens_decoder.values()):
+        return False
+    return all(map(isinstance, parts, (BertNormalizer, BertPreTokenizer, WordPiece)))

@@ -1,0 +1,64 @@
+"""Texts read word by word give the ids that the tokenizer gives for the whole."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from models.encoder.words import LONGEST, Words
+from models.training.vocabulary import learn
+
+TEXT = "take two tablets of amlodipine 5 mg every day, with water (and call us): naïve 東京"
+TOKENIZER = learn([TEXT], 300, 64)
+ODD = st.sampled_from([*TEXT.split(), "[SEP]", "a[MASK]b", "[ MASK]", "", "\u0301e", "\x1c", "\x85", "\u200b"])
+TEXTS = st.lists(ODD | st.text(), max_size=12).map(" ".join) | st.lists(ODD, max_size=30).map("".join)
+
+
+def whole(tokenizer, texts):
+    return [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+@given(st.lists(TEXTS, max_size=4))
+def test_a_text_has_the_ids_of_the_whole(texts):
+    words = Words(TOKENIZER)
+    assert words(texts) == whole(TOKENIZER, texts)
+    assert words(texts) == whole(TOKENIZER, texts)  # now remembered
+
+
+def test_a_word_is_tokenised_once(monkeypatch):
+    words, asked = Words(TOKENIZER), []
+    read = words._whole
+    monkeypatch.setattr(words, "_whole", lambda texts: asked.append(texts) or read(texts))
+    words(["take 5 mg take", "5 mg"])
+    assert asked == [["take"], ["5"], ["mg"]]
+
+
+def test_a_word_too_long_to_remember_is_not():
+    words, text = Words(TOKENIZER), f"take {'x' * (LONGEST + 1)}"
+    assert words([text]) == whole(TOKENIZER, [text])
+    assert words._word.cache_info().currsize == 0
+
+
+def spaced():
+    """GPT-2's kind: a blank belongs to the word behind it."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {sign: number for number, sign in enumerate([*sorted(alphabet), "Ġm"])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ġ", "m")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def phrased():
+    """BERT's kind, with a token of two words added."""
+    tokenizer = learn([TEXT], 300, 64)
+    tokenizer.add_tokens(["every day"])
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [spaced, phrased])
+def test_a_tokenizer_for_which_blanks_matter_reads_the_whole(make):
+    tokenizer = make()
+    texts = ["5 mg every day"]
+    apart = [id_ for word in texts[0].split() for id_ in whole(tokenizer, [word])[0]]
+    assert Words(tokenizer)(texts) == whole(tokenizer, texts) != [apart]
