@@ -57,6 +57,7 @@ class Transport(AIOKafkaTransport):
 class App(faust.App):
     """A Faust app that settles what is under way before it stops."""
 
+    stage: Stage
     delivery: Delivery
     inputs: frozenset[str]
     fetch_min_bytes: int
@@ -86,7 +87,7 @@ def create_app(settings: Settings, name: str, topics: Sequence[str], build: Call
     app.fetch_min_bytes = 1 if name == "score" else GATHER_BYTES
     app.inputs = frozenset(settings.topic_prefix + topic for topic in topics)
     rows = rows_in(settings.store, settings.data_dir / name)
-    stage = build(State(app, "state", rows, changelog_reader(settings)))
+    app.stage = stage = build(State(app, "state", rows, changelog_reader(settings)))
     for topic in sorted(app.inputs):
         _agent(app, stage, topic, settings.partitions)
     _timer(app, stage)
@@ -105,7 +106,7 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
         "web_enabled": False,  # Faust's server listens everywhere, without authentication
         "agent_supervisor": CrashingSupervisor,  # a stage that fails ends the worker, which is restarted whole
         "stream_wait_empty": False,  # `Delivery.drain` does it
-        "stream_buffer_maxsize": 4096,  # four fifths hold what `consumer` lets be under way, even if it comes singly
+        "stream_buffer_maxsize": 16_384,  # four fifths hold what `consumer` lets be under way, even if it comes singly
         "broker_commit_interval": 0.5,
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": settings.session_timeout_s / 6,

@@ -35,11 +35,8 @@ FETCH_WAIT_MS: Final = 50
 STRANDED_S: Final = 3.0
 """While no batch is under way, an agent has its messages within milliseconds."""
 
-PART: Final = 128
-"""Messages of a partition passed on in one go, while agents wait and other partitions."""
-
-ENOUGH: Final = 2048
-"""Messages of a topic under way, of which an agent works on two batches, and two wait for it."""
+ENOUGH: Final = 4
+"""Batches of a topic under way: an agent works on two, and two wait for it."""
 
 SHEET: Final = 2**15
 """Bytes for which a message counts once more: a megabyte of text is no light thing to have under way."""
@@ -169,16 +166,19 @@ class Consumer(AIOKafkaConsumer):
             log.warning("cannot go back to what is committed, while nothing is read", error=type(error).__name__)
 
     async def _receive_all(self, fetched: Mapping[TP, Sequence[Any]], generation: int) -> None:
-        """Receive messages while the partitions are still ours, in turn; where it is sought meanwhile, not the rest."""
-        reached = {tp: self._read_offset[tp] for tp in fetched}
-        for start in range(0, max(map(len, fetched.values()), default=0), PART):
+        """Receive messages while the partitions are still ours, in turn; where it is sought meanwhile, not the rest.
+
+        A batch's worth of one partition goes in one go: what a batch costs once is shared by as many as can be.
+        """
+        reached, batch = {tp: self._read_offset[tp] for tp in fetched}, self.app.stage.batch
+        for start in range(0, max(map(len, fetched.values()), default=0), batch):
             for tp, found in fetched.items():
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
                 if self._read_offset[tp] != reached[tp]:
                     continue
                 first = reached[tp] or 0
-                if part := [_record(r) for r in found[start : start + PART] if r.offset >= first]:
+                if part := [_record(r) for r in found[start : start + batch] if r.offset >= first]:
                     reached[tp] = part[-1].offset
                     await self._receive(tp, part, generation)
             await self._room()
@@ -186,7 +186,7 @@ class Consumer(AIOKafkaConsumer):
     async def _room(self) -> None:
         """Let agents work, and wait while they have enough."""
         await asyncio.sleep(0)
-        while max(self._loads.values(), default=0) > ENOUGH:
+        while max(self._loads.values(), default=0) > ENOUGH * self.app.stage.batch:
             self._settled.clear()
             await self._settled.wait()
 

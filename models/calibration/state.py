@@ -60,7 +60,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def pack(block: Offset) -> list[Any]:
     """Return an offset as JSON types, as `GroupState` reads it."""
-    rising = [x for j, value in enumerate(block.evidence) if value > 1.0 for x in (j, value, block.since[j])]
+    rising: list[float] = []
+    if max(block.evidence) > 1.0:
+        rising = [x for j, value in enumerate(block.evidence) if value > 1.0 for x in (j, value, block.since[j])]
     born = None if block.born == -inf else block.born
     head = [block.mean, block.var, block.clock]
     if block.quarantined:

@@ -96,7 +96,7 @@ class Taken(Struct):
 class Fold:
     """The stage."""
 
-    batch = 512
+    batch = 2048
 
     def __init__(self, kind: Kind, context: Context, state: State, expiry: Expiry, clock: Clock) -> None:
         self.name = kind.name

@@ -10,6 +10,9 @@ import faust
 import pytest
 from faust.types.tuples import TP
 
+from streams.agents.fold import Fold
+from streams.agents.join import Join
+from streams.agents.score import BATCH as SCORED
 from streams.app import create_app
 from streams.consumer import ENOUGH, FETCH_WAIT_MS, Consumer, ConsumerThread, Lease
 from streams.delivery import Delivery
@@ -17,6 +20,8 @@ from streams.settings import load
 from streams.wire import Record
 
 PART = TP("feedback", 0)
+BATCH = 128
+"""How many messages the stage takes at once."""
 
 
 def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
@@ -128,7 +133,7 @@ def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.Monke
 
 def test_what_is_read_again_makes_room_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """When all that was under way is put off, nothing settles any more: whoever reads must not wait for that."""
-    made, offsets = fetching(), range(10, 10 + 2 * ENOUGH)
+    made, offsets = fetching(), range(10, 10 + 2 * ENOUGH * BATCH)
 
     async def seek(self: Any, tp: TP, offset: int) -> None:
         self._read_offset[tp] = offset
@@ -335,7 +340,7 @@ def test_what_cannot_be_delivered_ends_the_worker_and_is_not_quoted(capsys: pyte
 def fetching() -> Consumer:
     """A consumer in generation 1 of its group."""
     made = consumer()
-    made.app = SimpleNamespace(consumer_generation_id=1)
+    made.app = SimpleNamespace(consumer_generation_id=1, stage=SimpleNamespace(batch=BATCH))
     made.flow_active, made._read_offset = True, defaultdict(lambda: None, {PART: 10})
     return made
 
@@ -351,7 +356,10 @@ def test_what_a_seek_went_beyond_is_not_received() -> None:
     assert list(made._open[PART]) == [10, 11]
 
 
-@pytest.mark.parametrize("change", [{"flow_active": False}, {"app": SimpleNamespace(consumer_generation_id=2)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"flow_active": False}, {"app": SimpleNamespace(consumer_generation_id=2, stage=SimpleNamespace(batch=BATCH))}],
+)
 def test_what_was_fetched_before_a_rebalance_is_not_received_after_it(change: dict[str, Any]) -> None:
     made = fetching()
 
@@ -404,9 +412,8 @@ def test_what_is_fetched_while_the_flow_is_stopped_is_read_again(error: Exceptio
     assert (fetcher.should_stop, dict(made._open)) == (True, {})
 
 
-@pytest.mark.parametrize(("size", "least", "most"), [(500, 1024, 4096 * 4 // 5), (2**20, 1, 70)])
+@pytest.mark.parametrize(("size", "least", "most"), [(500, 3 * BATCH, (ENOUGH + 1) * BATCH), (2**20, 1, 20)])
 def test_agents_are_given_no_more_than_they_have_room_for(size: int, least: int, most: int) -> None:
-    """Faust puts partitions aside when four fifths of the buffer are full, and sleeps when all are."""
     made, seen, value = fetching(), [], b"x" * size
 
     async def fetch() -> None:
@@ -424,6 +431,12 @@ def test_agents_are_given_no_more_than_they_have_room_for(size: int, least: int,
     asyncio.run(work())
     assert made._released[PART] == 3010
     assert least < max(seen) < most
+
+
+def test_what_may_be_under_way_fits_into_fausts_buffer_even_if_it_comes_singly(tmp_path: Path) -> None:
+    """Faust puts partitions aside when four fifths of the buffer are full, and sleeps when all are."""
+    app = create_app(load(data_dir=tmp_path), "learn", [], lambda state: SimpleNamespace(name="learn", state=state))
+    assert (ENOUGH + 1) * max(SCORED, Fold.batch, Join.batch) < 0.8 * app.conf.stream_buffer_maxsize
 
 
 def test_no_time_passes_in_a_rebalance() -> None:
