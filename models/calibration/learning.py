@@ -6,13 +6,14 @@ change that labels forced or a person ordered, and of the first version of each 
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
 from models.calibration.brake import DAY_S
 from models.calibration.jumps import Jump
-from models.calibration.ledger import Ledger, alarm, describe, thresholds
+from models.calibration.ledger import Ledger, alarm, describe, instant, thresholds
 from models.errors import Invalid, StateError
 from models.events import MAX_MESSAGE_BYTES, Alarm, Calibration, Change, Instruction, Label, Standing
 from models.policy import Policy
@@ -38,6 +39,7 @@ class Learning:
         self.ledger = ledger
         self.model_hash = model_hash
         self._recorded = recorded
+        self._next_day = _day_after(recorded)
 
     def apply(self, event: Entry) -> Iterator[Alarm | Change]:
         """Fold one event. Raises `Invalid` for an instruction that cannot be followed; then nothing has changed."""
@@ -104,13 +106,13 @@ class Learning:
             raise Invalid(f"the instruction cannot be followed: {error}") from None
 
     def _is_new_day(self) -> bool:
-        at, last = self.ledger.as_of, self._recorded
-        return at is not None and (last is None or at.timestamp() // DAY_S > last.as_of.timestamp() // DAY_S)
+        return self.ledger.as_of is not None and self.ledger.as_of >= self._next_day
 
     def _record(self, last: str, cause: str, evidence: dict[str, float | int | str]) -> Change:
         version = self.calibration()
         assert version is not None
         before, self._recorded = self._recorded, stand(version)
+        self._next_day = _day_after(self._recorded)
         return Change(
             deployment=version.deployment,
             model_hash=version.model_hash,
@@ -131,6 +133,11 @@ class Learning:
 def identity(event: Entry) -> str:
     """Return the id by which a repeat is known."""
     return event.instruction_id if isinstance(event, Instruction) else event.label_id
+
+
+def _day_after(recorded: Standing | None) -> datetime:
+    """Return when the day of event time ends in which an entry was made."""
+    return instant(0.0 if recorded is None else (recorded.as_of.timestamp() // DAY_S + 1.0) * DAY_S)
 
 
 def stand(version: Calibration) -> Standing:

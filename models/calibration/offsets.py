@@ -69,7 +69,7 @@ class Offsets:
         for name, values in groups.items():
             for value, group in values.items():
                 self.by_key[name, value] = unpack(group, self._new(name, clock))
-        self._count()
+        self.raters = sum(name in self._settings.raters for name, _ in self.by_key)
 
     def _add(self, key: Key, clock: int) -> None:
         """Make room for a group that is new. What was found before may no longer hold."""
@@ -79,12 +79,11 @@ class Offsets:
         if key in self.by_key:
             return
         if len(self.by_key) >= self._settings.max_groups:
-            del self.by_key[min(self.by_key, key=self._rank)]
+            evicted = min(self.by_key, key=self._rank)
+            del self.by_key[evicted]
+            self.raters -= evicted[0] in self._settings.raters
         self.by_key[key] = self._new(key[0], clock)
-        self._count()
-
-    def _count(self) -> None:
-        self.raters = sum(name in self._settings.raters for name, _ in self.by_key)
+        self.raters += key[0] in self._settings.raters
 
     def _rank(self, key: Key) -> tuple[bool, int, Key]:
         """Order of eviction: the quarantined last, else the longest without a label first."""
