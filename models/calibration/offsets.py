@@ -39,10 +39,14 @@ class Offsets:
 
     def find(self, groups: Groups, clock: int) -> Found:
         """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
-        for key in sorted(groups):
-            self._add(key, clock)
-        known = [key for key in sorted(groups) if key in self.by_key]
-        keys = [key for key in known if self.compares or key[0] not in self._settings.raters]
+        if len(self.found) >= MAX_CACHE:
+            self.found.clear()
+        ordered = sorted(groups)
+        for key in ordered:
+            if key not in self.by_key:
+                self._add(key, clock)
+        known = [key for key in ordered if key in self.by_key]
+        keys = known if self.compares else [key for key in known if key[0] not in self._settings.raters]
         found = keys, [self.by_key[key] for key in keys]
         if len(known) == len(groups):  # else they evict one another, and must do so at every label
             self.found[groups] = found
@@ -73,11 +77,7 @@ class Offsets:
 
     def _add(self, key: Key, clock: int) -> None:
         """Make room for a group that is new. What was found before may no longer hold."""
-        if key in self.by_key and len(self.found) < MAX_CACHE:
-            return
         self.found.clear()
-        if key in self.by_key:
-            return
         if len(self.by_key) >= self._settings.max_groups:
             evicted = min(self.by_key, key=self._rank)
             del self.by_key[evicted]
