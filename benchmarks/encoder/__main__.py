@@ -1,8 +1,9 @@
 """How fast an encoder scores: packed, padded, alone, against the naive pipeline and the measured matrix limit.
 
 All variants of a model take turns in one process, so that a busy neighbour hits them alike; a ratio is formed within a
-turn, and the median over the turns is shown with the lowest and the highest. Seconds are processor time (of one thread,
-unless `--threads` says more): on a shared machine wall time measures the neighbours; `--wall` takes it all the same.
+turn, and the median over the turns is shown with the lowest and the highest. The limit is measured behind each variant.
+Seconds are processor time (of one thread, unless `--threads` says more): on a shared machine wall time measures the
+neighbours; `--wall` takes it all the same.
 """
 
 import argparse
@@ -45,6 +46,13 @@ class Variant(NamedTuple):
     first: bool = False
 
 
+class Turn(NamedTuple):
+    """What a variant did: the seconds of each call, and the limit just then, in operations a second."""
+
+    calls: list[float]
+    limit: float
+
+
 class Stage(NamedTuple):
     """What all variants of a model have in common."""
 
@@ -59,10 +67,11 @@ class Stage(NamedTuple):
         work()
         return self.clock() - start
 
-    def turn(self, variant: Variant) -> list[float]:
-        """Seconds of each call of a variant."""
+    def turn(self, variant: Variant, device: str) -> Turn:
+        """Let a variant score everything."""
         calls = ([self.events[n] for n in call] for call in variant.calls)
-        return [self.timed(lambda call=call: variant.score(call)) for call in calls]
+        seconds = [self.timed(lambda call=call: variant.score(call)) for call in calls]
+        return Turn(seconds, self.limit(variant.precision, device))
 
     @torch.inference_mode()
     def limit(self, precision: str, device: str) -> float:
@@ -145,27 +154,30 @@ def measure(name: str, events: Sequence[Response], options: argparse.Namespace) 
         lengths = load(made, precision="float32").count_tokens(events)
         stage = Stage(SHAPES[name], events, lengths, perf_counter if options.wall else process_time)
         found = variants(made, lengths, options.budget, options.device)
-        taken = [{kind: stage.turn(v) for kind, v in found.items()} for _ in range(options.rounds + 1)][1:]
-        peaks = {
-            precision: stage.limit(precision, options.device) for precision in {v.precision for v in found.values()}
-        }
+        turns = range(options.rounds + 1)
+        _, *taken = [{kind: stage.turn(v, options.device) for kind, v in found.items()} for _ in turns]
     return [
-        {"model": name, "variant": kind, **figures(stage, v, peaks[v.precision]), **speeds(taken, kind, len(events))}
+        {"model": name, "variant": kind, **shares(stage, v, [turn[kind] for turn in taken])}
+        | speeds(taken, kind, len(events))
         for kind, v in found.items()
     ]
 
 
-def figures(stage: Stage, variant: Variant, peak: float) -> dict[str, float]:
-    """What the table needs beside seconds."""
+def shares(stage: Stage, variant: Variant, turns: Sequence[Turn]) -> dict[str, float]:
+    """What a variant computes, the limit, and the share of it that is reached: medians over the turns."""
     work = sum(stage.shape.flops(length, first=variant.first) for length in stage.lengths)
-    return {"gflop_per_pair": work / len(stage.lengths) / 1e9, "limit_gflops": peak / 1e9}
+    return {
+        "gflop_per_pair": work / len(stage.lengths) / 1e9,
+        "limit_gflops": median(turn.limit for turn in turns) / 1e9,
+        "share_of_limit": median(work / sum(turn.calls) / turn.limit for turn in turns),
+    }
 
 
-def speeds(taken: list[dict[str, list[float]]], kind: str, count: int) -> dict[str, float]:
+def speeds(taken: list[dict[str, Turn]], kind: str, count: int) -> dict[str, float]:
     """Medians over the turns, the spread of the ratio, and how long a call takes."""
-    seconds = [sum(turn[kind]) for turn in taken]
-    ratios = [sum(turn[NAIVE]) / sum(turn[kind]) for turn in taken]
-    calls = np.array([second for turn in taken for second in turn[kind]]) * 1e3
+    seconds = [sum(turn[kind].calls) for turn in taken]
+    ratios = [sum(turn[NAIVE].calls) / sum(turn[kind].calls) for turn in taken]
+    calls = np.array([second for turn in taken for second in turn[kind].calls]) * 1e3
     return {
         "pairs_per_s": count / median(seconds),
         "ratio_to_naive": median(ratios),
@@ -210,8 +222,6 @@ def main() -> None:
     keep_memory()
     events = pairs(options.pairs)
     rows: list[dict[str, Any]] = [row for name in options.models.split(",") for row in measure(name, events, options)]
-    for row in rows:
-        row["share_of_limit"] = row["pairs_per_s"] * row["gflop_per_pair"] / row["limit_gflops"]
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
