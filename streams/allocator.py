@@ -2,7 +2,7 @@
 
 A forward pass takes and frees buffers of megabytes. By default glibc returns them to the system and takes them anew,
 cleared and mapped page by page: a fifth to a third of an encoder's time (`benchmarks/encoder`). Kept, a process stays
-as large as it was at its busiest, which is bounded by the batch.
+as large as it was at its busiest, which is bounded by the batch. Where no encoder computes, nothing is gained by it.
 """
 
 import ctypes

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from models.errors import DemurError, SettingsError
-from streams.allocator import keep_memory
 from streams.commands import calibrator, policy
 from streams.commands.studies import progress, studies
 from streams.settings import STAGES, load
@@ -39,7 +38,6 @@ Device = Annotated[str | None, typer.Option("--device", help="Where the encoder 
 
 def main() -> None:
     """Run the command line. A wrong setting ends it with one sentence and status 2; a failed run with status 1."""
-    keep_memory()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for what was asked for
     try:
         app()

@@ -24,6 +24,7 @@ from streams.agents.expiry import Expiry
 from streams.agents.join import Join
 from streams.agents.learn import Learn
 from streams.agents.watch import Watch
+from streams.allocator import keep_memory
 from streams.app import App, create_app
 from streams.calibrations import Calibrations
 from streams.clock import clock_for
@@ -101,6 +102,7 @@ def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     """Load the encoder. Raises `ArtifactError`."""
     from models.encoder import load as load_encoder  # noqa: PLC0415 (torch: only SCORE pays for it)
 
+    keep_memory()
     on_cpu = settings.device == "cpu"  # where a worker is one core; a GPU is fed by several
     os.environ.setdefault("TOKENIZERS_PARALLELISM", str(not on_cpu).lower())  # noqa: TID251 (the library's own switch)
     path = _reference() if settings.model == "reference" else settings.model

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from models.errors import SettingsError
+from streams.allocator import keep_memory
 from streams.commands import say
 from streams.tracking import Tracker, tracked
 
@@ -66,6 +67,7 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
     With a couple of thousand labels, a frozen sentence encoder with a late-interaction head carries over best.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 (OpenMP's own: beside other work threads would spin)
+    keep_memory()
     from models.training import losses, synth  # noqa: PLC0415 (quick `--help`)
     from models.training.data import from_week, read  # noqa: PLC0415 (the same)
     from models.training.fit import Recipe  # noqa: PLC0415 (the same)

@@ -15,7 +15,6 @@ from streams import settings, stages, worker
 from streams.agents.fold import Fold
 from streams.agents.join import Join
 from streams.agents.score import Score
-from streams.allocator import keep_memory
 from streams.app import create_app
 from streams.delivery import Plan
 from streams.metrics import Metrics
@@ -96,7 +95,6 @@ def shipped(given: Settings) -> None:
 
 
 if __name__ == "__main__":
-    keep_memory()
     chosen = settings.load()
     noted = Began(str(chosen.data_dir))
     for each in (Pass, Score, Join, Fold):
