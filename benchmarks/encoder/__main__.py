@@ -60,6 +60,7 @@ class Stage(NamedTuple):
     events: Sequence[Response]
     lengths: Sequence[int]
     clock: Callable[[], float]
+    device: str
 
     def timed(self, work: Callable[[], Any]) -> float:
         """Seconds that some work takes."""
@@ -67,19 +68,20 @@ class Stage(NamedTuple):
         work()
         return self.clock() - start
 
-    def turn(self, variant: Variant, device: str) -> Turn:
+    def turn(self, variant: Variant) -> Turn:
         """Let a variant score everything."""
         calls = ([self.events[n] for n in call] for call in variant.calls)
         seconds = [self.timed(lambda call=call: variant.score(call)) for call in calls]
-        return Turn(seconds, self.limit(variant.precision, device))
+        return Turn(seconds, self.limit(variant.precision))
 
     @torch.inference_mode()
-    def limit(self, precision: str, device: str) -> float:
+    def limit(self, precision: str) -> float:
         """Operations a second of the widest matrix of a layer, with its weights laid out: the best of five.
 
         On a GPU, of matrices that fill it.
         """
-        rows, hidden, width = (512, self.shape.hidden, 4 * self.shape.hidden) if device == "cpu" else [8192] * 3
+        device, hidden = self.device, self.shape.hidden
+        rows, hidden, width = (512, hidden, 4 * hidden) if device == "cpu" else [8192] * 3
         kind = {"dtype": getattr(torch, precision), "device": device}
         dense = Dense(torch.nn.Linear(hidden, width).to(device), dtype=kind["dtype"])
         x = torch.randn(rows, hidden, **kind)
@@ -152,10 +154,10 @@ def measure(name: str, events: Sequence[Response], options: argparse.Namespace) 
     with TemporaryDirectory() as folder:
         made = make(name, Path(folder))
         lengths = load(made, precision="float32").count_tokens(events)
-        stage = Stage(SHAPES[name], events, lengths, perf_counter if options.wall else process_time)
+        stage = Stage(SHAPES[name], events, lengths, perf_counter if options.wall else process_time, options.device)
         found = variants(made, lengths, options.budget, options.device)
         turns = range(options.rounds + 1)
-        _, *taken = [{kind: stage.turn(v, options.device) for kind, v in found.items()} for _ in turns]
+        _, *taken = [{kind: stage.turn(v) for kind, v in found.items()} for _ in turns]
     return [
         {"model": name, "variant": kind, **shares(stage, v, [turn[kind] for turn in taken])}
         | speeds(taken, kind, len(events))

@@ -72,8 +72,7 @@ class Offsets:
         """Set the groups to what `state` returned. Raises `StateError` for impossible numbers."""
         for name, values in groups.items():
             for value, group in values.items():
-                self.by_key[name, value] = unpack(group, self._new(name, clock))
-        self.raters = sum(name in self._settings.raters for name, _ in self.by_key)
+                self._put((name, value), unpack(group, self._new(name, clock)))
 
     def _add(self, key: Key, clock: int) -> None:
         """Make room for a group that is new. What was found before may no longer hold."""
@@ -82,7 +81,10 @@ class Offsets:
             evicted = min(self.by_key, key=self._rank)
             del self.by_key[evicted]
             self.raters -= evicted[0] in self._settings.raters
-        self.by_key[key] = self._new(key[0], clock)
+        self._put(key, self._new(key[0], clock))
+
+    def _put(self, key: Key, block: Offset) -> None:
+        self.by_key[key] = block
         self.raters += key[0] in self._settings.raters
 
     def _rank(self, key: Key) -> tuple[bool, int, Key]:

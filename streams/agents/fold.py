@@ -97,6 +97,7 @@ class Fold:
     """The stage."""
 
     batch = 2048
+    """Many: a state is stored and published once a deployment and batch."""
 
     def __init__(self, kind: Kind, context: Context, state: State, expiry: Expiry, clock: Clock) -> None:
         self.name = kind.name
