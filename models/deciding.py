@@ -25,7 +25,7 @@ from models.calibration.serving import Thresholds
 from models.calibration.settings import FilterSettings
 from models.encoder.base import Score
 from models.errors import EventError
-from models.events import Calibration, Decision, Id, Response, digest
+from models.events import Calibration, Decision, Response, as_id, digest
 from models.policy import Group, Policy, act, audited
 from models.salience import digest as salience
 from models.tiers import Facts, by_risk, tier
@@ -144,7 +144,7 @@ def hinges(decision: Decision, by: Calibrated, policy: Policy, within: float) ->
 
 def refuse(found: Mapping[str, Any], error: EventError, stamp: Stamp) -> Decision | None:
     """Return the red decision on a response that breaks the contract, if what is left of it says whose it is."""
-    ids = {name: _id(found.get(name)) for name in ("response_id", "conversation_id", "deployment")}
+    ids = {name: as_id(found.get(name)) for name in ("response_id", "conversation_id", "deployment")}
     if ids["response_id"] is None:
         return None
     return Decision(
@@ -201,10 +201,3 @@ def _input_digest(response: Response, key: bytes) -> str:
     """Keyed BLAKE2b of what the encoder saw: short texts could be guessed from a plain hash."""
     seen = orjson.dumps([response.query, response.response, *response.earlier])
     return hashlib.blake2b(seen, key=key, digest_size=16).hexdigest()
-
-
-def _id(value: object) -> str | None:
-    try:
-        return msgspec.convert(value, Id)
-    except msgspec.ValidationError:
-        return None

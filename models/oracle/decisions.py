@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import orjson
 
 from models.errors import EventError
-from models.events import DeadLetter, Decision, Id, Outcome, Response, parse
+from models.events import DeadLetter, Decision, Outcome, Response, as_id, parse
 from models.oracle.calibrators import Versions
 from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
 from models.oracle.tiering import complaints, config_hash, policy_of
@@ -171,14 +170,7 @@ def rest_of(entry: Entry) -> dict[str, str | None]:
         found = parse(entry.value, limit=len(entry.value))
     except EventError:
         found = {"response_id": dict(entry.headers).get("ce_id", b"").decode("ascii", "replace")}
-    return {name: _id(found.get(name)) for name in ("response_id", "conversation_id", "deployment")}
-
-
-def _id(value: object) -> str | None:
-    try:
-        return msgspec.convert(value, Id)
-    except msgspec.ValidationError:
-        return None
+    return {name: as_id(found.get(name)) for name in ("response_id", "conversation_id", "deployment")}
 
 
 def _histories(topics: Topics) -> dict[str, list[Outcome]]:

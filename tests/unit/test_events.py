@@ -1,16 +1,33 @@
 """The wire contract's bytes."""
 
 import ctypes
+import re
 import sys
 from datetime import UTC, datetime
+from typing import Any, Final
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect
 
 from models.errors import Invalid
-from models.events import YEARS, Closure, Decision, Event, decode, encode
+from models.events import (
+    YEARS,
+    Calibration,
+    Closure,
+    Decision,
+    Event,
+    Feedback,
+    Label,
+    Scored,
+    _ids,
+    as_id,
+    decode,
+    encode,
+)
 from tests.stagecraft import decision
 
 
@@ -37,6 +54,42 @@ def test_encoding_says_what_was_meant(logit: float, risk: float, groups: dict[st
     event = decision(logit=logit, risk=risk, groups=groups, decided_at=at)
     assert decode(Decision, encode(event)) == event
     assert orjson.dumps(orjson.loads(encode(event))) == encode(event)
+
+
+REST: Final = {
+    "action": "accepted", "rejected": False, "depth": "none", "weight": 1.0, "delay_s": 1.0, "reason": "orphan",
+    "labels": 1, "version": 1, "missing_labels": 0, "cause": "labels", "parameters": {},
+    **dict.fromkeys(("occurred_at", "closed_at", "as_of"), "2026-01-05T08:00:00Z"),
+}  # fmt: skip
+"""What events need beside ids."""
+ID = re.compile(r"[\x21-\x7e]{1,128}")
+PLACES = {
+    Feedback: ["feedback_id", "response_id", "clinician"],
+    Closure: ["closure_id", "response_id", "feedback_id", "deployment"],
+    Label: ["label_id", "feedback_id", "response_id", "deployment", "clinician", "revises", "decision.conversation_id"],
+    Calibration: ["deployment"],
+}
+NEARLY = st.text("a~ \x7f\n\u00a0\u2028\u00e9", max_size=3) | st.integers(126, 130).map("a".__mul__)
+
+
+@given(st.sampled_from([(type_, place) for type_, places in PLACES.items() for place in places]), NEARLY)
+def test_an_id_is_printable_ascii_without_spaces_wherever_it_stands(where: tuple[Any, str], text: str) -> None:
+    type_, place = where
+    scored = msgspec.to_builtins(msgspec.convert(decision(), Scored, from_attributes=True))
+    event = {name: f"{name}-1" for name in PLACES[type_]} | REST | {"decision": scored}
+    *outer, inner = place.split(".")
+    (scored if outer else event)[inner] = text
+    if ID.fullmatch(text):
+        decode(type_, orjson.dumps(event))
+    else:
+        with pytest.raises(Invalid, match=f"`(\\$.)?{re.escape(place)}`"):
+            decode(type_, orjson.dumps(event))
+    assert as_id(text) == (text if ID.fullmatch(text) else None)
+
+
+@pytest.mark.parametrize("type_", Event.__subclasses__())
+def test_no_id_stands_where_it_is_not_looked_at(type_: Any) -> None:
+    assert str(inspect.type_info(type_)).count("StrType(min_length=1, max_length=128,") == len(_ids(type_)[0])
 
 
 @pytest.mark.parametrize("year", [1, YEARS[0] - 1, YEARS[-1] + 1, 9999])
