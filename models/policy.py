@@ -32,7 +32,7 @@ UNIT: Final = 2**53
 """Integers below it are exact floats, so the draw is uniform on a grid of 2^-53."""
 
 
-class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cache_hash=True):
     """One deployment's policy. Risks are probabilities of rejection; green is below `green`, red from `red` on."""
 
     green: Cut = 0.05

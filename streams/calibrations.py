@@ -24,6 +24,7 @@ LOST_S: Final = 30.0
 START_S: Final = 10.0
 """How long the first responses wait for the calibrations."""
 FETCH_MS: Final = 50
+UNKNOWN: Final = Calibrated()
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +43,7 @@ class Calibrations:
 
     def of(self, deployment: str) -> Calibrated:
         """Return what is known of a deployment's calibrator."""
-        held = self._held.get(deployment, Calibrated())
+        held = self._held.get(deployment, UNKNOWN)
         return held if self.in_contact else held._replace(current=False)
 
     @property
@@ -86,7 +87,7 @@ class Calibrations:
         except (EventError, StateError, ArithmeticError, ValueError) as error:  # numbers may be absurd, too
             log.error("a calibration cannot be read: it is not used", error=type(error).__name__)  # noqa: TRY400 (no values)
             return
-        held = self._held.get(found.deployment, Calibrated()).calibration
+        held = self._held.get(found.deployment, UNKNOWN).calibration
         if held is None or found.version >= held.version:
             self._held[found.deployment] = Calibrated(found, serving)
 

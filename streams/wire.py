@@ -6,6 +6,7 @@ Headers follow the CloudEvents 1.0 Kafka binding, binary mode: https://github.co
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from aiokafka.errors import KafkaError
@@ -44,14 +45,18 @@ class Send(NamedTuple):
 
 def headers(event: Event, id_: str) -> list[tuple[str, bytes]]:
     """Return the CloudEvents attributes of an event; never anything of its content."""
-    kind = str(event.__struct_config__.tag)
     return [
         ("ce_specversion", b"1.0"),
         ("ce_id", id_.encode()),
-        ("ce_type", f"org.demur.{kind}.v{event.schema}".encode()),
+        ("ce_type", _ce_type(type(event), event.schema)),
         ("ce_source", SOURCE),
         ("content-type", b"application/json"),
     ]
+
+
+@cache
+def _ce_type(type_: type[Event], schema: int) -> bytes:
+    return f"org.demur.{type_.__struct_config__.tag}.v{schema}".encode()
 
 
 def outgoing(prefix: str, event: Event, key: str, keys: Keys | None = None) -> Send:

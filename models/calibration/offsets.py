@@ -41,13 +41,14 @@ class Offsets:
         """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
         if len(self.found) >= MAX_CACHE:
             self.found.clear()
-        ordered = sorted(groups)
-        for key in ordered:
-            if key not in self.by_key:
-                self._add(key, clock)
-        known = [key for key in ordered if key in self.by_key]
+        by_key, known = self.by_key, sorted(groups)
+        if not by_key.keys() >= set(known):
+            for key in known:
+                if key not in by_key:
+                    self._add(key, clock)
+            known = [key for key in known if key in by_key]
         keys = known if self.compares else [key for key in known if key[0] not in self._settings.raters]
-        found = keys, [self.by_key[key] for key in keys]
+        found = keys, [by_key[key] for key in keys]
         if len(known) == len(groups):  # else they evict one another, and must do so at every label
             self.found[groups] = found
         return found

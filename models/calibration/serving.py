@@ -8,6 +8,7 @@ networks*, 1992), with the variance at the centre of the scale instead of at thi
 logit rises. The tier is decided on the second.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from math import exp, log, pi, sqrt
@@ -164,8 +165,13 @@ def deviation(curve: Coefficients, level: float) -> float:
     """Standard deviation of the curve, in logits, where its mean risk is `level` (or nearest to it)."""
     b0, b1, b2, *_ = curve
     wanted = _log_odds(level)
-    gaps = [abs(b0 + b1 * x1 + b2 * x2 - wanted) for x1, x2 in FEATURES]
-    return sqrt(curve_moments(curve, *FEATURES[gaps.index(min(gaps))])[1])
+
+    def beyond(features: tuple[float, float]) -> float:
+        return b0 + b1 * features[0] + b2 * features[1] - wanted
+
+    k = bisect_left(FEATURES, 0.0, key=beyond)  # slopes are not negative
+    nearest = min(FEATURES[max(k - 1, 0) : k + 1], key=lambda features: abs(beyond(features)))
+    return sqrt(curve_moments(curve, *nearest)[1])
 
 
 def _log_odds(p: float) -> float:

@@ -13,7 +13,7 @@ Evidence = Annotated[float, Meta(ge=10.0, le=1e100)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
-class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cache_hash=True):
     """Settings of one deployment's calibrator. Variances are in squared logits, walks in the same per label.
 
     >>> FilterSettings.read({"z": 1.0}).z
