@@ -8,9 +8,9 @@ import argparse
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 
-from benchmarks.soak.judging import STEADY_S, Sample, complaints, growth, second_half
+from benchmarks.soak.judging import LAG_S, STEADY_S, Sample, complaints, growth, second_half
 from benchmarks.stream import log
 from benchmarks.stream.feed import PARTITIONS, Item, item
 from models.errors import DemurError
@@ -42,10 +42,12 @@ TRIAL: Final = 34_000
 """Messages that show what is more than enough: 20,000 responses with their feedback."""
 A_RESPONSE: Final = 1.7
 """Messages, with its feedback; somewhat more come."""
-FLOOD_S: Final = 480.0
-"""Seconds of that, until rows are deleted as fast as they come, as they are in the long run. No longer than the run."""
-WINDOW: Final = 1 / 8
-"""Share of those, at their end: what is taken then is the capacity."""
+SEARCH_S: Final = 480.0
+"""Seconds of search for the capacity: rows are deleted as fast as they come by then, as they are in the long run."""
+WINDOW: Final = 3 / 8
+"""Share of those, at their end: what is fed then is the capacity."""
+STEP: Final = 0.05
+"""Share by which the feed changes every ten seconds."""
 SAMPLE_S: Final = 10.0
 REST_S: Final = 300.0
 GRACE_S: Final = 30.0
@@ -58,7 +60,7 @@ def main() -> int:
     with TemporaryDirectory() as folder:
         (Path(folder) / "broker").mkdir()
         with apache_kafka(Path(folder) / "broker") as kafka:
-            able = capacity(kafka.bootstrap, Path(folder), options.seed, min(FLOOD_S, 60 * options.minutes))
+            able = capacity(kafka.bootstrap, Path(folder), options.seed, min(SEARCH_S, 60 * options.minutes))
             print(f"capacity: {able:.0f} messages a second; now {options.load:.0%} of it", flush=True)
             settings = prepare(kafka.bootstrap, "soak.", Path(folder))
             found = soak(settings, options, options.load * able)
@@ -112,22 +114,24 @@ def week(messages: float, seconds: float, seed: int) -> tuple[list[Item], Any]:
     return [item(event, key) for event, key in keyed], end_of(found.arrivals, load(horizon_s=HORIZON_S))
 
 
-def capacity(bootstrap: str, folder: Path, seed: int, flood_s: float) -> float:
-    """Return the messages a second that the slowest stage takes after a flood, while it lasts: rows come and go."""
+def capacity(bootstrap: str, folder: Path, seed: int, seconds: float) -> float:
+    """Return the messages a second that can be fed evenly while half of what may lie unread does; rows come and go."""
     items, _ = week(TRIAL, WEEK_S, seed)
-    rate = trial(prepare(bootstrap, "first.", folder), items)
+    most = trial(prepare(bootstrap, "first.", folder), items)
     settings = prepare(bootstrap, "second.", folder)
-    items, _ = week(rate * flood_s, flood_s, seed)
+    items, _ = week(most * seconds, seconds, seed)
+    left, rate, fed = iter(items), most / 2, list[tuple[float, int]]()
     with at_work(settings):
-        feeder = feed(settings, items, rate)
-        feeder.join(flood_s * (1 - WINDOW))
-        began, before = time.monotonic(), taken(settings)
-        feeder.join(flood_s * WINDOW)
-        seconds, after = time.monotonic() - began, taken(settings)
-        feeder.join()
-        rest(settings)
-        share = {group: len(items) / whole for group, whole in taken(settings).items()}
-    return min((after[group] - before[group]) * share[group] / seconds for group in share)
+        began = time.monotonic()
+        while (at := time.monotonic() - began) < seconds:
+            some = list(islice(left, round(rate * SAMPLE_S)))
+            feed(settings, some, rate).join()
+            fed.append((at, len(some)))
+            behind = lag(settings)
+            print(f"{at:7.1f} s  lag {behind:6d}  fed {rate:.0f} a second  speed {speed():.0f}", flush=True)
+            rate = min(most, rate * (1 - STEP if behind > rate * LAG_S / 2 else 1 + STEP))
+    late = [(when, count) for when, count in fed if when >= seconds * (1 - WINDOW)]
+    return sum(count for _, count in late) / (at - late[0][0])
 
 
 def trial(settings: Settings, items: Sequence[Item]) -> float:
@@ -157,14 +161,6 @@ def rest(settings: Settings) -> None:
     """Wait for it in a trial. Raises `DemurError` when that takes too long."""
     if not rests(settings):
         raise DemurError(f"the trial did not end in {REST_S:.0f} s")
-
-
-def taken(settings: Settings) -> Counter[str]:
-    """Return how many messages each stage has committed."""
-    found = Counter[str]()
-    for (group, _, _), at in committed_by(settings).items():
-        found[group] += at
-    return found
 
 
 def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[str, Any]:
