@@ -107,3 +107,14 @@ def test_a_row_larger_than_a_batch_goes_alone_and_in_its_place() -> None:
     assert [batch.record_count() for batch in _batches(client, rows)] == [1, 1, 2]
     whole = b"".join(bytes(batch._build()) for batch in _batches(client, rows))
     assert len(whole) > 2 * BATCH_BYTES
+
+
+def test_partitions_of_a_stage_share_what_they_remember_of_the_disk(tmp_path: Path) -> None:
+    """A cache of its own for each would grow with the partitions, and for as long as they are read."""
+    make = rows_in("rocksdb", tmp_path)
+    one, other = make(0), make(1)
+    one.apply([(str(n).encode(), b"x" * 1000) for n in range(1000)], 1000)
+    one._db.flush()
+    assert all(one.get(str(n).encode()) for n in range(1000))
+    held = [rows._db.property_int_value("rocksdb.block-cache-usage") for rows in (one, other)]
+    assert held[0] == held[1] > 10**5
