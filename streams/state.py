@@ -21,8 +21,9 @@ NEXT: Final = b"\xffnext"
 """Key of the changelog offset to read from, among the rows on disk; no stage's key begins with this byte."""
 
 
-MEMTABLE_BYTES: Final = 8 * 2**20
-"""Of a partition. RocksDB's own 64 MiB, of which it keeps two, let a worker's memory grow for twenty minutes."""
+MEMTABLE_BYTES: Final = 2 * 2**20
+"""Of a partition. RocksDB's own 64 MiB, of which it keeps two, let a worker's memory grow for twenty minutes; 8 MiB did
+so still where few rows are written."""
 CACHE_BYTES: Final = 8 * 2**20
 """Of blocks, for all partitions of a stage: RocksDB's own 32 MiB for each took an hour to fill, and were no faster."""
 BLOOM_BITS: Final = 10
