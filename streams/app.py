@@ -27,8 +27,6 @@ IDLE_S: Final = 1.0
 BATCH_BYTES: Final = 2**19
 """Of records to one partition: a stage's batch goes out whole. Kafka takes 1 MiB; a larger record goes alone."""
 
-FETCH_BYTES: Final = 2**22
-"""Of a partition: a full batch of labels is two megabytes, and one megabyte, Faust's own, cuts it in half."""
 GATHER_BYTES: Final = 2**18
 """All but SCORE wait for so much, though not long: one by one, records cost three times as much as by the dozen."""
 
@@ -111,7 +109,6 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
         "broker_commit_interval": 0.5,
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": settings.session_timeout_s / 6,
-        "consumer_max_fetch_size": FETCH_BYTES,
         "producer_linger": 0.0,  # a stage sends a batch at once, and waits for it
         "producer_max_batch_size": BATCH_BYTES,
         "producer_max_request_size": MAX_STATE_BYTES,

@@ -32,6 +32,11 @@ from streams.wire import Record
 FETCH_WAIT_MS: Final = 50
 """The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs twenty fetches a second."""
 
+FETCH_BYTES: Final = 2**20
+"""Of a partition, at least; and a batch's worth."""
+RECORD_BYTES: Final = 2**11
+"""Of a label, with room: a megabyte would cut LEARN's batches in half."""
+
 STRANDED_S: Final = 3.0
 """While no batch is under way, an agent has its messages within milliseconds."""
 
@@ -93,6 +98,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         consumer._fetch_min_bytes = transport.app.fetch_min_bytes
+        consumer._max_partition_fetch_bytes = max(FETCH_BYTES, RECORD_BYTES * transport.app.stage.batch)
         return consumer
 
     async def on_start(self) -> None:
