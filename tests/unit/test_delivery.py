@@ -106,15 +106,32 @@ def test_where_nothing_is_committed_a_new_owner_begins_at_the_beginning() -> Non
     assert calls == [(PART, TP("feedback", 1))]
 
 
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    made = SimpleNamespace()
+    monkeypatch.setattr("streams.consumer.AIOKafkaConsumerThread._create_worker_consumer", lambda *_: made)
+    return made
+
+
+def set_up(folder: Path, stage: str, batch: int) -> None:
+    app = create_app(
+        load(data_dir=folder), stage, [], lambda state: SimpleNamespace(name=stage, state=state, batch=batch)
+    )
+    ConsumerThread.__new__(ConsumerThread)._create_worker_consumer(SimpleNamespace(app=app))
+
+
 @pytest.mark.parametrize(("stage", "waits"), [("score", False), ("join", True), ("learn", True), ("watch", True)])
 def test_only_the_scoring_of_responses_waits_for_nothing(
-    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, waits: bool
+    client: SimpleNamespace, tmp_path: Path, stage: str, *, waits: bool
 ) -> None:
-    client = SimpleNamespace()
-    monkeypatch.setattr("streams.consumer.AIOKafkaConsumerThread._create_worker_consumer", lambda *_: client)
-    app = create_app(load(data_dir=tmp_path), stage, [], lambda state: SimpleNamespace(name=stage, state=state))
-    ConsumerThread.__new__(ConsumerThread)._create_worker_consumer(SimpleNamespace(app=app))
+    set_up(tmp_path, stage, 256)
     assert (client._fetch_min_bytes > 1, client._fetch_max_wait_ms) == (waits, FETCH_WAIT_MS)
+
+
+@pytest.mark.parametrize(("batch", "most"), [(1, 2**20), (256, 2**20), (2048, 2**22)])
+def test_a_fetch_brings_a_batch(client: SimpleNamespace, tmp_path: Path, batch: int, most: int) -> None:
+    set_up(tmp_path, "learn", batch)
+    assert client._max_partition_fetch_bytes == most
 
 
 def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
