@@ -25,7 +25,7 @@ MEMTABLE_BYTES: Final = 2 * 2**20
 """Of a partition. RocksDB's own 64 MiB, of which it keeps two, let a worker's memory grow for twenty minutes; 8 MiB did
 so still where few rows are written."""
 CACHE_BYTES: Final = 8 * 2**20
-"""Of blocks, for all partitions of a stage: RocksDB's own 32 MiB for each took an hour to fill, and were no faster."""
+"""Of blocks, for all partitions of a stage: RocksDB's own 32 MiB for each fill slowly, and were no faster."""
 BLOOM_BITS: Final = 10
 """A key: most that are asked for are new, and a filter of so many bits knows 99 of 100 of them (RocksDB's wiki)."""
 

@@ -12,9 +12,8 @@ from benchmarks.stream import feed, log, runs
 from benchmarks.stream.meter import Meter
 from benchmarks.stream.rule import OUTCOMES, expected
 from benchmarks.stream.runs import Bench, Engine, Work, spread
-from models.errors import DemurError, SettingsError
+from models.errors import DemurError
 from models.events import Label
-from streams.settings import Settings
 from streams.verify import committed_by
 
 ENGINES: Final = {
@@ -160,7 +159,7 @@ def _waiting(bench: Bench, engine: Engine, number: int, events: int) -> Row:
     parked = feed.pending(number)
     log.fill(bench.bootstrap, settings.topic_prefix, parked)
     with runs.ready(engine, work.job, settings) as child:
-        runs.until(lambda: _committed(settings) >= number, "joins that wait")
+        runs.until(lambda: sum(committed_by(settings).values()) >= number, "joins that wait")
         meter = Meter(child.pid)
         meter.start()
         began = log.now()
@@ -171,14 +170,6 @@ def _waiting(bench: Bench, engine: Engine, number: int, events: int) -> Row:
     disk = sum(file.stat().st_size for file in settings.data_dir.rglob("*.sst")) / 1e6
     found = row(bench, engine, work, Found([run.figures(len(items))]))
     return {**found, "pending": number, "rss_waiting_mb": samples[0].rss / 1e6, "disk_mb": disk}
-
-
-def _committed(settings: Settings) -> int:
-    """Return how many messages stages have committed; a broker that has just started does not know yet."""
-    try:
-        return sum(committed_by(settings).values())
-    except SettingsError:
-        return 0
 
 
 def lagging(bench: Bench, engines: Sequence[Engine], events: int, _: int) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -169,14 +169,12 @@ def ready(engine: Engine, job: str, settings: Settings) -> Iterator[Child]:
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
-    """Wait. Raises `DemurError` when it does not come true."""
+    """Wait. Raises `DemurError` when it does not come true; a broker that does not answer counts as not yet."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
-        try:
+        with suppress(KafkaError, DemurError):
             if holds():
                 return
-        except KafkaError as error:
-            raise DemurError(f"{what}: {type(error).__name__}") from error
         time.sleep(LOOK_S)
     raise DemurError(f"{what}: not after {LIMIT_S:.0f} s")
 
