@@ -24,8 +24,8 @@ from benchmarks.encoder.subjects import SHAPES, Shape, make, pairs
 from models.encoder import load
 from models.encoder.base import Encoder
 from models.encoder.batches import packs
+from models.encoder.kernels import Dense
 from models.encoder.loading import open_model
-from models.encoder.stack import Dense
 from models.encoder.template import segments
 from models.events import Response
 from streams.allocator import keep_memory

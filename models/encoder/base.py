@@ -8,6 +8,8 @@ from models.events import Response
 
 Precision = Literal["float32", "bfloat16"]
 Wanted = Literal["auto", "float32", "bfloat16"]
+Route = Literal["fused", "packed", "plain"]
+"""Texts end to end with fused kernels, without them, or padded as transformers does it."""
 
 ROUNDING: Final = 0.02
 """Of bfloat16: seven times the mean that was measured; five scores in a thousand were off by more."""
@@ -40,7 +42,7 @@ class Runtime(NamedTuple):
     `reason`: why it is not the faster way, where there is one.
     """
 
-    path: Literal["packed", "plain"]
+    path: Route
     precision: Precision
     deviation: float = 0.0
     reason: str = ""

@@ -4,8 +4,9 @@ Both take rows of token ids and return logits a text, or states a token. `packed
 shape; whoever takes it compares it with `Plain` first (`runtime.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from models.encoder.batches import batches, packs, rounded
 from models.encoder.cross import Forward, padded
+from models.encoder.kernels import Numerics
 from models.encoder.stack import BERT, DISTILBERT, Runs, Stack
 from models.encoder.tokens import Tokens
 
@@ -94,24 +96,28 @@ class Packed(Forward):
 
     def _inputs(self, rows: Sequence[Tokens], size: int) -> dict[str, NDArray[np.int64]]:
         """(size,) of each name: the texts end to end, then what stands for nothing."""
-        positions = [np.arange(self._position, self._position + len(row.ids)) for row in rows]
+        lengths = [len(row.ids) for row in rows]
+        starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)  # of its text, for each token
         found = {
-            "input_ids": _flat([row.ids for row in rows], size, self._layout.pad),
-            "position_ids": _flat(positions, size, self._position),
-            "token_type_ids": _flat([row.types for row in rows], size, 0),
+            "input_ids": _flat(_joined(row.ids for row in rows), size, self._layout.pad),
+            "position_ids": _flat(np.arange(len(starts)) - starts + self._position, size, self._position),
+            "token_type_ids": _flat(_joined(row.types for row in rows), size, 0),
         }
         return {name: found[name] for name in self._names}
 
 
-def _flat(parts: Sequence[Any], size: int, rest: int) -> NDArray[np.int64]:
-    """(size,): the parts end to end, then `rest`."""
+def _joined(parts: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    return np.fromiter(chain.from_iterable(parts), np.int64)
+
+
+def _flat(values: NDArray[np.int64], size: int, rest: int) -> NDArray[np.int64]:
+    """(size,): the values, then `rest`."""
     flat = np.full(size, rest, dtype=np.int64)
-    joined = np.concatenate(parts)
-    flat[: len(joined)] = joined
+    flat[: len(values)] = values
     return flat
 
 
-def packed(model: Any, layout: Layout, dtype: torch.dtype, kind: type[Packed] = Packed) -> Packed:
+def packed(model: Any, layout: Layout, how: Numerics, kind: type[Packed] = Packed) -> Packed:
     """Return the packed way through a model, which stays as it is; weights that are not copied are shared.
 
     Raises `ValueError` that says why it has none.
@@ -121,7 +127,7 @@ def packed(model: Any, layout: Layout, dtype: torch.dtype, kind: type[Packed] = 
     if names is None:
         raise ValueError("its layers are not where BERT's are")
     try:
-        stack = Stack(base, names, dtype, first=layout.first)
+        stack = Stack(base, names, how, first=layout.first)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"its layers are not made as BERT's are: {error}") from None
     place = base.get_submodule(names.layers.rpartition(".")[0])

@@ -153,4 +153,6 @@ def _identity(model: Any, tokenizer: Any) -> str:
 def _named(identity: str, how: _How, runtime: Runtime) -> str:
     """The model hash: the identity, the template and the numeric mode."""
     mode = f"{identity}/template-{VERSION}/{runtime.precision}/{how.device.type}"
+    if runtime.path == "fused":
+        mode += "/fused"
     return hashlib.sha256(mode.encode()).hexdigest()

@@ -10,10 +10,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from models.encoder.base import Precision, Runtime, Wanted
+from models.encoder.base import Precision, Route, Runtime, Wanted
 from models.encoder.cross import Forward, Ways, log_odds
 from models.encoder.forward import Layout, Packed, Plain, packed
 from models.encoder.gpu import Replayed
+from models.encoder.kernels import Numerics
 from models.encoder.tokens import Framer
 from models.errors import ArtifactError
 
@@ -47,16 +48,17 @@ def choose(model: Any, layout: Layout, test: Outputs, wanted: Wanted) -> tuple[W
     except _FAILURES as error:
         raise ArtifactError(f"this model cannot score texts ({_line(error)}): choose another") from None
     reason = ""
-    for precision in _candidates(model, wanted):
+    for path, precision in _candidates(model, wanted):
+        how = Numerics(getattr(torch, precision), fused=path == "fused")
         try:
-            way = packed(model, layout, getattr(torch, precision), Replayed if _on_gpu(model) else Packed)
+            way = packed(model, layout, how, Replayed if _on_gpu(model) else Packed)
             deviation = float((test(way) - expected).abs().max())
         except _FAILURES as error:
-            reason = f"it cannot be packed, for {_line(error)}"
+            reason = f"it cannot be {path}, for {_line(error)}"
             continue
         if deviation <= BOUNDS[precision]:
-            return Ways(way, plain), Runtime("packed", precision, deviation, reason)
-        reason = f"packed in {precision} a probability differs by {deviation:.1g}"
+            return Ways(way, plain), Runtime(path, precision, deviation, reason)
+        reason = f"{path} in {precision} a probability differs by {deviation:.1g}"
     if wanted == "bfloat16":
         raise ArtifactError(f"DEMUR_PRECISION: this model cannot compute in bfloat16 ({reason}): choose float32")
     return Ways(plain, plain), Runtime("plain", "float32", 0.0, reason)
@@ -72,11 +74,13 @@ def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _candidates(model: Any, wanted: Wanted) -> Iterator[Precision]:
+def _candidates(model: Any, wanted: Wanted) -> Iterator[tuple[Route, Precision]]:
     if wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(model)):
-        yield "bfloat16"
+        if _on_gpu(model):
+            yield "fused", "bfloat16"
+        yield "packed", "bfloat16"
     if wanted != "bfloat16" and not _on_gpu(model):  # whose kernel for texts of all lengths has no float32
-        yield "float32"
+        yield "packed", "float32"
 
 
 def has_bfloat16(model: Any) -> bool:

@@ -1,7 +1,7 @@
 """The layers of a BERT-like encoder over texts that are packed end to end: no padding is computed.
 
 Every matrix works on all texts at once; only attention is told where one ends. Where a classifier reads the first token
-of each text, the last layer computes no other. On a CPU, weights are laid out for oneDNN once.
+of each text, the last layer computes no other.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from models.encoder.batches import FINE, rounded, sizes
+from models.encoder.kernels import Dense, Norm, Numerics, States
 
 
 class Names(NamedTuple):
@@ -136,96 +138,76 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, texts: int, heads: int) -> Tensor:
 class Stack(nn.Module):
     """Stands in a transformers model for its encoder, and returns what that would: states (1, T, E).
 
-    With `first`, of each text only the first token's: (B rounded up, 1, E). Matrices and attention compute in `dtype`;
-    sums over layers and norms stay in float32: in bfloat16 they would move four times as many tiers.
+    With `first`, of each text only the first token's: (B rounded up, 1, E). Sums over layers and norms stay in float32:
+    in bfloat16 they would move four times as many tiers.
     """
 
-    def __init__(self, base: Any, names: Names, dtype: torch.dtype, *, first: bool) -> None:
+    def __init__(self, base: Any, names: Names, how: Numerics, *, first: bool) -> None:
         """Raises `ValueError`, `AttributeError` or `TypeError` for layers of another shape than `names` says."""
         super().__init__()
         *layers, last = base.get_submodule(names.layers)
         heads = base.config.num_attention_heads
-        self._width, self._first = base.config.hidden_size, first
-        self._layers = [Layer(layer, names, heads, dtype) for layer in layers]
-        self._layers.append((LastLayer if first else Layer)(last, names, heads, dtype))
+        self._width, self._dtype, self._first = base.config.hidden_size, how.dtype, first
+        self._layers = [Layer(layer, names, heads, how) for layer in layers]
+        self._layers.append((LastLayer if first else Layer)(last, names, heads, how))
 
     def forward(self, hidden_states: Tensor, marks: Marks, **_: Any) -> BaseModelOutputWithPastAndCrossAttentions:
         """(1, T, E) and where the texts stand in it; T may go on beyond the last text."""
-        x = hidden_states[0]  # (T, E)
+        x = self._both(hidden_states[0])
         for layer in self._layers:
             x = layer(x, marks)
-        states: Any = x[:, None] if self._first else x[None]  # transformers' annotation is narrower than its use
+        states: Any = x.exact[:, None] if self._first else x.exact[None]  # the annotation is narrower than the use
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
     def warm(self, budget: int) -> None:
         """Let oneDNN prepare its kernels for every number of tokens up to `budget`; the layers share them."""
         for rows in sizes(budget):
             for layer in (self._layers[0], self._layers[-1]):
-                layer(torch.zeros(rows, self._width), Runs([Run(0, rows // FINE, FINE)]))
+                layer(self._both(torch.zeros(rows, self._width)), Runs([Run(0, rows // FINE, FINE)]))
+
+    def _both(self, x: Tensor) -> States:
+        return States(x, x.to(self._dtype))
 
 
 class Layer:
     """One layer over T tokens of all texts; `heads` H of size D, hidden size E = H D."""
 
-    def __init__(self, layer: nn.Module, names: Names, heads: int, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.Module, names: Names, heads: int, how: Numerics) -> None:
         _check(layer, names)
         at: Any = layer.get_submodule
+        dtype, fused = how
         self._heads = heads
         self._qkv = Dense(*(at(name) for name in (names.query, names.key, names.value)), dtype=dtype)
-        self._mix, self._middle = Dense(at(names.mix), dtype=dtype), at(names.middle)
+        self._mix, self._middle = Dense(at(names.mix), dtype=dtype), Norm(at(names.middle), fused=fused)
         self._up, self._activation = Dense(at(names.up), dtype=dtype), at(names.activation)
-        self._down, self._end = Dense(at(names.down), dtype=dtype), at(names.end)
+        self._down, self._end = Dense(at(names.down), dtype=dtype), Norm(at(names.end), fused=fused)
+        self._gelu = fused and isinstance(self._activation, GELUActivation)
 
-    def __call__(self, x: Tensor, marks: Marks) -> Tensor:
+    def __call__(self, x: States, marks: Marks) -> States:
         """(T, E) → (T, E)."""
-        q, k, v = self._qkv(x).chunk(3, dim=-1)  # each (T, E)
+        q, k, v = self._qkv(x.rounded).chunk(3, dim=-1)  # each (T, E)
         return self._rest(marks.attend(q, k, v, self._heads), x)
 
-    def _rest(self, mixed: Tensor, x: Tensor) -> Tensor:
-        x = self._middle(self._mix(mixed) + x)
-        end: Tensor = self._end(self._down(self._activation(self._up(x))) + x)
-        return end
+    def _rest(self, mixed: Tensor, x: States) -> States:
+        x = self._middle(self._mix(mixed), x.exact)
+        wide = self._up.gelu(x.rounded) if self._gelu else self._activation(self._up(x.rounded))
+        return self._end(self._down(wide), x.exact)
 
 
 class LastLayer(Layer):
     """The same for the first token of each text alone: it asks, all tokens answer."""
 
-    def __init__(self, layer: nn.Module, names: Names, heads: int, dtype: torch.dtype) -> None:
-        super().__init__(layer, names, heads, dtype)
+    def __init__(self, layer: nn.Module, names: Names, heads: int, how: Numerics) -> None:
+        super().__init__(layer, names, heads, how)
         at: Any = layer.get_submodule
-        self._query = Dense(at(names.query), dtype=dtype)
-        self._qkv = Dense(at(names.key), at(names.value), dtype=dtype)
+        self._query = Dense(at(names.query), dtype=how.dtype)
+        self._qkv = Dense(at(names.key), at(names.value), dtype=how.dtype)
 
-    def __call__(self, x: Tensor, marks: Marks) -> Tensor:
+    def __call__(self, x: States, marks: Marks) -> States:
         """(T, E) → (B rounded up, E)."""
-        asking = marks.firsts(x)  # (B', E)
-        q, (k, v) = self._query(asking), self._qkv(x).chunk(2, dim=-1)
+        asking = States(*map(marks.firsts, x))  # (B', E)
+        q, (k, v) = self._query(asking.rounded), self._qkv(x.rounded).chunk(2, dim=-1)
         return self._rest(marks.ask(q, k, v, self._heads), asking)
-
-
-class Dense:
-    """x Wᵀ + b in `dtype`, with the W of several layers at once, laid out as oneDNN wants it where it can."""
-
-    def __init__(self, *layers: nn.Linear, dtype: torch.dtype) -> None:
-        self._weight = torch.cat([layer.weight for layer in layers]).to(dtype)
-        self._bias = torch.cat([layer.bias for layer in layers]).to(dtype)
-        self._prepared = _has_kernels(self._weight)
-        if self._prepared:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)  # noqa: SLF001 (torch.compile's own way; there is no public one)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(T, in) → (T, out)."""
-        x = x.to(self._bias.dtype)
-        if self._prepared:
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")  # type: ignore[no-any-return]  # noqa: SLF001 (see above)
-        return linear(x, self._weight, self._bias)
-
-
-def _has_kernels(weight: Tensor) -> bool:
-    """Whether oneDNN computes in this type on this processor."""
-    if weight.device.type != "cpu" or not torch._C._has_mkldnn:  # noqa: SLF001 (as torch asks itself)
-        return False
-    return weight.dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 (as above)
 
 
 def _check(layer: nn.Module, names: Names) -> None:

@@ -73,7 +73,7 @@ def test_a_gpu_that_is_not_there_is_asked_for_by_name(folder):
 def test_the_reference_encoder_is_exact_on_a_gpu(folder, texts):
     expected = risks(plain_encoder(*open_model(folder), twins=True), texts)
     encoder = load(folder, "cuda")
-    assert (encoder.runtime.path, encoder.runtime.precision) == ("packed", "bfloat16")
+    assert (encoder.runtime.path, encoder.runtime.precision) == ("fused", "bfloat16")
     assert_exact(encoder, texts, expected)
     assert_exact(load(folder, "cuda", precision="float32"), texts, expected)
 

@@ -6,7 +6,7 @@ import torch
 from msgspec.structs import replace
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from models.encoder import load
+from models.encoder import kernels, load, runtime
 from models.encoder.cross import log_odds
 from models.encoder.forward import Layout, Packed, Plain
 from models.encoder.loading import open_model
@@ -132,6 +132,41 @@ def test_models_of_berts_family_are_packed(kind):
     assert isinstance(way, Packed), found
     assert found.deviation < 1e-5
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def never_compiled(monkeypatch, work):
+    """As on a GPU, which lays nothing out for oneDNN; the test of the compiler itself is slow."""
+    monkeypatch.setattr(kernels, "_compiled", work)
+    monkeypatch.setattr(kernels, "_has_kernels", lambda _: False)
+    monkeypatch.setattr(runtime, "_candidates", lambda *_: [("fused", "float32"), ("packed", "float32")])
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_fused_kernels_compute_the_same(monkeypatch, kind):
+    never_compiled(monkeypatch, lambda: kernels._normed)
+    _, found = chosen(model_of(kind))
+    assert found.path == "fused"
+    assert found.deviation < 1e-5
+
+
+def test_without_a_compiler_kernels_are_not_fused_and_the_log_says_why(monkeypatch):
+    def missing():
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    never_compiled(monkeypatch, missing)
+    _, found = chosen(model_of("bert"))
+    assert found.path == "packed"
+    assert found.reason == "it cannot be fused, for Failed to find C compiler."
+
+
+@pytest.mark.slow
+def test_the_compiled_norm_is_the_norm():
+    norm = torch.nn.LayerNorm(48)
+    for rows in (1, 7, 300):
+        more, x = torch.randn(rows, 48).bfloat16(), torch.randn(rows, 48)
+        ours, theirs = (kernels.Norm(norm, fused=fused)(more, x) for fused in (True, False))
+        assert torch.allclose(ours.exact, theirs.exact, atol=1e-6)
+        assert torch.allclose(ours.rounded, theirs.rounded, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", OTHERS)
