@@ -33,7 +33,7 @@ def encoder(panels: Sequence[Axes]) -> None:
 
 def latency(panels: Sequence[Axes]) -> None:
     """Waiting against load."""
-    kinds = [("results", "MiniLM-L6"), ("results", "tiny"), ("gpu", "MiniLM-L6")]
+    kinds = [("amx", "MiniLM-L6"), ("amx", "tiny"), ("gpu", "MiniLM-L6")]
     for axes, (file, model) in zip(panels, kinds, strict=True):
         for batcher, color in (("ours", OURS), ("fixed wait", THEIRS)):
             found = [r for r in rows(f"latency/{file}.json") if (r["model"], r["batcher"]) == (model, batcher)]

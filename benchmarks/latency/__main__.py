@@ -4,7 +4,9 @@ The encoder's cost (processor seconds a call and a token, tokenising included) i
 stand-in sleeps for that cost, so that both batchers run side by side and a busy neighbour does not turn 95 % into an
 overload. What is compared is the policy; queueing, threads and event loop are real.
 
-With `--device cuda` the encoder itself scores, and the batchers take turns.
+With `--device cuda` the encoder itself scores, and the batchers take turns. Without it, a third one is computed: a
+server that takes one response after the other at the cost of a token in full calls. None that keeps their order can be
+faster.
 """
 
 import argparse
@@ -22,7 +24,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from benchmarks.encoder.__main__ import naive_pipeline
 from benchmarks.encoder.subjects import SHAPES, make, pairs
 from models.deciding import Failed
 from models.encoder import load
@@ -124,20 +128,27 @@ def cost_of(encoder: Encoder[Any], events: Sequence[Response]) -> Cost:
     """Measure a call of one response and of ten, and draw the line through both medians."""
     few, many = events[:1], events[:10]
     tokens = [sum(encoder.count_tokens(part)) for part in (few, many)]
-    seconds = [median(_seconds(encoder, part) for _ in range(9)) for part in (few, many)]
+    seconds = [median(_seconds(encoder.score, part) for _ in range(9)) for part in (few, many)]
     token = (seconds[1] - seconds[0]) / (tokens[1] - tokens[0])
     return Cost(max(0.0, seconds[0] - token * tokens[0]), token)
 
 
-def _seconds(encoder: Encoder[Any], events: Sequence[Response], clock: Callable[[], float] = process_time) -> float:
+def _seconds(
+    score: Callable[[Sequence[Response]], Any], events: Sequence[Response], clock: Callable[[], float] = process_time
+) -> float:
     start = clock()
-    encoder.score(events)
+    score(events)
     return clock() - start
+
+
+def arrivals(count: int, rate: float, seed: int) -> NDArray[np.float64]:
+    """When each of them comes, in seconds."""
+    return np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
 
 
 async def waits(batcher: Batcher, events: Sequence[Response], rate: float, seed: int) -> list[float]:
     """Send events at random times, `rate` a second on the mean; return the seconds that each waits."""
-    at = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, len(events)))
+    at = arrivals(len(events), rate, seed)
     gc.collect()
     gc.freeze()  # as a worker does
     start = perf_counter() + 1e-4 * len(events)  # by when all tasks are made
@@ -177,6 +188,19 @@ async def in_turn(kinds: Kinds, events: Sequence[Response], rate: float, runs: i
     return found
 
 
+def ideal(timed: Timed, events: Sequence[Response], full: float, rate: float, runs: int) -> list[list[float]]:
+    """What each response would wait for a server of `full` responses a second without calls (Lindley 1952)."""
+    sizes = [found.size for found in timed.prepare(events)]
+    found = []
+    for seed in range(runs):
+        free, waited = 0.0, []
+        for at, size in zip(arrivals(len(events), rate, seed), sizes, strict=True):
+            free = max(free, at) + size / timed.mean / full
+            waited.append(free - at)
+        found.append(waited)
+    return found
+
+
 def figures(runs: Sequence[Sequence[float]]) -> dict[str, float]:
     """Percentiles of each run: their mean, lowest and highest, in milliseconds."""
     figures: dict[str, float] = {}
@@ -190,23 +214,37 @@ def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row a load and batcher."""
     events = pairs(options.events)
     with TemporaryDirectory() as folder:
-        encoder = load(make(model, Path(folder)), options.device, batch_tokens=options.budget)
+        made = make(model, Path(folder))
+        encoder = load(made, options.device, batch_tokens=options.budget)
+        naive = naive_pipeline(made, 1, options.device)
     encoder.warm()
-    return (_stand_in if options.device == "cpu" else _itself)(model, encoder, events, options)
+    clock = process_time if options.device == "cpu" else perf_counter
+    known = {"model": model, "precision": encoder.runtime.precision}
+    known["naive_ms"] = fmean(_seconds(naive, events[n : n + 1], clock) for n in range(50)) * 1e3
+    return (_stand_in if options.device == "cpu" else _itself)(known, encoder, events, options)
 
 
-def _stand_in(model: str, encoder: Encoder[Any], events: Sequence[Response], options: Any) -> list[dict[str, Any]]:
+def _stand_in(
+    known: dict[str, Any], encoder: Encoder[Any], events: Sequence[Response], options: Any
+) -> list[dict[str, Any]]:
     timed = Timed(encoder, events)
     full = options.budget / timed.mean / timed.cost.of(options.budget)  # responses a second when every call is full
-    known = {"model": model, "precision": encoder.runtime.precision, "alone_ms": timed.cost.of(int(timed.mean)) * 1e3}
-    return _rows(known, full, partial(beside, batchers(timed, options.budget), events), options.runs)
+    known |= {"alone_ms": timed.cost.of(int(timed.mean)) * 1e3}
+
+    async def run(rate: float, runs: int) -> Runs:
+        found = await beside(batchers(timed, options.budget), events, rate, runs)
+        return found | {"ideal": ideal(timed, events, full, rate, runs)}
+
+    return _rows(known, full, run, options.runs)
 
 
-def _itself(model: str, encoder: Encoder[Any], events: Sequence[Response], options: Any) -> list[dict[str, Any]]:
+def _itself(
+    known: dict[str, Any], encoder: Encoder[Any], events: Sequence[Response], options: Any
+) -> list[dict[str, Any]]:
     kinds = batchers(encoder, options.budget)
     busy = [max(asyncio.run(_made_and_waits(kinds["ours"], events))) for _ in range(3)]
-    known = {"model": model, "precision": encoder.runtime.precision, "device": torch.cuda.get_device_name()}
-    known["alone_ms"] = median(_seconds(encoder, events[n : n + 1], perf_counter) for n in range(50)) * 1e3
+    known["device"] = torch.cuda.get_device_name()
+    known["alone_ms"] = median(_seconds(encoder.score, events[n : n + 1], perf_counter) for n in range(50)) * 1e3
     return _rows(known, len(events) / median(busy), partial(in_turn, kinds, events), options.runs)
 
 
@@ -229,7 +267,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for r in rows:
         spans = [f"{r[f'{p}_ms']:.1f} ({r[f'{p}_lowest']:.1f}, {r[f'{p}_highest']:.1f})" for p in ("p50", "p99")]
         load_ = f"{r['load']:.0%}, {r['events_per_s']:.1f}/s"
-        lines.append(f"| {r['model']}, {r['alone_ms']:.1f} ms alone | {load_} | {r['batcher']} | {' | '.join(spans)} |")
+        model = f"{r['model']}, {r['alone_ms']:.1f} ms alone, {r['naive_ms']:.1f} naive"
+        lines.append(f"| {model} | {load_} | {r['batcher']} | {' | '.join(spans)} |")
     return "\n".join(lines)
 
 
