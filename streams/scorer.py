@@ -29,6 +29,8 @@ CHUNK: Final = 64
 """Responses tokenised at once, at most: a call of the encoder is not kept waiting for more than it can take."""
 SHARE: Final = 0.25
 """Of the deadline that one call may take, as far as the last ones tell: who comes during it must have time left."""
+CALL_S: Final = 0.2
+"""Seconds of a call, at most: everybody in it waits for all of it, and one that takes so long gains little by more."""
 UNKNOWN: Final = 8.0
 """Responses a second, until the first call tells: so many a large model scores on a core without AMX."""
 PATIENCE: Final = 10
@@ -263,7 +265,7 @@ class Scorer:
 
     def _take(self) -> list[_Ready]:
         """Take what is next, up to the budget; one that is larger alone passes alone; nobody waits for the late."""
-        budget = min(self._budget, self._pace * SHARE * self._deadline_s)
+        budget = min(self._budget, self._pace * min(CALL_S, SHARE * self._deadline_s))
         batch: list[_Ready] = []
         spent = 0
         while self._ready and (not batch or spent + self._ready[0].prepared.size <= budget):
