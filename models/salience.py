@@ -16,7 +16,10 @@ False
 import hashlib
 import re
 import unicodedata
+from itertools import chain
 from typing import Final
+
+from models.memo import Memo
 
 _MICRO = "\u03bc"
 """What the compatible form makes of the micro sign."""
@@ -39,11 +42,20 @@ _SALIENT: Final = re.compile(
     rf"(?<![\w.])(?:{_NUMBER}|(?:{_NEGATION}|{_DRUGS}|{_LIKELY}[a-z]{{2,}}(?:{_STEMS})s?)(?!\w))"
 )
 """Of `plain` text: to ignore case would cost more than twice as much."""
+_BETWEEN: Final = re.compile(r" (?<!\d )")
+"""Where no token reaches across: only a number takes what follows a blank."""
 
 
 def tokens(text: str) -> tuple[str, ...]:
     """Return the sorted multiset of salient tokens of a text, lower-case."""
-    return tuple(sorted(" ".join(found.split()) for found in _SALIENT.findall(plain(text))))
+    return tuple(sorted(chain.from_iterable(map(_FOUND.__getitem__, _BETWEEN.split(plain(text))))))
+
+
+def _find(part: str) -> tuple[str, ...]:
+    return tuple(" ".join(found.split()) for found in _SALIENT.findall(part))
+
+
+_FOUND: Final = Memo(_find)
 
 
 def plain(text: str) -> str:

@@ -5,19 +5,14 @@ all else and read each word without its neighbours. Any other reads whole texts.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import chain
-from typing import Any, Final
+from typing import Any
 
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-MAX_WORDS: Final = 1 << 16
-"""Words remembered, some 20 MB."""
-
-LONGEST: Final = 64
-"""Characters of a word that may be remembered: longer ones are rare, and could fill the memory."""
+from models.memo import Memo
 
 
 class Words:
@@ -26,17 +21,14 @@ class Words:
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._alone = _reads_words_alone(tokenizer)
-        self._word = lru_cache(MAX_WORDS)(lambda word: self._whole([word])[0])
+        self._word = Memo(lambda word: self._whole([word])[0])
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text."""
         return [self._by_word(text) for text in texts] if self._alone else self._whole(texts)
 
     def _by_word(self, text: str) -> list[int]:
-        words = text.split(" ")
-        if len(max(words, key=len)) > LONGEST:
-            return self._whole([text])[0]
-        return [*chain.from_iterable(map(self._word, words))]
+        return [*chain.from_iterable(map(self._word.__getitem__, text.split(" ")))]
 
     def _whole(self, texts: Sequence[str]) -> list[list[int]]:
         return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]

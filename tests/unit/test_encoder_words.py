@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from models.encoder.words import LONGEST, Words
+from models.encoder.words import Words
+from models.memo import LONGEST
 from models.training.vocabulary import learn
 
 TEXT = "take two tablets of amlodipine 5 mg every day, with water (and call us): naïve 東京"
@@ -37,7 +38,7 @@ def test_a_word_is_tokenised_once(monkeypatch):
 def test_a_word_too_long_to_remember_is_not():
     words, text = Words(TOKENIZER), f"take {'x' * (LONGEST + 1)}"
     assert words([text]) == whole(TOKENIZER, [text])
-    assert words._word.cache_info().currsize == 0
+    assert [*words._word] == ["take"]
 
 
 def spaced():

@@ -11,16 +11,20 @@ PLAIN = re.compile(salience._SALIENT.pattern.replace(salience._LIKELY, ""), re.I
 STEMS = salience._STEMS.split("|")
 ENDS = ("", "s", "ss", "_", "1", "é", "n't")
 WORDS = st.one_of(
-    st.sampled_from([*STEMS, "heparin", "isn't", "5 mg", "12,5%", "no", "stop", "parin't", "s", "é", "_", "ab"]),
+    st.sampled_from(
+        [*STEMS, "heparin", "isn't", "5 mg", "5", "mg", "\u0663", "12,5%", "no", "stop", "parin't", "s", "é", "_", "ab"]
+    ),
     st.builds("".join, st.tuples(st.text("abés", max_size=3), st.sampled_from(STEMS), st.sampled_from(ENDS))),
     st.text("aels1 .,_'é", max_size=6),
 )
 
 
 @given(st.lists(WORDS, max_size=12), st.sampled_from(["", " ", ". ", "-", "\n"]))
-def test_neither_the_guard_nor_case_changes_anything(words: list[str], between: str) -> None:
+def test_neither_guard_nor_case_nor_looking_words_up_changes_anything(words: list[str], between: str) -> None:
     text = salience.plain(between.join(words).upper())
-    assert salience._SALIENT.findall(text) == PLAIN.findall(text)
+    found = PLAIN.findall(text)
+    assert salience._SALIENT.findall(text) == found
+    assert salience.tokens(text) == tuple(sorted(" ".join(token.split()) for token in found))
 
 
 def test_the_pattern_without_its_guard_is_another() -> None:
