@@ -162,7 +162,8 @@ class Scorer:
         """Score responses and decide on them; where a tier hangs on rounding, do both again exactly, all in time."""
         until = self._deadline()
         decisions = [decide(*pair) for pair in zip(responses, await self._score_all(responses, until), strict=True)]
-        again = [n for n, decision in enumerate(decisions) if hinges(decision, self._encoder.rounding)]
+        within = self._encoder.rounding
+        again = [n for n, decision in enumerate(decisions) if hinges(decision, within)] if within else []
         exact = await self._score_all([responses[n] for n in again], until, exactly=True) if again else []
         for n, score in zip(again, exact, strict=True):
             decisions[n] = decide(responses[n], score)
