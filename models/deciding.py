@@ -135,7 +135,7 @@ def decide(response: Response, score: Score | Failed, by: Calibrated, history: H
 
 def hinges(decision: Decision, by: Calibrated, policy: Policy, within: float) -> bool:
     """Whether a logit that is off by `within` would give another tier, by its risk."""
-    if decision.logit is None or not within:
+    if decision.logit is None:
         return False
     thresholds = _thresholds(by, policy)
     low, high = (thresholds.risk(decision.logit + step, decision.groups)[1] for step in (-within, within))

@@ -13,7 +13,7 @@ LONGEST: Final = 64
 
 
 class Memo(dict[str, T]):
-    """A dictionary that makes what it lacks: to ask it costs a third of `functools.lru_cache`.
+    """A dictionary that makes what it lacks: half the cost of `functools.lru_cache`, which would also keep long words.
 
     >>> lengths = Memo(len)
     >>> lengths["dose"], dict(lengths)

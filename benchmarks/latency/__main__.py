@@ -220,7 +220,7 @@ def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     encoder.warm()
     clock = process_time if options.device == "cpu" else perf_counter
     known = {"model": model, "precision": encoder.runtime.precision}
-    known["naive_ms"] = fmean(_seconds(naive, events[n : n + 1], clock) for n in range(50)) * 1e3
+    known["naive_ms"] = fmean(_seconds(naive, [event], clock) for event in events[:50]) * 1e3
     return (_stand_in if options.device == "cpu" else _itself)(known, encoder, events, options)
 
 
@@ -229,7 +229,7 @@ def _stand_in(
 ) -> list[dict[str, Any]]:
     timed = Timed(encoder, events)
     full = options.budget / timed.mean / timed.cost.of(options.budget)  # responses a second when every call is full
-    known |= {"alone_ms": timed.cost.of(int(timed.mean)) * 1e3}
+    known["alone_ms"] = timed.cost.of(int(timed.mean)) * 1e3
 
     async def run(rate: float, runs: int) -> Runs:
         found = await beside(batchers(timed, options.budget), events, rate, runs)
@@ -244,7 +244,7 @@ def _itself(
     kinds = batchers(encoder, options.budget)
     busy = [max(asyncio.run(_made_and_waits(kinds["ours"], events))) for _ in range(3)]
     known["device"] = torch.cuda.get_device_name()
-    known["alone_ms"] = median(_seconds(encoder.score, events[n : n + 1], perf_counter) for n in range(50)) * 1e3
+    known["alone_ms"] = median(_seconds(encoder.score, [event], perf_counter) for event in events[:50]) * 1e3
     return _rows(known, len(events) / median(busy), partial(in_turn, kinds, events), options.runs)
 
 

@@ -96,11 +96,10 @@ class Packed(Forward):
 
     def _inputs(self, rows: Sequence[Tokens], size: int) -> dict[str, NDArray[np.int64]]:
         """(size,) of each name: the texts end to end, then what stands for nothing."""
-        lengths = [len(row.ids) for row in rows]
-        starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)  # of its text, for each token
+        positions = np.concatenate([np.arange(self._position, self._position + len(row.ids)) for row in rows])
         found = {
             "input_ids": _flat(_joined(row.ids for row in rows), size, self._layout.pad),
-            "position_ids": _flat(np.arange(len(starts)) - starts + self._position, size, self._position),
+            "position_ids": _flat(positions, size, self._position),
             "token_type_ids": _flat(_joined(row.types for row in rows), size, 0),
         }
         return {name: found[name] for name in self._names}
