@@ -6,7 +6,6 @@ shape; whoever takes it compares it with `Plain` first (`runtime.py`).
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,11 +16,16 @@ from torch import Tensor
 from models.encoder.batches import batches, packs, rounded
 from models.encoder.cross import Forward, padded
 from models.encoder.kernels import Numerics
-from models.encoder.stack import BERT, DISTILBERT, Runs, Stack
+from models.encoder.marks import BRIEF, Runs, rows
+from models.encoder.stack import BERT, DISTILBERT, Stack
 from models.encoder.tokens import Tokens
 
 STEP: Final = 16
 """Padded rows are rounded up to a multiple, so that kernels are prepared for few distinct shapes."""
+_NONE: Final = torch.zeros(1, 1, 1, 1)
+"""A mask of four dimensions is handed on as it is, and `Stack` reads none: to make one is a tenth of a small pass."""
+
+_Part = Sequence[int] | NDArray[np.int64]
 
 
 class Layout(NamedTuple):
@@ -74,7 +78,7 @@ class Packed(Forward):
     def warm(self, budget: int) -> None:
         """Prepare kernels."""
         with torch.inference_mode():
-            self._stack.warm(budget)
+            self._stack.warm(rows(BRIEF + 1, self._stack.step) * budget // BRIEF)  # as many as texts take at most
 
     def logits(self, rows: Sequence[Tokens]) -> Tensor:
         """(B, labels)."""
@@ -82,37 +86,36 @@ class Packed(Forward):
 
     def states(self, rows: Sequence[Tokens]) -> list[Tensor]:
         """(T, E) of each row."""
-        lengths = [len(row.ids) for row in rows]
-        states = self._run(rows).last_hidden_state[0, : sum(lengths)]
-        return list(states.split(lengths))
+        states, starts = self._run(rows).last_hidden_state[0], self._runs(rows).starts
+        return [states[start : start + row.size] for start, row in zip(starts, rows, strict=True)]
 
     @torch.inference_mode()
     def _run(self, rows: Sequence[Tokens]) -> Any:
-        lengths = [len(row.ids) for row in rows]
-        inputs = self._inputs(rows, rounded(sum(lengths)))
+        runs = self._runs(rows)
+        inputs = self._inputs(rows, runs.starts, rounded(runs[-1].part.stop))
         return self._model(
-            **{name: torch.from_numpy(part)[None] for name, part in inputs.items()}, marks=Runs.of(lengths)
+            **{name: torch.from_numpy(part)[None] for name, part in inputs.items()}, marks=runs, attention_mask=_NONE
         )
 
-    def _inputs(self, rows: Sequence[Tokens], size: int) -> dict[str, NDArray[np.int64]]:
-        """(size,) of each name: the texts end to end, then what stands for nothing."""
-        positions = np.concatenate([np.arange(self._position, self._position + len(row.ids)) for row in rows])
+    def _runs(self, rows: Sequence[Tokens]) -> Runs:
+        return Runs.of([row.size for row in rows], self._stack.step)
+
+    def _inputs(self, rows: Sequence[Tokens], starts: Sequence[int], size: int) -> dict[str, NDArray[np.int64]]:
+        """(size,) of each name: the texts where they start, and between them what stands for nothing."""
+        positions = (np.arange(self._position, self._position + row.size) for row in rows)
         found = {
-            "input_ids": _flat(_joined(row.ids for row in rows), size, self._layout.pad),
-            "position_ids": _flat(positions, size, self._position),
-            "token_type_ids": _flat(_joined(row.types for row in rows), size, 0),
+            "input_ids": _flat(starts, (row.ids for row in rows), size, self._layout.pad),
+            "position_ids": _flat(starts, positions, size, self._position),
+            "token_type_ids": _flat(starts, (row.types for row in rows), size, 0),
         }
         return {name: found[name] for name in self._names}
 
 
-def _joined(parts: Iterable[Sequence[int]]) -> NDArray[np.int64]:
-    return np.fromiter(chain.from_iterable(parts), np.int64)
-
-
-def _flat(values: NDArray[np.int64], size: int, rest: int) -> NDArray[np.int64]:
-    """(size,): the values, then `rest`."""
+def _flat(starts: Sequence[int], parts: Iterable[_Part], size: int, rest: int) -> NDArray[np.int64]:
+    """(size,): the parts where they start, else `rest`."""
     flat = np.full(size, rest, dtype=np.int64)
-    flat[: len(values)] = values
+    for start, part in zip(starts, parts, strict=True):
+        flat[start : start + len(part)] = part
     return flat
 
 

@@ -46,16 +46,16 @@ class Bounds(NamedTuple):
     each: Tensor
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """See `stack.Marks`; rows beyond the last text are left undefined."""
+        """See `marks.Marks`; rows beyond the last text are left undefined."""
         parts = _split(q, heads), _split(k, heads), _split(v, heads)
         return _joined(varlen_attn(*parts, self.starts, self.starts, MAX_LENGTH, MAX_LENGTH))
 
     def firsts(self, x: Tensor) -> Tensor:
-        """See `stack.Marks`."""
+        """See `marks.Marks`."""
         return x[self.starts[:-1].clamp(max=len(x) - 1)]
 
     def ask(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """See `stack.Marks`."""
+        """See `marks.Marks`."""
         parts = _split(q, heads), _split(k, heads), _split(v, heads)
         return _joined(varlen_attn(*parts, self.each, self.starts, 1, MAX_LENGTH))
 
@@ -151,9 +151,9 @@ class Replayed(Packed):
     def _begin(self, rows: Sequence[Tokens]) -> Callable[[], Tensor]:
         lengths = [len(row.ids) for row in rows]
         replay = self._replay(stair(max(sum(lengths), SHORT * len(rows))))
-        inputs = self._inputs(rows, replay.size)
         starts = np.full(replay.texts + 1, sum(lengths), dtype=np.int64)
         starts[: len(lengths)] = np.cumsum([0, *lengths[:-1]])
+        inputs = self._inputs(rows, starts[: len(lengths)].tolist(), replay.size)
         return replay.begin(np.concatenate([*inputs.values(), starts]))
 
     @torch.inference_mode()

@@ -4,18 +4,16 @@ Every matrix works on all texts at once; only attention is told where one ends. 
 of each text, the last layer computes no other.
 """
 
-from collections.abc import Sequence
-from itertools import groupby
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import GELUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from models.encoder.batches import FINE, rounded, sizes
+from models.encoder.batches import FINE, sizes
 from models.encoder.kernels import Dense, Norm, Numerics, States
+from models.encoder.marks import ALIGNED, Marks, Runs
 
 
 class Names(NamedTuple):
@@ -61,80 +59,6 @@ DISTILBERT: Final = Names(
 )
 
 
-class Marks(Protocol):
-    """Where B texts stand among T packed tokens."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """Each text asks itself: three of (T, E) → (T, E)."""
-
-    def firsts(self, x: Tensor) -> Tensor:
-        """(T, E) → (B', E), the first token of each text; B' is B rounded up."""
-
-    def ask(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """The first token of each text asks all of it: (B', E) and two of (T, E) → (B', E)."""
-
-
-class Run(NamedTuple):
-    """Neighbours of equal length: one call of attention."""
-
-    start: int
-    texts: int
-    length: int
-
-    @property
-    def part(self) -> slice:
-        """Its tokens."""
-        return slice(self.start, self.start + self.texts * self.length)
-
-
-class Runs(tuple[Run, ...]):
-    """The marks of a CPU, where a call for each run is as fast as one for all.
-
-    >>> Runs.of([3, 3, 5])
-    (Run(start=0, texts=2, length=3), Run(start=6, texts=1, length=5))
-    """
-
-    __slots__ = ()
-
-    @classmethod
-    def of(cls, lengths: Sequence[int]) -> "Runs":
-        """Find the runs among texts that are packed in this order."""
-        found: list[Run] = []
-        start = 0
-        for length, equal in groupby(lengths):
-            found.append(Run(start, len(list(equal)), length))
-            start = found[-1].part.stop
-        return cls(found)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """See `Marks`."""
-        mixed = torch.zeros_like(q, memory_format=torch.contiguous_format)
-        for run in self:
-            mixed[run.part] = _attend(q[run.part], k[run.part], v[run.part], run.texts, heads)
-        return mixed
-
-    def firsts(self, x: Tensor) -> Tensor:
-        """See `Marks`: the head too sees few sizes, and never one row, which BLAS sums otherwise."""
-        found = [start for run in self for start in range(run.part.start, run.part.stop, run.length)]
-        return x[found + [0] * (rounded(len(found)) - len(found))]
-
-    def ask(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """See `Marks`."""
-        mixed, done = torch.zeros_like(q), 0
-        for run in self:
-            rows = slice(done, done + run.texts)
-            mixed[rows] = _attend(q[rows], k[run.part], v[run.part], run.texts, heads)
-            done += run.texts
-        return mixed
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, texts: int, heads: int) -> Tensor:
-    """Of B texts of length T: (B Q, E) and (B T, E) → (B Q, E)."""
-    shape = (texts, -1, heads, q.shape[-1] // heads)
-    q, k, v = (part.view(shape).transpose(1, 2) for part in (q, k, v))  # (B, H, Q or T, D)
-    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
-
-
 class Stack(nn.Module):
     """Stands in a transformers model for its encoder, and returns what that would: states (1, T, E).
 
@@ -148,6 +72,7 @@ class Stack(nn.Module):
         *layers, last = base.get_submodule(names.layers)
         heads = base.config.num_attention_heads
         self._width, self._dtype, self._first = base.config.hidden_size, how.dtype, first
+        self.step = ALIGNED if how.dtype == torch.bfloat16 else 1
         self._layers = [Layer(layer, names, heads, how) for layer in layers]
         self._layers.append((LastLayer if first else Layer)(last, names, heads, how))
 
@@ -161,9 +86,9 @@ class Stack(nn.Module):
 
     def warm(self, budget: int) -> None:
         """Let oneDNN prepare its kernels for every number of tokens up to `budget`; the layers share them."""
-        for rows in sizes(budget):
+        for taken in sizes(budget):
             for layer in (self._layers[0], self._layers[-1]):
-                layer(self._both(torch.zeros(rows, self._width)), Runs([Run(0, rows // FINE, FINE)]))
+                layer(self._both(torch.zeros(taken, self._width)), Runs.of([FINE] * (taken // FINE)))
 
     def _both(self, x: Tensor) -> States:
         return States(x, x.to(self._dtype))

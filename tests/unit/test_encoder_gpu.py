@@ -10,7 +10,7 @@ from models.encoder import gpu, load
 from models.encoder.embedder import Embedder
 from models.encoder.gpu import LEAST, SHORT, Bounds, stair
 from models.encoder.loading import open_model, open_sentences
-from models.encoder.stack import Runs
+from models.encoder.marks import Runs
 from models.errors import ArtifactError
 from models.training.reference import ensure_reference
 from tests.exactness import assert_exact, plain_encoder, risks, texts_of

@@ -10,9 +10,9 @@ from models.encoder import kernels, load, runtime
 from models.encoder.cross import log_odds
 from models.encoder.forward import Layout, Packed, Plain
 from models.encoder.loading import open_model
+from models.encoder.marks import Run, Runs
 from models.encoder.quiet import quiet
 from models.encoder.runtime import BOUNDS, choose
-from models.encoder.stack import Run, Runs
 from models.encoder.tokens import Tokens
 from models.errors import ArtifactError
 from models.training.reference import ensure_reference
@@ -241,5 +241,52 @@ def test_warming_up_changes_no_score(folder, texts):
 
 
 def test_neighbours_of_equal_length_are_one_call():
-    assert Runs.of([4, 4, 4, 6]) == (Run(0, 3, 4), Run(12, 1, 6))
+    assert Runs.of([4, 4, 4, 6]) == (Run(0, 3, 4, None), Run(12, 1, 6, None))
     assert Runs.of([5])[0].part == slice(0, 5)
+
+
+def test_in_bfloat16_neighbours_of_nearly_equal_length_are_one_call():
+    brief, full, long = Runs.of([63, 64, 64, 65, 80], step=16)
+    assert (brief, full) == (Run(0, 1, 63, None), Run(63, 2, 64, None))
+    assert long[:3] == (191, 2, 80)
+    assert torch.equal(long.mask == 0, torch.arange(80).expand(2, 1, 1, 80) < torch.tensor([65, 80]).view(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("lengths", [[100, 101, 112], [20, 33, 70, 83, 511]])
+def test_attention_reads_no_row_that_is_no_token(lengths):
+    """Whatever stands there, the texts get the same bytes; and what they get without such rows, but for rounding."""
+    drawn = torch.Generator().manual_seed(0)
+    dense, wide = Runs.of(lengths), Runs.of(lengths, step=16)
+    texts = torch.randn(3, sum(lengths), 32, generator=drawn).bfloat16()
+    q, k, v = spread(texts, lengths, dense, wide, 0.0)
+    expected = dense.attend(*texts, 4), dense.ask(dense.firsts(texts[0]), *texts[1:], 4)
+    found = wide.attend(q, k, v, 4), wide.ask(wide.firsts(q), k, v, 4)
+    (together,) = gathered(found[0][None], lengths, wide)
+    assert torch.allclose(together.float(), expected[0].float(), atol=0.02)
+    assert torch.allclose(found[1].float(), expected[1].float(), atol=0.02)
+    q, k, v = spread(texts, lengths, dense, wide, 9.0)
+    assert torch.equal(gathered(wide.attend(q, k, v, 4)[None], lengths, wide)[0], together)
+    assert torch.equal(wide.ask(wide.firsts(q), k, v, 4), found[1])
+
+
+def spread(texts, lengths, dense, wide, rest):
+    """Move texts (N, T, E) from where they stand without further rows to where they stand with them."""
+    moved = torch.full((len(texts), wide[-1].part.stop, texts.shape[-1]), rest, dtype=texts.dtype)
+    for here, there, length in zip(dense.starts, wide.starts, lengths, strict=True):
+        moved[:, there : there + length] = texts[:, here : here + length]
+    return moved
+
+
+def gathered(moved, lengths, wide):
+    """Move them back."""
+    return torch.cat([moved[:, at : at + length] for at, length in zip(wide.starts, lengths, strict=True)], dim=1)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_texts_of_all_lengths_are_packed_in_bfloat16(kind):
+    lengths = (*range(1, 128, 5), 64, 64, 80, 127)
+    model, rows = model_of(kind), rows_of(lengths)
+    (way, plain), found = chosen(model, "bfloat16")
+    assert (found.path, found.precision) == ("packed", "bfloat16")
+    ours, theirs = (torch.sigmoid(log_odds(taken.logits(rows))) for taken in (way, plain))
+    assert (ours - theirs).abs().max() <= 2 * BOUNDS["bfloat16"]  # these weights are steeper than any trained ones
