@@ -30,7 +30,7 @@ CHUNK: Final = 64
 SHARE: Final = 0.25
 """Of the deadline that one call may take, as far as the last ones tell: who comes during it must have time left."""
 CALL_S: Final = 0.2
-"""Seconds of a call, at most: everybody in it waits for all of it, and one that takes so long gains little by more."""
+"""Seconds of a call, at most, unless many wait: everybody in it waits for all of it."""
 UNKNOWN: Final = 8.0
 """Responses a second, until the first call tells: so many a large model scores on a core without AMX."""
 PATIENCE: Final = 10
@@ -266,7 +266,7 @@ class Scorer:
 
     def _take(self) -> list[_Ready]:
         """Take what is next, up to the budget; one that is larger alone passes alone; nobody waits for the late."""
-        budget = min(self._budget, self._pace * min(CALL_S, SHARE * self._deadline_s))
+        budget = self._limit()
         batch: list[_Ready] = []
         spent = 0
         while self._ready and (not batch or spent + self._ready[0].prepared.size <= budget):
@@ -274,6 +274,12 @@ class Scorer:
                 batch.append(found)
                 spent += found.prepared.size
         return batch
+
+    def _limit(self) -> float:
+        """Tokens of the next call. Where a full one is ready, many wait: then more a second matters more."""
+        crowded = sum(found.prepared.size for found in self._ready) >= self._budget
+        seconds = SHARE * self._deadline_s
+        return min(self._budget, self._pace * (seconds if crowded else min(CALL_S, seconds)))
 
     def _score(self, batch: Sequence[_Ready], *, exactly: bool) -> None:
         start = monotonic()

@@ -261,18 +261,27 @@ def test_closing_answers_what_is_queued_and_nothing_after() -> None:
     assert not hangs
 
 
+class Slow(Encoder):
+    """A hundredth of a second a token."""
+
+    def infer(self, prepared: Sequence[Sized]) -> list[Score]:
+        threading.Event().wait(0.01 * sum(found.size for found in prepared))
+        return super().infer(prepared)
+
+
+async def forty(scorer: Scorer) -> Any:
+    await scorer.score(asked("word " * 10))
+    return await asyncio.gather(*(scorer.score(asked("word " * 2)) for _ in range(40)))
+
+
 @pytest.mark.parametrize("deadline_s", [1.0, 20.0])
 def test_calls_become_shorter_when_the_encoder_is_slow(deadline_s: float) -> None:
-    class Slow(Encoder):
-        def infer(self, prepared: Sequence[Sized]) -> list[Score]:
-            threading.Event().wait(0.01 * sum(found.size for found in prepared))
-            return super().infer(prepared)
-
     encoder = Slow()
-
-    async def body(scorer: Scorer) -> Any:
-        await scorer.score(asked("word " * 10))
-        return await asyncio.gather(*(scorer.score(asked("word " * 2)) for _ in range(40)))
-
-    assert SCORED in run(encoder, body, deadline_s=deadline_s)
+    assert SCORED in run(encoder, forty, deadline_s=deadline_s)
     assert max(map(sum, encoder.calls[1:])) <= 20
+
+
+def test_calls_are_full_where_many_wait() -> None:
+    encoder = Slow()
+    assert set(run(encoder, forty, deadline_s=20.0, budget=30)) == {SCORED}
+    assert max(map(sum, encoder.calls[1:])) == 30
