@@ -246,6 +246,13 @@ MUTANTS = (
         "if False:",
         "tests/unit/test_encoder.py",
     ),
+    Mutant(
+        "a text is scored by rows that are none of its tokens",
+        "models/encoder/marks.py",
+        "scaled_dot_product_attention(q, k, v, run.mask)",
+        "scaled_dot_product_attention(q, k, v)",
+        "tests/unit/test_encoder_packed.py",
+    ),
 )
 
 
