@@ -16,7 +16,7 @@ from torch import Tensor
 from models.encoder.batches import batches, packs, rounded
 from models.encoder.cross import Forward, padded
 from models.encoder.kernels import Numerics
-from models.encoder.marks import BRIEF, Runs, rows
+from models.encoder.marks import BRIEF, Runs, room
 from models.encoder.stack import BERT, DISTILBERT, Stack
 from models.encoder.tokens import Tokens
 
@@ -78,20 +78,20 @@ class Packed(Forward):
     def warm(self, budget: int) -> None:
         """Prepare kernels."""
         with torch.inference_mode():
-            self._stack.warm(rows(BRIEF + 1, self._stack.step) * budget // BRIEF)  # as many as texts take at most
+            self._stack.warm(budget * room(BRIEF + 1, self._stack.step) // (BRIEF + 1))  # the most rows for its tokens
 
     def logits(self, rows: Sequence[Tokens]) -> Tensor:
         """(B, labels)."""
-        return self._run(rows).logits[: len(rows)]  # type: ignore[no-any-return]
+        return self._run(rows, self._runs(rows)).logits[: len(rows)]  # type: ignore[no-any-return]
 
     def states(self, rows: Sequence[Tokens]) -> list[Tensor]:
         """(T, E) of each row."""
-        states, starts = self._run(rows).last_hidden_state[0], self._runs(rows).starts
-        return [states[start : start + row.size] for start, row in zip(starts, rows, strict=True)]
+        runs = self._runs(rows)
+        states = self._run(rows, runs).last_hidden_state[0]
+        return [states[start : start + row.size] for start, row in zip(runs.starts, rows, strict=True)]
 
     @torch.inference_mode()
-    def _run(self, rows: Sequence[Tokens]) -> Any:
-        runs = self._runs(rows)
+    def _run(self, rows: Sequence[Tokens], runs: Runs) -> Any:
         inputs = self._inputs(rows, runs.starts, rounded(runs[-1].part.stop))
         return self._model(
             **{name: torch.from_numpy(part)[None] for name, part in inputs.items()}, marks=runs, attention_mask=_NONE

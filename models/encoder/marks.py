@@ -35,10 +35,10 @@ class Marks(Protocol):
         """The first token of each text asks all of it: (B', E) and two of (T, E) → (B', E)."""
 
 
-def rows(length: int, step: int) -> int:
+def room(length: int, step: int) -> int:
     """Return how many rows a text takes.
 
-    >>> rows(50, 16), rows(100, 16), rows(100, 1)
+    >>> room(50, 16), room(100, 16), room(100, 1)
     (50, 112, 100)
     """
     return length if length < BRIEF else -(-length // step) * step
@@ -72,7 +72,7 @@ class Runs(tuple[Run, ...]):
         """Find the runs among texts that are packed in this order."""
         found: list[Run] = []
         start = 0
-        for taken, equal in groupby(lengths, partial(rows, step=step)):
+        for taken, equal in groupby(lengths, partial(room, step=step)):
             beyond = [taken - length for length in equal]
             mask = _LAST[beyond, None, None, -taken:] if any(beyond) else None
             found.append(Run(start, len(beyond), taken, mask))
