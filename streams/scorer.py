@@ -235,7 +235,7 @@ class Scorer:
             while not jobs and (self._queue or not self._closed):
                 if not self._queue:
                     self._asked.wait()
-                elif sum(found.prepared.size for found in self._ready) >= self._budget:
+                elif self._has_full_call():
                     self._freed.wait()
                 else:
                     jobs = [self._queue.pop(number) for number in list(islice(self._queue, CHUNK))]
@@ -277,9 +277,12 @@ class Scorer:
 
     def _limit(self) -> float:
         """Tokens of the next call. Where a full one is ready, many wait: then more a second matters more."""
-        crowded = sum(found.prepared.size for found in self._ready) >= self._budget
         seconds = SHARE * self._deadline_s
-        return min(self._budget, self._pace * (seconds if crowded else min(CALL_S, seconds)))
+        return min(self._budget, self._pace * (seconds if self._has_full_call() else min(CALL_S, seconds)))
+
+    def _has_full_call(self) -> bool:
+        """Whether as many tokens are ready as a call may hold."""
+        return sum(found.prepared.size for found in self._ready) >= self._budget
 
     def _score(self, batch: Sequence[_Ready], *, exactly: bool) -> None:
         start = monotonic()

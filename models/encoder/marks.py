@@ -23,7 +23,7 @@ _LAST: Final = torch.where(_PLACES + _PLACES[:ALIGNED, None] < MAX_LENGTH, 0.0, 
 
 
 class Marks(Protocol):
-    """Where B texts stand among T packed tokens."""
+    """Where B texts stand among T packed rows."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """Each text asks itself: three of (T, E) → (T, E)."""

@@ -84,11 +84,11 @@ class Stack(nn.Module):
         states: Any = x.exact[:, None] if self._first else x.exact[None]  # the annotation is narrower than the use
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
-    def warm(self, budget: int) -> None:
-        """Let oneDNN prepare its kernels for every number of tokens up to `budget`; the layers share them."""
-        for taken in sizes(budget):
+    def warm(self, most: int) -> None:
+        """Let oneDNN prepare its kernels for every number of rows up to `most`; the layers share them."""
+        for rows in sizes(most):
             for layer in (self._layers[0], self._layers[-1]):
-                layer(self._both(torch.zeros(taken, self._width)), Runs.of([FINE] * (taken // FINE)))
+                layer(self._both(torch.zeros(rows, self._width)), Runs.of([FINE] * (rows // FINE)))
 
     def _both(self, x: Tensor) -> States:
         return States(x, x.to(self._dtype))
