@@ -117,8 +117,8 @@ class Settings(BaseSettings):
     batch_tokens: Annotated[int, Field(ge=16, le=1_000_000)] | None = None
     """Tokens that the encoder takes at once: by default 2,048, on a GPU 16,384."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the encoder computes in: by default bfloat16 on a GPU and where the processor has AMX. It is part of the
-    model's identity to the calibrator, and so is the device: set both alike on all workers."""
+    """What the encoder computes in: by default bfloat16 on a GPU and where the processor multiplies in it. It is part
+    of the model's identity to the calibrator, and so is the device: set both alike on all workers."""
 
     horizon_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 7 * 86_400.0
     """Wait for feedback before a response is closed as unlabelled."""

@@ -116,7 +116,7 @@ def variants(folder: str, lengths: Sequence[int], budget: int, device: str) -> d
 def _precisions(device: str) -> list[Any]:
     if device != "cpu":
         return ["bfloat16"]
-    return ["float32", *(["bfloat16"] if torch.cpu.get_capabilities().get("amx_bf16") else [])]
+    return ["float32", *(["bfloat16"] if torch.cpu.get_capabilities().get("avx512_bf16") else [])]
 
 
 def _tokenised(encoder: Encoder[Any]) -> Callable[[Sequence[Response]], Any]:

@@ -40,7 +40,7 @@ def load(
         threads: processor threads of torch, for the whole process; one process a core scales best.
         batch_tokens: tokens a forward pass. Batch mates move a logit by some 1e-6 in float32, and by some 1e-2 in
             bfloat16; with 1 every response is scored alone, and a replay is the same bit for bit.
-        precision: `auto` is bfloat16 on a GPU and where the processor has AMX, else float32.
+        precision: `auto` is bfloat16 on a GPU and where the processor multiplies in it, else float32.
     """
     facts = verify(Path(path_or_hub_id))
     if threads is not None:

@@ -84,13 +84,13 @@ def _candidates(model: Any, wanted: Wanted) -> Iterator[tuple[Route, Precision]]
 
 
 def has_bfloat16(model: Any) -> bool:
-    """Whether matrices are multiplied in bfloat16: by a GPU since Ampere, by a processor with AMX.
+    """Whether matrices are multiplied in bfloat16: by a GPU since Ampere, by a processor with AVX512_BF16 or AMX.
 
-    A processor without AMX is slower in it than in float32.
+    Whoever has AMX has both. Other processors are slower in it than in float32.
     """
     if _on_gpu(model):
         return torch.cuda.get_device_capability(model.device) >= (8, 0)
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def _on_gpu(model: Any) -> bool:

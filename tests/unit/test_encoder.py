@@ -19,7 +19,7 @@ from models.training.vocabulary import learn
 
 load = partial(
     encoders.load, precision="float32"
-)  # whose bounds these are; a processor with AMX would choose otherwise
+)  # whose bounds these are; a processor with bfloat16 would choose otherwise
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 TEXT = "take two tablets of amlodipine 5 mg every day with water and call us if anything is unclear"
 WORDS = TEXT.split()

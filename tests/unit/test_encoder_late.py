@@ -30,7 +30,7 @@ from models.training.vocabulary import learn
 
 load = partial(
     encoders.load, precision="float32"
-)  # whose bounds these are; a processor with AMX would choose otherwise
+)  # whose bounds these are; a processor with bfloat16 would choose otherwise
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +86,7 @@ def test_its_sentence_encoder_is_packed_and_exact(artifact):
 
 
 def test_it_says_in_which_precision_it_was_trained(artifact):
-    fast = torch.cpu.get_capabilities().get("amx_bf16", False)
+    fast = torch.cpu.get_capabilities().get("avx512_bf16", False)
     assert verify(artifact)["precision"] == ("bfloat16" if fast else "float32")
 
 

@@ -86,8 +86,8 @@ def test_a_score_does_not_depend_on_its_batch_mates(folder, texts, budget):
         load(folder, precision="float32", batch_tokens=budget),
     )
     some = texts[:100]
-    assert np.abs(risks(alone, some) - risks(together, some)).max() <= 1e-6
-    assert np.abs(risks(together, some[::-1])[::-1] - risks(together, some)).max() <= 1e-6
+    assert np.abs(risks(alone, some) - risks(together, some)).max() <= 2e-6
+    assert np.abs(risks(together, some[::-1])[::-1] - risks(together, some)).max() <= 2e-6
 
 
 def test_alone_and_together_give_the_same_bytes_where_a_call_holds_one_text(folder, texts):
@@ -188,15 +188,18 @@ def test_a_model_that_cannot_score_is_refused():
         chosen(model_of("gpt2"))
 
 
-@pytest.mark.parametrize(("amx", "precision"), [(False, "float32"), (True, "bfloat16")])
-def test_the_processor_decides_on_the_precision(monkeypatch, amx, precision):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+@pytest.mark.parametrize(
+    ("has", "precision"),
+    [({"avx512_f"}, "float32"), ({"avx512_bf16"}, "bfloat16"), ({"avx512_bf16", "amx_bf16"}, "bfloat16")],
+)
+def test_the_processor_decides_on_the_precision(monkeypatch, has, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True))
     _, found = chosen(model_of("bert"))
     assert (found.path, found.precision) == ("packed", precision)
 
 
 def test_bfloat16_that_moves_a_probability_too_far_is_not_chosen(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setitem(BOUNDS, "bfloat16", 1e-6)
     _, found = chosen(model_of("bert"))
     assert (found.path, found.precision) == ("packed", "float32")
