@@ -2,7 +2,9 @@
 
     python -m benchmarks.encoder.box --models MiniLM-L6,tiny --json box.json
 
-Wall time, so on a quiet machine only. The naive pipeline and the workers take turns.
+Wall time, so on a quiet machine only. The naive pipeline and the workers take turns. All score the same texts, again
+and again in an order drawn once. Whoever stops among them has scored longer or shorter ones than others: so tokens are
+counted, and a rate is given in pairs of mean length.
 """
 
 import argparse
@@ -13,51 +15,64 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from statistics import median
+from random import Random
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks.encoder.__main__ import naive_pipeline
-from benchmarks.encoder.subjects import SHAPES, make, pairs
+from benchmarks.encoder.subjects import SEED, SHAPES, make, pairs
 from models.encoder import load
 from models.encoder.batches import BATCH_TOKENS, packs
 from streams.allocator import keep_memory
 
 CORES = len(os.sched_getaffinity(0))
+TEXTS = 96
 
 
-def rate(score: Callable[[Any], Any], calls: list[Any], seconds: float) -> float:
-    """Pairs a second."""
+class Subject(NamedTuple):
+    """A model, and the tokens of each text."""
+
+    folder: str
+    tokens: list[int]
+
+    @classmethod
+    def of(cls, folder: str) -> "Subject":
+        """Count tokens."""
+        return cls(folder, load(folder, precision="float32").count_tokens(pairs(TEXTS)))
+
+
+def rate(score: Callable[[Any], Any], calls: list[list[int]], tokens: list[int], seconds: float) -> float:
+    """Pairs of mean length a second."""
+    events = pairs(TEXTS)
+    Random(SEED).shuffle(calls)
     done, start = 0, perf_counter()
     while (taken := perf_counter() - start) < seconds:
-        call = calls[done % len(calls)]
-        score(call)
+        score([events[n] for n in calls[done % len(calls)]])
         done += 1
-    return sum(len(calls[n % len(calls)]) for n in range(done)) / taken
+    return sum(tokens[n] for call in range(done) for n in calls[call % len(calls)]) / fmean(tokens) / taken
 
 
-def naive(folder: str, device: str, seconds: float, ready: Barrier, found: Any) -> None:
+def naive(subject: Subject, device: str, seconds: float, ready: Barrier, found: Any) -> None:
     """One process with all cores, one response at a time."""
     torch.set_num_threads(CORES)
-    score, calls = naive_pipeline(folder, 1, device), [[pair] for pair in pairs(24)]
-    score(calls[0])
+    score = naive_pipeline(subject.folder, 1, device)
+    score(pairs(1))
     ready.wait()
-    found.put(rate(score, calls, seconds))
+    found.put(rate(score, [[n] for n in range(TEXTS)], subject.tokens, seconds))
 
 
-def worker(folder: str, seconds: float, ready: Barrier, found: Any) -> None:
+def worker(subject: Subject, seconds: float, ready: Barrier, found: Any) -> None:
     """One of as many as there are cores; each scores what its queue would hold."""
     keep_memory()
-    encoder = load(folder, threads=1)
+    encoder = load(subject.folder, threads=1)
     encoder.warm()
-    events = pairs(96)
-    calls = [[events[n] for n in pack] for pack in packs(encoder.count_tokens(events), BATCH_TOKENS)]
-    encoder.score(calls[-1])
+    encoder.score(pairs(1))
     ready.wait()
-    found.put(rate(encoder.score, calls, seconds))
+    found.put(rate(encoder.score, list(packs(subject.tokens, BATCH_TOKENS)), subject.tokens, seconds))
 
 
 def neighbour(ready: Barrier) -> None:
@@ -88,11 +103,10 @@ def run(targets: list[Callable[..., None]], *, busy: bool = False) -> float:
 def measure(name: str, rounds: int, seconds: float) -> dict[str, Any]:
     """Return the row of a model."""
     with TemporaryDirectory() as folder:
-        path = make(name, Path(folder))
-        workers: list[Callable[..., None]] = [partial(worker, path, seconds)] * CORES
-        taken = [
-            (run([partial(naive, path, "cpu", seconds)]), run(workers), run(workers, busy=True)) for _ in range(rounds)
-        ]
+        subject = Subject.of(make(name, Path(folder)))
+        workers: list[Callable[..., None]] = [partial(worker, subject, seconds)] * CORES
+        pipeline: list[Callable[..., None]] = [partial(naive, subject, "cpu", seconds)]
+        taken = [(run(pipeline), run(workers), run(workers, busy=True)) for _ in range(rounds)]
     ratios = sorted(ours / theirs for theirs, ours, _ in taken)
     beside = sorted(busy / ours for _, ours, busy in taken)
     return {

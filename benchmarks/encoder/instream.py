@@ -5,7 +5,9 @@
 
 Wall time, so on a quiet machine only. Of each model: the naive pipeline with all cores, the encoder alone in as many
 processes as there are workers (on a processor), and the workers, which take responses from a full topic and write
-decisions. The decisions of the middle four fifths count: at the ends some worker has nothing to do.
+decisions, with the deadline that they have by default: what it lets them take at once is written at once. The decisions
+of the middle four fifths count: at the ends some worker has nothing to do. All score the same texts, and rates are of
+pairs of mean length, as in `box`.
 """
 
 import argparse
@@ -13,8 +15,9 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import cycle
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -35,8 +38,6 @@ from streams.drive import await_ready, worker
 from streams.settings import Settings, load
 from streams.stages import changelogs
 
-LIMIT_S: Final = 60.0
-"""A response may wait behind all others."""
 ENOUGH: Final = 0.95
 """Of the decisions: the embedded broker forgets the last ones when it is asked how many there are."""
 MIDDLE: Final = (10, 90)
@@ -44,12 +45,12 @@ MIDDLE: Final = (10, 90)
 
 
 def responses(count: int) -> list[Item]:
-    """Return pairs of realistic lengths, each a conversation of its own."""
-    found = (msgspec.structs.replace(pair, conversation_id=pair.response_id) for pair in pairs(count))
-    return [item(pair, pair.conversation_id) for pair in found]
+    """Return the texts of `box` again and again, each a response and a conversation of its own."""
+    found = zip(map(str, range(count)), cycle(pairs(box.TEXTS)), strict=False)
+    return [item(msgspec.structs.replace(pair, response_id=n, conversation_id=n), n) for n, pair in found]
 
 
-def run(settings: Settings, workers: int, items: Sequence[Item]) -> dict[str, float]:
+def run(settings: Settings, workers: int, items: Sequence[Item], tokens: Sequence[int]) -> dict[str, float]:
     """Let workers decide on all; return decisions a second and what a decision takes of the processors."""
     settings.data_dir.mkdir()
     topics.create(settings, changelogs(settings))
@@ -67,37 +68,36 @@ def run(settings: Settings, workers: int, items: Sequence[Item]) -> dict[str, fl
         where = settings.bootstrap, settings.topic_prefix, [Decision.topic]
         until(lambda: log.count(*where) >= ENOUGH * len(items), "decisions")
         samples = [meter.stop() for meter in meters]
-    written = log.read(*where)
-    unscored = sum(msgspec.json.decode(record.value)["logit"] is None for record in written)
-    times = sorted(record.at for record in written)
-    first, last = np.percentile(times, MIDDLE).tolist()
-    done = sum(first <= at <= last for at in times)
+    written = [(record.at, msgspec.json.decode(record.value)) for record in log.read(*where)]
+    unscored = sum(decision["logit"] is None for _, decision in written)
+    first, last = np.percentile([at for at, _ in written], MIDDLE).tolist()
+    texts = [int(decision["response_id"]) % box.TEXTS for at, decision in written if first < at <= last]
+    done = sum(tokens[text] for text in texts) / fmean(tokens)
     cpu = sum(cpu_between(each, first, last) for each in samples)
     return {"pairs_per_s": done / (last - first), "cpu_us_per_pair": cpu / done * 1e6, "unscored": unscored}
 
 
 def measure(name: str, options: argparse.Namespace, bootstrap: str, folder: Path) -> dict[str, Any]:
     """Return the row of a model."""
-    encoder = make(name, folder / name)
+    subject = box.Subject.of(make(name, folder / name))
     naive, alone, found = [], [], []
     items: list[Item] = []
     for turn in range(options.rounds):
-        naive.append(box.run([partial(box.naive, encoder, options.device, options.seconds)]))
+        naive.append(box.run([partial(box.naive, subject, options.device, options.seconds)]))
         if options.device == "cpu":
-            alone.append(box.run([partial(box.worker, encoder, options.seconds)] * options.workers))
+            alone.append(box.run([partial(box.worker, subject, options.seconds)] * options.workers))
         items = items or responses(options.pairs or round(options.seconds * 4 * alone[0]))
         settings = load(
             bootstrap=bootstrap,
             topic_prefix=f"{name}-{turn}.",
             partitions=PARTITIONS,
             stages=("score",),
-            model=encoder,
+            model=subject.folder,
             device=options.device,
-            deadline_s=LIMIT_S,
             time_source="event",
             data_dir=folder / f"{name}-{turn}",
         )
-        found.append(run(settings, options.workers, items))
+        found.append(run(settings, options.workers, items, subject.tokens))
     return {"model": name, "device": options.device, "workers": options.workers, "pairs": len(items)} | dict(
         figures(naive, alone, found)
     )

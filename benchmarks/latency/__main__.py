@@ -124,9 +124,15 @@ class FixedWait:
         return self._encoder.infer(self._encoder.prepare(responses))
 
 
+def spread(encoder: Encoder[Any], events: Sequence[Response], count: int) -> list[Response]:
+    """Return so many of the responses, from short to long, for all of them."""
+    ordered = sorted(zip(encoder.count_tokens(events), range(len(events)), strict=True))
+    return [events[ordered[(2 * n + 1) * len(events) // (2 * count)][1]] for n in range(count)]
+
+
 def cost_of(encoder: Encoder[Any], events: Sequence[Response]) -> Cost:
     """Measure a call of one response and of ten, and draw the line through both medians."""
-    few, many = events[:1], events[:10]
+    few, many = spread(encoder, events, 1), spread(encoder, events, 10)
     tokens = [sum(encoder.count_tokens(part)) for part in (few, many)]
     seconds = [median(_seconds(encoder.score, part) for _ in range(9)) for part in (few, many)]
     token = (seconds[1] - seconds[0]) / (tokens[1] - tokens[0])
@@ -223,7 +229,9 @@ def measure(model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     encoder.warm()
     clock = process_time if options.device == "cpu" else perf_counter
     known = {"model": model, "precision": encoder.runtime.precision}
-    known["naive_ms"] = fmean(_seconds(naive, [event], clock) for event in events[:50]) * 1e3
+    some = spread(encoder, events, 50)
+    known["naive_ms"] = fmean(_seconds(naive, [event], clock) for event in some) * 1e3
+    known["alone_ms"] = median(_seconds(encoder.score, [event], clock) for event in some) * 1e3
     return (_stand_in if options.device == "cpu" else _itself)(known, encoder, events, options)
 
 
@@ -232,7 +240,6 @@ def _stand_in(
 ) -> list[dict[str, Any]]:
     timed = Timed(encoder, events)
     full = options.budget / timed.mean / timed.cost.of(options.budget)  # responses a second when every call is full
-    known["alone_ms"] = timed.cost.of(int(timed.mean)) * 1e3
 
     async def run(rate: float, runs: int) -> Runs:
         found = await beside(batchers(timed, options.budget), events, rate, runs)
@@ -247,7 +254,6 @@ def _itself(
     kinds = batchers(encoder, options.budget)
     busy = [max(asyncio.run(_made_and_waits(kinds["ours"], events))) for _ in range(3)]
     known["device"] = torch.cuda.get_device_name()
-    known["alone_ms"] = median(_seconds(encoder.score, [event], perf_counter) for event in events[:50]) * 1e3
     return _rows(known, len(events) / median(busy), partial(in_turn, kinds, events), options.runs)
 
 
