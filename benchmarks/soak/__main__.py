@@ -1,7 +1,7 @@
 """The whole stream on Apache Kafka at a steady share of what it can do, for long: is memory flat, is lag bounded, does
 the oracle agree at the end? A week of the synthetic hospital passes in five minutes, so that horizons end all the time.
 
-Ends with status 1 if not. Fewer than 20 minutes are too short to judge memory.
+Ends with status 1 if not. Fewer than 30 minutes are too short to judge memory.
 """
 
 import argparse

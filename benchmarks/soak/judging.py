@@ -10,8 +10,8 @@ GROWTH: Final = 0.05
 """Share of its memory that a worker may seem to grow by in the second half, by the line through its samples."""
 LAG_S: Final = 10.0
 """Seconds of input that may lie unread at any time in the second half."""
-STEADY_S: Final = 600.0
-"""By then rows go as fast as they come: they live for two horizons of four minutes, or one and the grace of five."""
+STEADY_S: Final = 900.0
+"""By then rows have long gone as fast as they come, and what RocksDB keeps in memory is full."""
 
 
 class Sample(Struct, frozen=True):

@@ -96,7 +96,7 @@ class Taken(Struct):
 class Fold:
     """The stage."""
 
-    batch = 2048
+    batch = 4096
     """Many: a state is stored and published once a deployment and batch."""
 
     def __init__(self, kind: Kind, context: Context, state: State, expiry: Expiry, clock: Clock) -> None:

@@ -128,7 +128,7 @@ def test_only_the_scoring_of_responses_waits_for_nothing(
     assert (client._fetch_min_bytes > 1, client._fetch_max_wait_ms) == (waits, FETCH_WAIT_MS)
 
 
-@pytest.mark.parametrize(("batch", "most"), [(1, 2**20), (256, 2**20), (2048, 2**22)])
+@pytest.mark.parametrize(("batch", "most"), [(1, 2**20), (256, 2**20), (4096, 2**23)])
 def test_a_fetch_brings_a_batch(client: SimpleNamespace, tmp_path: Path, batch: int, most: int) -> None:
     set_up(tmp_path, "learn", batch)
     assert client._max_partition_fetch_bytes == most
