@@ -24,10 +24,10 @@ def rows(name: str) -> Rows:
 
 def encoder(panels: Sequence[Axes]) -> None:
     """Pairs a second against the naive pipeline, on each kind of machine."""
-    kinds = {"amx": "a core with AMX", "results": "a core without AMX", "gpu": "an H200"}
+    kinds = {"amx": "a core with AMX", "avx512": "a core with AVX512_BF16", "gpu": "an H200"}
     for axes, (file, title) in zip(panels, kinds.items(), strict=True):
         found = [row for row in rows(f"encoder/{file}.json") if row["model"] == "MiniLM-L6"]
-        _bars(axes, found, "variant", "ratio_to_naive", lambda row: row["variant"].startswith("packed"))
+        _bars(axes, found, "variant", "ratio_to_naive", lambda row: row["variant"].startswith(("packed", "fused")))
         axes.set_title(f"MiniLM-L6, {title}: times naive", fontsize=9)
 
 

@@ -107,9 +107,10 @@ def variants(folder: str, lengths: Sequence[int], budget: int, device: str) -> d
     for precision in _precisions(device):
         encoder = load(folder, device, batch_tokens=budget, precision=precision)
         together = packed if device == "cpu" else whole  # a GPU has several passes under way
-        found[f"packed, {precision}"] = Variant(encoder.score, together, precision, first=True)
-        found[f"packed, {precision}, tokenised before"] = Variant(_tokenised(encoder), together, precision, first=True)
-        found[f"packed, {precision}, one at a time"] = Variant(encoder.score, alone, precision, first=True)
+        name = f"{encoder.runtime.path}, {precision}"
+        found[name] = Variant(encoder.score, together, precision, first=True)
+        found[f"{name}, tokenised before"] = Variant(_tokenised(encoder), together, precision, first=True)
+        found[f"{name}, one at a time"] = Variant(encoder.score, alone, precision, first=True)
     return found
 
 

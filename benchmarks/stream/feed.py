@@ -121,23 +121,27 @@ def pending(number: int, at: datetime = START) -> list[Item]:
 
 
 def responses(events: int, seed: int = 1, *, feedback: bool = False) -> list[Item]:
-    """Return responses, or with `feedback` about as many events with it, and the ends of its horizons."""
+    """Return responses, two a conversation; or, with `feedback`, about as many events with it.
+
+    Then each is a conversation of its own: decisions lie in the order of their responses, and no history changes them.
+    """
     rng, number = Random(seed), max(1, round(events / (1.9 if feedback else 1)))
     timed: list[tuple[datetime, Event, str]] = []
     for n in range(number):
         at, name = START + timedelta(seconds=n), f"r{n}"
-        timed.append((at, response(rng, name, at), f"c{n // 2}"))
+        conversation = name if feedback else f"c{n // 2}"
+        timed.append((at, response(rng, name, conversation, at), conversation))
         if feedback:
             timed += [(f.occurred_at, f, f.response_id) for f in told(rng, name, at)]
     timed.sort(key=lambda one: one[0])
     return [item(event, key) for _, event, key in timed]
 
 
-def response(rng: Random, response_id: str, at: datetime) -> Response:
+def response(rng: Random, response_id: str, conversation_id: str, at: datetime) -> Response:
     """Return a response of some three hundred characters."""
     return Response(
         response_id=response_id,
-        conversation_id=f"c{int(response_id[1:]) // 2}",
+        conversation_id=conversation_id,
         deployment="general-hospital",
         site=rng.choice("abc"),
         category=rng.choice(("dosing", "triage", "notes", "coding")),

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from benchmarks.stream import feed, log, runs
 from benchmarks.stream.meter import Meter
-from benchmarks.stream.rule import OUTCOMES, expected
+from benchmarks.stream.rule import OUTCOMES, decided, expected
 from benchmarks.stream.runs import Bench, Engine, Work, spread
 from models.errors import DemurError
 from models.events import Label
@@ -117,10 +117,11 @@ def scoring(bench: Bench, engines: Sequence[Engine], events: int, number: int) -
 
 
 def whole(bench: Bench, engines: Sequence[Engine], events: int, number: int) -> Iterator[Row]:
-    """Responses and feedback become labels, in one worker, with an encoder that costs nothing."""
+    """Responses are decided on, by an encoder that costs nothing, and joined with their feedback."""
     items = feed.responses(events, feedback=True)
-    work = Work("end_to_end", items, ("labels", "closures"), ("score", "join", "learn"))
-    yield from compare(bench, ours(engines)[:1], work, number)
+    joins = decided(items)
+    work = Work("end_to_end", items, OUTCOMES, ("score", "join"), len(expected(joins)))
+    yield from compare(bench, engines, work, number, partial(expected, joins))
 
 
 def deployments(bench: Bench, engines: Sequence[Engine], events: int, _: int) -> Iterator[Row]:

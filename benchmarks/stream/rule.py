@@ -1,6 +1,8 @@
-"""The join, engine by engine the same: `models.joining` over the rows of one partition, which an engine keeps.
+"""What is the same in every engine: the join, `models.joining` over the rows of one partition, which an engine keeps.
 
-It is what `streams.agents.join` does, without what makes that durable: no progress row, no sequence, nothing deleted.
+And the decision on a response, `models.deciding`, with an encoder that costs nothing and no calibrator. It is what
+`streams.agents` does, without what makes that durable: no progress row, no sequence, nothing deleted, and no decision
+kept for a repeat.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,14 +13,35 @@ import msgspec
 
 from benchmarks.stream.feed import HORIZONS, Item, by_place
 from models import joining
+from models.deciding import Calibrated, History, Stamp, decide
+from models.encoder.base import Score
 from models.errors import EventError
-from models.events import Closure, DeadLetter, Decision, Feedback, Label, Outcome, Watermark, decode, digest
+from models.events import Closure, DeadLetter, Decision, Feedback, Label, Outcome, Response, Watermark, decode, digest
 from models.joining import Row
+from models.policy import Policy
 from streams.timers import EPOCH, Timers
 from streams.wire import Send, outgoing
 
 TYPES: Final[dict[str, Any]] = {t.topic: t | Watermark for t in (Decision, Feedback)}
 OUTCOMES: Final = (Label.topic, Outcome.topic, Closure.topic, DeadLetter.topic)
+MODEL_HASH: Final = "free"
+FREE: Final = Score(-2.0, truncated=False, unknown=0.0)
+"""Every response's."""
+
+
+def score(prefix: str, value: bytes) -> Send:
+    """Decide on a response."""
+    response: Response = decode(Response, value)
+    stamp = Stamp(Policy(), MODEL_HASH, b"", response.occurred_at)
+    return outgoing(prefix, decide(response, FREE, Calibrated(), History(), stamp), response.response_id)
+
+
+def decided(items: Iterable[Item]) -> list[Item]:
+    """Return the same with decisions instead of responses, which lie where those lay."""
+    return [
+        item if item.topic != Response.topic else item._replace(topic=Decision.topic, value=score("", item.value).value)
+        for item in items
+    ]
 
 
 class Join:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.soak.judging import Sample, complaints
 from benchmarks.stream import feed
 from benchmarks.stream.jobs import ENGINES, Found, lags_of, row
-from benchmarks.stream.rule import OUTCOMES, expected
+from benchmarks.stream.rule import OUTCOMES, decided, expected
 from benchmarks.stream.runs import Bench, Work
 from models.events import Calibration, Decision, Feedback, Label, Response, decode
 from streams.agents.join import Join
@@ -59,7 +59,8 @@ def test_what_waits_is_never_due() -> None:
 def test_events_are_of_the_contract_and_joined_inputs_lie_together() -> None:
     places: dict[str, set[int]] = {}
     types: dict[str, Any] = {t.topic: t for t in (Decision, Feedback, Response, Label)}
-    for item in [*feed.join(100, ends=False), *feed.responses(100, feedback=True), *feed.labels(20)]:
+    told = feed.responses(100, feedback=True)
+    for item in [*feed.join(100, ends=False), *told, *decided(told), *feed.labels(20)]:
         event = decode(types[item.topic], item.value)
         if not isinstance(event, Label | Response):
             places.setdefault(event.response_id, set()).add(item.partition)

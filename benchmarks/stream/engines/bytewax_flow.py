@@ -14,7 +14,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.run import cli_main
 
 from benchmarks.stream.engines.spec import Began, Spec, read
-from benchmarks.stream.rule import Join
+from benchmarks.stream.rule import Join, score
 
 BATCH = 1000
 
@@ -22,13 +22,13 @@ BATCH = 1000
 def create(spec: Spec) -> Dataflow:
     """Return the flow of a job."""
     flow = Dataflow(spec.job)
-    {"pass": passing, "join": joining}[spec.job](flow, spec)
+    {"pass": passing, "join": joining, "end_to_end": whole}[spec.job](flow, spec)
     return flow
 
 
 def source(flow: Dataflow, spec: Spec, *topics: str) -> Any:
     names = [spec.prefix + topic for topic in topics]
-    return op.input("in", flow, KafkaSource([spec.bootstrap], names, tail=True, batch_size=BATCH))
+    return op.input(f"read {topics[0]}", flow, KafkaSource([spec.bootstrap], names, tail=True, batch_size=BATCH))
 
 
 def passing(flow: Dataflow, spec: Spec) -> None:
@@ -48,6 +48,18 @@ def joining(flow: Dataflow, spec: Spec) -> None:
     joined = op.stateful_batch("join", keyed, lambda _: Partition(spec.prefix, began))
     out = op.map("write", joined, lambda pair: message(pair[1]))
     op.output("out", out, KafkaSink([spec.bootstrap], None))
+
+
+def whole(flow: Dataflow, spec: Spec) -> None:
+    began = Began(spec.folder)
+
+    def decide(m: Any) -> KafkaSinkMessage[Any, Any]:
+        began()
+        return message(score(spec.prefix, m.value))
+
+    decided = op.map("score", source(flow, spec, "responses"), decide)
+    op.output("decisions", decided, KafkaSink([spec.bootstrap], None))
+    joining(flow, spec)
 
 
 def message(send: Any) -> KafkaSinkMessage[Any, Any]:

@@ -6,7 +6,7 @@ import faust
 
 from benchmarks.stream.engines.spec import Began, Spec, read
 from benchmarks.stream.feed import PARTITIONS
-from benchmarks.stream.rule import OUTCOMES, Join
+from benchmarks.stream.rule import OUTCOMES, Join, score
 
 RAW: Any = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
@@ -22,7 +22,7 @@ def create(spec: Spec) -> faust.App:
         topic_replication_factor=1,
         web_enabled=False,
     )
-    {"pass": passing, "join": joining}[spec.job](app, spec.prefix, Began(spec.folder))
+    {"pass": passing, "join": joining, "end_to_end": whole}[spec.job](app, spec.prefix, Began(spec.folder))
     return app
 
 
@@ -58,6 +58,19 @@ def joining(app: faust.App, prefix: str, began: Began) -> None:
                 await targets[send.topic].send(key=send.key, value=send.value, headers=send.headers)
 
     app.agent(app.topic(f"{prefix}decisions", f"{prefix}feedback", schema=RAW), name="join")(run)
+
+
+def whole(app: faust.App, prefix: str, began: Began) -> None:
+    target = app.topic(f"{prefix}decisions", schema=RAW)
+
+    async def run(stream: Any) -> None:
+        async for event in stream.events():
+            began()
+            send = score(prefix, event.value)
+            await target.send(key=send.key, value=send.value, headers=send.headers)
+
+    app.agent(app.topic(f"{prefix}responses", schema=RAW), name="score")(run)
+    joining(app, prefix, began)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.stream import rule
 from benchmarks.stream.engines.spec import Began
 from models.encoder.base import Score as Scored
 from models.events import Response
@@ -60,14 +61,14 @@ class Sized:
 class Free:
     """An encoder that costs nothing."""
 
-    model_hash = "free"
+    model_hash = rule.MODEL_HASH
     rounding = 0.0
 
     def prepare(self, responses: Sequence[Response]) -> list[Any]:
         return [Sized] * len(responses)
 
     def infer(self, prepared: Sequence[Any]) -> list[Scored]:
-        return [Scored(-2.0, truncated=False, unknown=0.0)] * len(prepared)
+        return [rule.FREE] * len(prepared)
 
 
 def noting(stage: Any, began: Began) -> None:

@@ -8,7 +8,7 @@ from quixstreams.models import Serializer
 
 from benchmarks.stream.engines.spec import Began, Spec, read
 from benchmarks.stream.feed import PARTITIONS
-from benchmarks.stream.rule import OUTCOMES, Join
+from benchmarks.stream.rule import OUTCOMES, Join, score
 from streams.clock import WallClock
 from streams.wire import Send
 
@@ -36,7 +36,7 @@ def create(spec: Spec) -> Application:
         state_dir=spec.folder,
         loglevel="WARNING",
     )
-    {"pass": passing, "join": joining}[spec.job](app, spec.prefix, Began(spec.folder))
+    {"pass": passing, "join": joining, "end_to_end": whole}[spec.job](app, spec.prefix, Began(spec.folder))
     return app
 
 
@@ -67,9 +67,22 @@ def joining(app: Application, prefix: str, began: Began) -> None:
         at = message_context()
         return rules[at.partition].take(at.topic.removeprefix(prefix), at.offset, value)
 
-    sent = frame.apply(take, metadata=True, expand=True)
+    write(frame.apply(take, metadata=True, expand=True), lambda send, *_: targets[send.topic])
+
+
+def whole(app: Application, prefix: str, began: Began) -> None:
+    def take(value: bytes) -> Send:
+        began()
+        return score(prefix, value)
+
+    write(source(app, f"{prefix}responses").apply(take), target(app, f"{prefix}decisions"))
+    joining(app, prefix, began)
+
+
+def write(sent: Any, to: Any) -> None:
+    """Write what is sent, as it is."""
     sent = sent.set_headers(lambda send, *_: send.headers).set_timestamp(now_ms)
-    sent.to_topic(lambda send, *_: targets[send.topic], key=lambda send: send.key)
+    sent.to_topic(to, key=lambda send: send.key)
 
 
 def rows(frame: Any, partition: int) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ BEGAN: Final = "began"
 
 
 class Spec(Struct, frozen=True):
-    """`job` is `pass` (write `responses` on to `passed`) or `join`. `folder` is its own, for state."""
+    """`job` is `pass` (write `responses` on to `passed`), `join`, or `end_to_end`. `folder` is its own, for state."""
 
     job: str
     bootstrap: str
