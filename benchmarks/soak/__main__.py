@@ -168,6 +168,7 @@ def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[s
     seconds = options.minutes * 60
     items, end = week(rate * seconds, seconds, options.seed + 1)
     items = items[: round(rate * seconds)]
+    count = len(items)
     with at_work(settings) as workers:
         feeder = feed(settings, items, rate)
         samples = list(watch(settings, workers, feeder))
@@ -175,12 +176,13 @@ def soak(settings: Settings, options: argparse.Namespace, rate: float) -> dict[s
         finish(settings, end)
         rested = rests(settings) and rested
     late = second_half(samples)
+    del items, feeder  # the oracle needs the room
     report = verify(settings, at_rest=True)
     wrong = [*complaints(samples, rate), *(["it did not come to rest"] if not rested else [])]
     wrong += [f"oracle: {difference}" for difference in report.differences[:10]]
     return {
         "rate_per_s": rate,
-        "messages": len(items),
+        "messages": count,
         "lag_highest": max(sample.lag for sample in late),
         "speed_lowest_highest": [pick(sample.speed for sample in late) for pick in (min, max)],
         "growth": {name: round(growth(late, name), 4) for name in workers},

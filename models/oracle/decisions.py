@@ -3,14 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from models.errors import EventError
 from models.events import DeadLetter, Decision, Outcome, Response, as_id, parse
 from models.oracle.calibrators import Versions
-from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
+from models.oracle.logs import Entry, Found, Report, Rules, Source, Topics, fields_that_differ
 from models.oracle.tiering import complaints, config_hash, policy_of
 from models.policy import Policy
 from models.salience import digest as salience
@@ -19,12 +19,20 @@ Complaint = tuple[str, str]
 TURNS: Final = ("first", "second", "later")
 
 
+class Whose(NamedTuple):
+    """What a record says of whose it is."""
+
+    response_id: str | None
+    conversation_id: str | None
+    deployment: str | None
+
+
 class Asked(NamedTuple):
     """A record of `responses` that says whose it is: a response, or what is left of one that breaks the contract."""
 
     entry: Entry
     response: Response | None
-    rest: dict[str, Any]
+    whose: Whose
     codes: frozenset[str]
     """Why it may be refused."""
 
@@ -44,25 +52,24 @@ class Decisions:
     def check(self) -> None:
         """Hold responses and decisions against each other, both ways."""
         for asked in self._all():
-            self._asked[asked.rest["response_id"]].append(asked)
+            self._asked[str(asked.whose.response_id)].append(asked)
             self._check_asked(asked)
         for decided in self._topics.decisions.values():
             self._check_decided(decided)
 
     def _all(self) -> Iterator[Asked]:
-        for entry, response in self._topics.found[Response.topic]:
-            code = self._letters.get(self._place(entry))
-            yield Asked(entry, response, {"response_id": response.response_id}, frozenset({code} if code else ()))
-        for entry, error in self._topics.refused[Response.topic]:
-            rest = rest_of(entry)
-            if rest["response_id"] is not None:
-                yield Asked(entry, None, rest, frozenset({error.code, "internal"}))
+        for found in self._topics.found[Response.topic]:
+            code = self._letters.get(self._place(found.entry))
+            yield Asked(*found, whose(found), frozenset({code} if code else ()))
+        for refused in self._topics.refused[Response.topic]:
+            if (rest := whose(refused)).response_id is not None:
+                yield Asked(refused.entry, None, rest, frozenset({refused.error.code, "internal"}))
 
     def _place(self, entry: Entry) -> tuple[str, int, int]:
         return self._topics.logs.prefix + entry.topic, entry.partition, entry.offset
 
     def _check_asked(self, asked: Asked) -> None:
-        if asked.rest["response_id"] in self._topics.decisions:
+        if asked.whose.response_id in self._topics.decisions:
             self._report.checked["responses"] += 1
         elif self._topics.logs.consumed("score", asked.entry):
             self._report.differ("I1", asked.entry, "a response without a decision, though its offset is committed")
@@ -115,11 +122,10 @@ class Decisions:
         code = decision.reasons[1]
         if code not in asked.codes or self._letters.get(self._place(asked.entry)) != code:
             yield "I1", "refused for a reason that its record and its dead letter do not give"
-        whose = asked.rest if asked.response is None else rest_of(asked.entry)
         wanted = Decision(
             response_id=decision.response_id,
-            conversation_id=whose["conversation_id"] or "unknown",
-            deployment=whose["deployment"] or "unknown",
+            conversation_id=asked.whose.conversation_id or "unknown",
+            deployment=asked.whose.deployment or "unknown",
             tier="red",
             action="review",
             reasons=decision.reasons,
@@ -164,13 +170,16 @@ def _groups(decision: Decision, response: Response, policy: Policy, outcomes: li
         yield "I7", "`groups` are not those of the response"
 
 
-def rest_of(entry: Entry) -> dict[str, str | None]:
-    """Return whose a record is, as far as it says so."""
+def whose(source: Source) -> Whose:
+    """Return whose a response is, or what is left of one, as far as that says so."""
+    entry, response = source
+    if isinstance(response, Response):
+        return Whose(response.response_id, response.conversation_id, response.deployment)
     try:
         found = parse(entry.value, limit=len(entry.value))
     except EventError:
         found = {"response_id": dict(entry.headers).get("ce_id", b"").decode("ascii", "replace")}
-    return {name: as_id(found.get(name)) for name in ("response_id", "conversation_id", "deployment")}
+    return Whose(*(as_id(found.get(name)) for name in Whose._fields))
 
 
 def _histories(topics: Topics) -> dict[str, list[Outcome]]:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from models.errors import Invalid
-from models.events import DeadLetter, Feedback, Label, Response, digest
-from models.oracle.decisions import rest_of
-from models.oracle.logs import READERS, Entry, Found, Refused, Report, Topics
+from models.events import DeadLetter, Feedback, Label, Response
+from models.oracle.decisions import whose
+from models.oracle.logs import READERS, Entry, Found, Refused, Report, Source, Topics
 
 MOST_TOLD: Final = 1000
 """Feedback that JOIN keeps of one response."""
@@ -47,35 +47,36 @@ def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]] | None
 
 def _complaints(topics: Topics, found: Found[DeadLetter], topic: str, refused: Refused | None) -> Iterator[str]:
     letter = found.event
-    source = topics.logs.at(topic, letter.partition, letter.offset)
+    source = topics.at(topic, letter.partition, letter.offset)
     if source is None:
         if letter.offset >= topics.logs.starts.get((topic, letter.partition), 0):
             yield "points at no record"
         return
     if not letter.source_topic.startswith(topics.logs.prefix) or letter.stage not in READERS.get(topic, ()):
         yield f"no stage {letter.stage} reads that topic"
-    if (letter.digest, letter.size_bytes) != (digest(source.value), len(source.value)):
+    if (letter.digest, letter.size_bytes) != (source.entry.digest.hex(), source.entry.size):
         yield "`digest` or `size_bytes` is not that of the record that it points at"
     if not _is_right(topics, letter, source, refused):
         yield "`code` or `detail` is not what is wrong with the record that it points at"
-    response_id = rest_of(source)["response_id"] if letter.stage == "score" and topic == Response.topic else None
+    response_id = whose(source).response_id if letter.stage == "score" and topic == Response.topic else None
     if letter.response_id != response_id:
         yield "`response_id` is not what the record says"
 
 
-def _is_right(topics: Topics, letter: DeadLetter, source: Entry, refused: Refused | None) -> bool:
+def _is_right(topics: Topics, letter: DeadLetter, source: Source, refused: Refused | None) -> bool:
     """Whether a letter says what is wrong with its record, as far as a log can show it."""
     said = (letter.code, letter.detail)
-    if letter.code == "excessive" and refused is None:
+    if letter.code == "excessive" and isinstance(source, Found) and isinstance(source.event, Feedback):
         return _told_before(topics, source) >= MOST_TOLD
     return said == INTERNAL or (refused is not None and said == (refused.error.code, str(refused.error)))
 
 
-def _told_before(topics: Topics, source: Entry) -> int:
+def _told_before(topics: Topics, source: Found[Feedback]) -> int:
     """Count the feedback that its response had when a record came."""
-    told = [f for f in topics.found[Feedback.topic] if isinstance(f.event, Feedback) and f.entry[1] == source.partition]
-    whose = next((f.event.response_id for f in told if f.entry is source), None)
-    return len({f.event.feedback_id for f in told if f.event.response_id == whose and f.entry.offset < source.offset})
+    (_, partition, offset, *_), whose = source.entry, source.event.response_id
+    before = (f for f in topics.found[Feedback.topic] if f.entry.partition == partition and f.entry.offset < offset)
+    told = (f.event for f in before if isinstance(f.event, Feedback) and f.event.response_id == whose)
+    return len({event.feedback_id for event in told})
 
 
 def _broken(topics: Topics) -> Iterator[Refused]:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property
 from operator import attrgetter
@@ -26,6 +26,7 @@ from models.events import (
     Response,
     Watermark,
     decode,
+    digest,
     encode,
 )
 from models.joining import Horizons
@@ -53,12 +54,19 @@ INPUTS: Final = frozenset({Response.topic, Feedback.topic})
 """Written by others; everything else is ours, and must be as we would have written it."""
 
 
+RECOMPUTED: Final = (Calibration, Change, Alarm)
+"""What is held against bytes of the oracle's own."""
+ALIKE: Final = ("deployment", "site", "category", "clinician", "groups", "reasons", "model_hash", "config_hash")
+"""Fields that say the same in many events."""
 HEADERS: Final = ("ce_id", KEY_ID, SIGNATURE)
 """What is looked at of a record's headers. The others need not be kept: of millions of records they fill gigabytes."""
 
 
 class Entry(NamedTuple):
-    """One record of a log. `topic` without its prefix; `at_ms`: the record's timestamp."""
+    """One record of a log. `topic` without its prefix; `at_ms`: the record's timestamp; `digest`, `size`: the value's.
+
+    Of what is read, digest and size are noted; value and headers are kept only where they are needed (see `Topics`).
+    """
 
     topic: str
     partition: int
@@ -67,12 +75,22 @@ class Entry(NamedTuple):
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
     at_ms: int = 0
+    digest: bytes = b""
+    size: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Partition and offset."""
+        return self[1:3]
 
 
 class Logs(NamedTuple):
-    """The topics' records, each topic's by partition and offset, and what is known of how far the stages have come."""
+    """The topics' records, each topic's by partition and offset, and what is known of how far the stages have come.
 
-    entries: Mapping[str, Sequence[Entry]]
+    Each topic is iterated over once.
+    """
+
+    entries: Mapping[str, Iterable[Entry]]
     prefix: str = ""
     committed: Mapping[tuple[str, str, int], int] | None = None
     """Per (stage, topic, partition), asked *before* the logs' ends. None: the stages have consumed everything."""
@@ -94,13 +112,6 @@ class Logs(NamedTuple):
     def is_cut(self, topic: str) -> bool:
         """Whether records of a topic are beyond retention."""
         return any(start > 0 for (name, _), start in self.starts.items() if name == topic)
-
-    def at(self, topic: str, partition: int, offset: int) -> Entry | None:
-        """Return the record at a place."""
-        found = self.entries.get(topic, ())
-        place = bisect_left(found, (partition, offset), key=lambda entry: (entry.partition, entry.offset))
-        entry = found[place] if place < len(found) else None
-        return entry if entry is not None and (entry.partition, entry.offset) == (partition, offset) else None
 
 
 class Rules(NamedTuple):
@@ -128,6 +139,9 @@ class Refused(NamedTuple):
 
     entry: Entry
     error: EventError
+
+
+Source = Found[Any] | Refused
 
 
 class Difference(NamedTuple):
@@ -161,18 +175,28 @@ class Report:
 
 
 class Topics:
-    """The logs, decoded once."""
+    """The logs, decoded once. Of what is in order the event stays, not its bytes, which would fill gigabytes."""
 
     def __init__(self, logs: Logs, keys: Keys | None = None) -> None:
         self.logs = logs
         self._keys = keys
+        self._read: dict[str, list[Source]] = {}
+        self._alike: dict[Any, Any] = {}
         self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
         self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
         self.garbled: list[Entry] = []
         """Records of ours whose bytes are not those that their event is written in."""
+        self.misnamed: list[Entry] = []
+        """Records of ours whose header `ce_id` is not their digest."""
         for topic, type_ in CONTRACT.items():
-            for entry in logs.entries.get(topic, ()):
-                self._read(topic, type_, entry)
+            self._read[topic] = [self._take(topic, type_, entry) for entry in logs.entries.get(topic, ())]
+
+    def at(self, topic: str, partition: int, offset: int) -> Source | None:
+        """Return what stands at a place."""
+        found = self._read.get(topic, ())
+        index = bisect_left(found, (partition, offset), key=lambda one: one.entry.place)
+        one = found[index] if index < len(found) else None
+        return one if one is not None and one.entry.place == (partition, offset) else None
 
     def first(self, type_: type[E], id_: str) -> dict[str, Found[E]]:
         """Return the first record of each id: what readers that know ids go by."""
@@ -221,19 +245,36 @@ class Topics:
             if topic not in INPUTS:
                 yield from (one for one in found if not isinstance(one.event, Watermark))
 
-    def _read(self, topic: str, type_: Any, entry: Entry) -> None:
+    def _take(self, topic: str, type_: Any, entry: Entry) -> Source:
+        named = digest(entry.value)
+        entry = entry._replace(digest=bytes.fromhex(named), size=len(entry.value))
         try:
             if self._keys and (error := _fault(self._keys, entry)):
                 raise error
             event: Any = decode(type_, entry.value)
         except EventError as error:
-            self.refused[topic].append(Refused(entry, error))
-            return
-        if topic not in INPUTS and not isinstance(event, Watermark) and encode(event) != entry.value:
-            self.garbled.append(entry)
+            self.refused[topic].append(refused := Refused(entry, error))
+            return refused
+        if topic not in INPUTS and not isinstance(event, Watermark):
+            if encode(event) != entry.value:
+                self.garbled.append(entry)
+            if dict(entry.headers).get("ce_id") != named[:32].encode():
+                self.misnamed.append(entry)
         if isinstance(event, Calibration):  # ten kilobytes each, and as many as there are batches of labels
             event = msgspec.structs.replace(event, parameters={}, cuts={})
-        self.found[topic].append(Found(entry, event))
+        self._share(event)
+        if not isinstance(event, RECOMPUTED):
+            entry = entry._replace(value=b"", headers=())
+        self.found[topic].append(found := Found(entry, event))
+        return found
+
+    def _share(self, event: Any) -> None:
+        """Let events hold one copy of what many say alike."""
+        for part in (event, event.decision) if isinstance(event, Label) else (event,):
+            for name in ALIKE:
+                if value := getattr(part, name, None):
+                    key = tuple(value.items()) if isinstance(value, dict) else value
+                    msgspec.structs.force_setattr(part, name, self._alike.setdefault(key, value))
 
 
 def _fault(keys: Keys, entry: Entry) -> EventError | None:
