@@ -1,6 +1,7 @@
 """The pure parts of the stream's benchmarks: what they feed, what must come out, how samples are judged."""
 
 import doctest
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,18 @@ from hypothesis import strategies as st
 
 from benchmarks.soak.judging import Sample, complaints
 from benchmarks.stream import feed
+from benchmarks.stream.engines.ours import Free
 from benchmarks.stream.jobs import ENGINES, Found, lags_of, row
 from benchmarks.stream.rule import OUTCOMES, decided, expected
 from benchmarks.stream.runs import Bench, Work
+from models.deciding import Calibrated
 from models.events import Calibration, Decision, Feedback, Label, Response, decode
+from models.policy import Policies
+from streams.agents.expiry import Expiry
 from streams.agents.join import Join
+from streams.agents.score import Parts, Score, read_time
+from streams.metrics import Metrics
+from streams.scorer import Scorer
 from streams.wire import Record
 from tests.stagecraft import Stopwatch, Theatre, context
 
@@ -44,6 +52,27 @@ def test_our_stage_and_the_rule_of_the_peers_come_to_the_same(seed: int, size: i
             stage.run(batch)
         sent |= {value for values in stage.outcomes(*OUTCOMES).values() for value in values}
     assert sent == expected(items)
+
+
+class Unknown:
+    """Calibrations of nobody."""
+
+    def of(self, _: str) -> Calibrated:
+        return Calibrated()
+
+    async def ready(self) -> None:
+        return
+
+
+def test_our_score_and_the_rule_of_the_peers_decide_alike() -> None:
+    asked = [item for item in feed.responses(100, feedback=True) if item.topic == Response.topic]
+    clock = Stopwatch()
+    parts = Parts(Scorer(Free(), Metrics()), Unknown(), Policies(), clock, b"")
+    expiry = Expiry(timedelta(days=1), read_time, clock)
+    stage = Theatre(lambda state: Score(context(), state, expiry, parts))
+    stage.run([Record(item.topic, 0, at, item.key, item.value, {}, 0.0) for at, item in enumerate(asked)])
+    sent = {value for values in stage.outcomes(Decision.topic).values() for value in values}
+    assert sent == {item.value for item in decided(asked)}
 
 
 def test_every_ending_is_among_what_is_fed() -> None:
