@@ -9,6 +9,7 @@ import gc
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +65,7 @@ def read(settings: Settings, *, at_rest: bool = False) -> Logs:
             entry = _entry(record, settings.topic_prefix)
             entries[entry.topic].append(entry)
         for found in entries.values():
-            found.sort(key=lambda entry: (entry.partition, entry.offset))
+            found.sort(key=attrgetter("place"))
         now_ms = int(WallClock().now().timestamp() * 1000)
         newest = max((entry.at_ms for found in entries.values() for entry in found), default=0)
         fresh = newest > now_ms - int(STILL_S * 1000)
