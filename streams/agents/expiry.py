@@ -1,12 +1,35 @@
 """Rows that expire: kept for a while of event time, and of real time, so that repeats are known; then deleted."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 
 from streams.clock import Clock
 from streams.state import State
 from streams.timers import EPOCH, Graves, Timers
+
+
+class Shelf:
+    """A partition's rows: when each is over, by name; a name and a time are held once, however many refer to them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.timers = Timers()
+        self.graves = Graves(clock)
+        self._over: dict[str, datetime] = {}
+
+    def keep(self, name: str, until: datetime) -> None:
+        """Keep a row until then."""
+        self._over[name] = until
+        self.timers.set(name, until)
+
+    def clear(self) -> list[str]:
+        """Take the names of the rows that may go now."""
+        self.graves.lay(name for _, name in self.timers.due())
+        gone = [name for name in self.graves.ripe() if self._over[name] <= self.timers.watermark]
+        for name in gone:
+            del self._over[name]
+        return gone
 
 
 class Expiry:
@@ -18,47 +41,33 @@ class Expiry:
     def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None], clock: Clock) -> None:
         self._keep = keep
         self._read = read
-        self._timers: dict[int, Timers] = defaultdict(Timers)
-        self._graves: dict[int, Graves] = defaultdict(lambda: Graves(clock))
-        self._latest: dict[tuple[int, bytes], datetime] = defaultdict(lambda: EPOCH)
+        self._shelves = defaultdict[int, Shelf](partial(Shelf, clock))
 
     @property
     def watermark(self) -> datetime:
         """The latest event time seen in any partition."""
-        return max((t.watermark for t in self._timers.values()), default=EPOCH)
+        return max((shelf.timers.watermark for shelf in self._shelves.values()), default=EPOCH)
 
     def set(self, partition: int, key: bytes, at: datetime) -> datetime:
         """Note that a row lives on from `at`, or from now if that is later, and return which; time comes that far."""
-        timers = self._timers[partition]
-        timers.advance(at)
-        self._keep_from(timers.watermark, partition, key)
-        return timers.watermark
+        shelf = self._shelves[partition]
+        shelf.timers.advance(at)
+        now = shelf.timers.watermark
+        shelf.keep(key.decode(), now + self._keep)
+        return now
 
     def take(self, partition: int, state: State) -> dict[bytes, bytes | None]:
         """Return the rows to delete now."""
-        if partition not in self._timers:
-            self._open(partition, state)
-        timers, graves = self._timers[partition], self._graves[partition]
-        graves.lay(key for _, key in timers.due())
-        ripe = map(str.encode, graves.ripe())
-        gone = [key for key in ripe if self._latest[partition, key] + self._keep <= timers.watermark]
-        for key in gone:
-            del self._latest[partition, key]
-        return dict.fromkeys(gone)
+        if partition not in self._shelves:
+            self._open(self._shelves[partition], state.items(partition))
+        return dict.fromkeys(map(str.encode, self._shelves[partition].clear()))
 
     def forget(self) -> None:
         """The partitions are no longer ours."""
-        self._timers.clear()
-        self._graves.clear()
-        self._latest.clear()
+        self._shelves.clear()
 
-    def _open(self, partition: int, state: State) -> None:
-        self._timers[partition] = Timers()
-        for key, value in state.items(partition):
+    def _open(self, shelf: Shelf, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        for key, value in rows:
             if (at := self._read(key, value)) is not None:
-                self._timers[partition].advance(at)
-                self._keep_from(at, partition, key)
-
-    def _keep_from(self, at: datetime, partition: int, key: bytes) -> None:
-        self._latest[partition, key] = at
-        self._timers[partition].set(key.decode(), at + self._keep)
+                shelf.timers.advance(at)
+                shelf.keep(key.decode(), at + self._keep)
