@@ -17,6 +17,8 @@ from benchmarks.stream.engines.spec import Began, Spec, read
 from benchmarks.stream.rule import Join, score
 
 BATCH = 1000
+AS_KAFKA = {"partitioner": "murmur2_random"}
+"""librdkafka's own puts keys elsewhere than Kafka's clients do, and decisions must lie where their feedback does."""
 
 
 def create(spec: Spec) -> Dataflow:
@@ -58,7 +60,7 @@ def whole(flow: Dataflow, spec: Spec) -> None:
         return message(score(spec.prefix, m.value))
 
     decided = op.map("score", source(flow, spec, "responses"), decide)
-    op.output("decisions", decided, KafkaSink([spec.bootstrap], None))
+    op.output("decisions", decided, KafkaSink([spec.bootstrap], None, add_config=AS_KAFKA))
     joining(flow, spec)
 
 
