@@ -26,6 +26,7 @@ from models.encoder.base import Encoder
 from models.encoder.batches import packs
 from models.encoder.kernels import Dense
 from models.encoder.loading import open_model
+from models.encoder.runtime import has_bfloat16
 from models.encoder.template import segments
 from models.events import Response
 from streams.allocator import keep_memory
@@ -117,7 +118,7 @@ def variants(folder: str, lengths: Sequence[int], budget: int, device: str) -> d
 def _precisions(device: str) -> list[Any]:
     if device != "cpu":
         return ["bfloat16"]
-    return ["float32", *(["bfloat16"] if torch.cpu.get_capabilities().get("avx512_bf16") else [])]
+    return ["float32", *(["bfloat16"] if has_bfloat16(torch.device(device)) else [])]
 
 
 def _tokenised(encoder: Encoder[Any]) -> Callable[[Sequence[Response]], Any]:

@@ -11,7 +11,7 @@ GROWTH: Final = 0.05
 LAG_S: Final = 10.0
 """Seconds of input that may lie unread at any time in the second half."""
 STEADY_S: Final = 900.0
-"""By then rows have long gone as fast as they come, and what RocksDB keeps in memory is full."""
+"""By then rows have long gone as fast as they come, and what holds them has nearly stopped growing in steps."""
 
 
 class Sample(Struct, frozen=True):

@@ -75,7 +75,7 @@ def _line(error: Exception) -> str:
 
 
 def _candidates(model: Any, wanted: Wanted) -> Iterator[tuple[Route, Precision]]:
-    if wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(model)):
+    if wanted == "bfloat16" or (wanted == "auto" and has_bfloat16(model.device)):
         if _on_gpu(model):
             yield "fused", "bfloat16"
         yield "packed", "bfloat16"
@@ -83,13 +83,13 @@ def _candidates(model: Any, wanted: Wanted) -> Iterator[tuple[Route, Precision]]
         yield "packed", "float32"
 
 
-def has_bfloat16(model: Any) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
     """Whether matrices are multiplied in bfloat16: by a GPU since Ampere, by a processor with AVX512_BF16 or AMX.
 
     Whoever has AMX has both. Other processors are slower in it than in float32.
     """
-    if _on_gpu(model):
-        return torch.cuda.get_device_capability(model.device) >= (8, 0)
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from operator import attrgetter
@@ -180,7 +180,6 @@ class Topics:
     def __init__(self, logs: Logs, keys: Keys | None = None) -> None:
         self.logs = logs
         self._keys = keys
-        self._read: dict[str, list[Source]] = {}
         self._alike: dict[Any, Any] = {}
         self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
         self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
@@ -189,14 +188,18 @@ class Topics:
         self.misnamed: list[Entry] = []
         """Records of ours whose header `ce_id` is not their digest."""
         for topic, type_ in CONTRACT.items():
-            self._read[topic] = [self._take(topic, type_, entry) for entry in logs.entries.get(topic, ())]
+            for entry in logs.entries.get(topic, ()):
+                self._take(topic, type_, entry)
 
     def at(self, topic: str, partition: int, offset: int) -> Source | None:
         """Return what stands at a place."""
-        found = self._read.get(topic, ())
-        index = bisect_left(found, (partition, offset), key=lambda one: one.entry.place)
-        one = found[index] if index < len(found) else None
-        return one if one is not None and one.entry.place == (partition, offset) else None
+        place = partition, offset
+        known: tuple[Sequence[Source], ...] = (self.found.get(topic, ()), self.refused.get(topic, ()))
+        for ones in known:
+            index = bisect_left(ones, place, key=lambda one: one.entry.place)
+            if index < len(ones) and ones[index].entry.place == place:
+                return ones[index]
+        return None
 
     def first(self, type_: type[E], id_: str) -> dict[str, Found[E]]:
         """Return the first record of each id: what readers that know ids go by."""
@@ -245,7 +248,7 @@ class Topics:
             if topic not in INPUTS:
                 yield from (one for one in found if not isinstance(one.event, Watermark))
 
-    def _take(self, topic: str, type_: Any, entry: Entry) -> Source:
+    def _take(self, topic: str, type_: Any, entry: Entry) -> None:
         named = digest(entry.value)
         entry = entry._replace(digest=bytes.fromhex(named), size=len(entry.value))
         try:
@@ -253,8 +256,8 @@ class Topics:
                 raise error
             event: Any = decode(type_, entry.value)
         except EventError as error:
-            self.refused[topic].append(refused := Refused(entry, error))
-            return refused
+            self.refused[topic].append(Refused(entry, error))
+            return
         if topic not in INPUTS and not isinstance(event, Watermark):
             if encode(event) != entry.value:
                 self.garbled.append(entry)
@@ -265,8 +268,7 @@ class Topics:
         self._share(event)
         if not isinstance(event, RECOMPUTED):
             entry = entry._replace(value=b"", headers=())
-        self.found[topic].append(found := Found(entry, event))
-        return found
+        self.found[topic].append(Found(entry, event))
 
     def _share(self, event: Any) -> None:
         """Let events hold one copy of what many say alike."""

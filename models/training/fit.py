@@ -193,7 +193,7 @@ def _pretrained(name: str) -> _Start:
     for part, module in model.named_modules():
         if part.endswith(_ATTENTION):
             module.p = 0.0
-    half = not torch.cuda.is_available() and has_bfloat16(model)  # where there is a GPU, the Trainer takes it
+    half = not torch.cuda.is_available() and has_bfloat16(model.device)  # where there is a GPU, the Trainer takes it
     return _Start(model, tokenizer, framer, twins=twins, half=half)
 
 
