@@ -24,7 +24,7 @@ AS_KAFKA = {"partitioner": "murmur2_random"}
 def create(spec: Spec) -> Dataflow:
     """Return the flow of a job."""
     flow = Dataflow(spec.job)
-    {"pass": passing, "join": joining, "end_to_end": whole}[spec.job](flow, spec)
+    {"pass": passing, "join": joining, "end_to_end": whole}[spec.job](flow, spec, Began(spec.folder))
     return flow
 
 
@@ -33,9 +33,7 @@ def source(flow: Dataflow, spec: Spec, *topics: str) -> Any:
     return op.input(f"read {topics[0]}", flow, KafkaSource([spec.bootstrap], names, tail=True, batch_size=BATCH))
 
 
-def passing(flow: Dataflow, spec: Spec) -> None:
-    began = Began(spec.folder)
-
+def passing(flow: Dataflow, spec: Spec, began: Began) -> None:
     def write(m: Any) -> KafkaSinkMessage[Any, Any]:
         began()
         return KafkaSinkMessage(m.key, m.value)
@@ -44,24 +42,21 @@ def passing(flow: Dataflow, spec: Spec) -> None:
     op.output("out", out, KafkaSink([spec.bootstrap], f"{spec.prefix}passed"))
 
 
-def joining(flow: Dataflow, spec: Spec) -> None:
+def joining(flow: Dataflow, spec: Spec, began: Began) -> None:
     keyed = op.key_on("partition", source(flow, spec, "decisions", "feedback"), lambda m: str(m.partition))
-    began = Began(spec.folder)
     joined = op.stateful_batch("join", keyed, lambda _: Partition(spec.prefix, began))
     out = op.map("write", joined, lambda pair: message(pair[1]))
     op.output("out", out, KafkaSink([spec.bootstrap], None))
 
 
-def whole(flow: Dataflow, spec: Spec) -> None:
-    began = Began(spec.folder)
-
+def whole(flow: Dataflow, spec: Spec, began: Began) -> None:
     def decide(m: Any) -> KafkaSinkMessage[Any, Any]:
         began()
         return message(score(spec.prefix, m.value))
 
     decided = op.map("score", source(flow, spec, "responses"), decide)
     op.output("decisions", decided, KafkaSink([spec.bootstrap], None, add_config=AS_KAFKA))
-    joining(flow, spec)
+    joining(flow, spec, began)
 
 
 def message(send: Any) -> KafkaSinkMessage[Any, Any]:
