@@ -11,7 +11,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NamedTuple
@@ -32,6 +32,8 @@ from models.tiers import Facts, by_risk, tier
 
 MAX_UNKNOWN: Final = 0.3
 """Share of tokens outside the vocabulary above which a text is unlike what the encoder was trained on."""
+MAX_WAIT: Final = timedelta(minutes=5)
+"""From a response to its decision. It waited in the topic; whoever asked was answered without us by then, or left."""
 MAX_TURNS: Final = 64
 """Turns of a conversation whose outcomes are kept."""
 
@@ -194,6 +196,7 @@ def _facts(response: Response, score: Score | None, upper: float | None, by: Cal
         calibrated=known is not None and by.current,
         missing_labels=known.missing_labels if known else stamp.policy.warm_up_labels,
         calibration_age_s=max(0.0, (response.occurred_at - known.as_of).total_seconds()) if known else 0.0,
+        on_time=stamp.now - response.occurred_at <= MAX_WAIT,
     )
 
 

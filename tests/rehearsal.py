@@ -67,7 +67,7 @@ class HandClock(Stopwatch):
     def now(self) -> Any:
         return self.at
 
-    def bounded(self, occurred_at: datetime) -> datetime:
+    def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
         return min(occurred_at, self.at)
 
 

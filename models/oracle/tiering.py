@@ -18,6 +18,7 @@ from models.oracle.risk import TOLERANCE, risks
 from models.policy import Policy
 
 DOUBTED: Final = ("out_of_distribution", "calibration_missing")
+MAX_WAIT_S: Final = 300.0
 FAILURES: Final = frozenset({"deadline_missed", "model_error", "model_missing", "shutting_down"})
 """Why there may be no score; a number that is not finite has no further reason."""
 SHOWN: Final = {
@@ -116,6 +117,8 @@ def _doubts(decision: Decision, policy: Policy, cited: Calibration | None) -> It
         yield f"warming_up: {missing} labels missing"
     if age > policy.max_calibration_age_s:
         yield "calibration_stale"
+    if (decision.decided_at - decision.occurred_at).total_seconds() > MAX_WAIT_S:
+        yield "deadline_missed"
 
 
 def _drawn(response_id: str, key: str) -> float:

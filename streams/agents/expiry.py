@@ -1,34 +1,74 @@
 """Rows that expire: kept for a while of event time, and of real time, so that repeats are known; then deleted."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
+
+from msgspec import Struct
 
 from streams.clock import Clock
 from streams.state import State
-from streams.timers import EPOCH, Graves, Timers
+from streams.timers import EPOCH, GRACE_S
+
+SHEAVES: Final = 256
+"""Into which a horizon is cut at least: rows of one are deleted together, so they live up to 1/256 longer."""
+SHEAF: Final = 256
+"""Rows of one at most."""
+AT_ONCE: Final = 4096
+"""Rows deleted with a batch, and the rest of a sheaf: as many as a batch brings, and no stall after a long pause."""
+
+
+class Sheaf(Struct):
+    """Rows that are over at almost the same time."""
+
+    first: datetime
+    last: datetime
+    keys: list[bytes]
 
 
 class Shelf:
-    """A partition's rows: when each is over, by name; a name and a time are held once, however many refer to them."""
+    """The rows of a partition in the order in which they are over: time never goes back, and each is kept as long.
 
-    def __init__(self, clock: Clock) -> None:
-        self.timers = Timers()
-        self.graves = Graves(clock)
-        self._over: dict[str, datetime] = {}
+    Of a row only its key is held, for there may be millions.
+    """
 
-    def keep(self, name: str, until: datetime) -> None:
-        """Keep a row until then."""
-        self._over[name] = until
-        self.timers.set(name, until)
+    def __init__(self, keep: timedelta, clock: Clock) -> None:
+        self.watermark = EPOCH
+        self._keep = keep
+        self._span = keep / SHEAVES
+        self._clock = clock
+        self._live = deque[Sheaf]()
+        self._over = deque[tuple[float, Sheaf]]()
+        self._again: dict[bytes, Sheaf] = {}
+        """Where the rows stand last that were kept more than once."""
 
-    def clear(self) -> list[str]:
-        """Take the names of the rows that may go now."""
-        self.graves.lay(name for _, name in self.timers.due())
-        gone = [name for name in self.graves.ripe() if self._over[name] <= self.timers.watermark]
-        for name in gone:
-            del self._over[name]
+    def keep(self, key: bytes, at: datetime, *, again: bool) -> datetime:
+        """Keep a row from `at`, or from now if that is later, and return which; time comes that far."""
+        self.watermark = max(self.watermark, at)
+        until = self.watermark + self._keep
+        sheaf = self._live[-1] if self._live else None
+        if sheaf is None or len(sheaf.keys) == SHEAF or until - sheaf.first > self._span:
+            sheaf = Sheaf(until, until, [])
+            self._live.append(sheaf)
+        sheaf.last = until
+        sheaf.keys.append(key)
+        if again:
+            self._again[key] = sheaf
+        return self.watermark
+
+    def clear(self) -> list[bytes]:
+        """Take the keys of the rows that may go now."""
+        now = self._clock.passed()
+        while self._live and self._live[0].last <= self.watermark:
+            self._over.append((now, self._live.popleft()))
+        gone: list[bytes] = []
+        while len(gone) < AT_ONCE and self._over and self._over[0][0] <= now - GRACE_S:
+            _, sheaf = self._over.popleft()
+            gone += [key for key in sheaf.keys if self._again.get(key, sheaf) is sheaf]
+        for key in gone:
+            self._again.pop(key, None)
         return gone
 
 
@@ -39,35 +79,35 @@ class Expiry:
     """
 
     def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None], clock: Clock) -> None:
-        self._keep = keep
         self._read = read
-        self._shelves = defaultdict[int, Shelf](partial(Shelf, clock))
+        self._clock = clock
+        self._shelves = defaultdict[int, Shelf](partial(Shelf, keep, clock))
 
     @property
     def watermark(self) -> datetime:
         """The latest event time seen in any partition."""
-        return max((shelf.timers.watermark for shelf in self._shelves.values()), default=EPOCH)
+        return max((shelf.watermark for shelf in self._shelves.values()), default=EPOCH)
 
-    def set(self, partition: int, key: bytes, at: datetime) -> datetime:
-        """Note that a row lives on from `at`, or from now if that is later, and return which; time comes that far."""
-        shelf = self._shelves[partition]
-        shelf.timers.advance(at)
-        now = shelf.timers.watermark
-        shelf.keep(key.decode(), now + self._keep)
-        return now
+    def set(self, partition: int, key: bytes, at: datetime, *, again: bool = False) -> datetime:
+        """Note that a row lives on from `at`, or from now if that is later, and return which; time comes that far.
+
+        `again`: it stood already.
+        """
+        if (shelf := self._shelves.get(partition)) is None:
+            return at  # forgotten meanwhile: whoever takes the partition up again reads the row itself
+        return shelf.keep(key, at, again=again)
 
     def take(self, partition: int, state: State) -> dict[bytes, bytes | None]:
         """Return the rows to delete now."""
         if partition not in self._shelves:
             self._open(self._shelves[partition], state.items(partition))
-        return dict.fromkeys(map(str.encode, self._shelves[partition].clear()))
+        return dict.fromkeys(self._shelves[partition].clear())
 
     def forget(self) -> None:
         """The partitions are no longer ours."""
         self._shelves.clear()
 
     def _open(self, shelf: Shelf, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        for key, value in rows:
-            if (at := self._read(key, value)) is not None:
-                shelf.timers.advance(at)
-                shelf.keep(key.decode(), at + self._keep)
+        dated = ((self._read(key, value), key) for key, value in rows)
+        for at, key in sorted((self._clock.bounded(at), key) for at, key in dated if at is not None):
+            shelf.keep(key, at, again=False)

@@ -1,6 +1,7 @@
 """SCORE: responses become decisions; outcomes tell a conversation how its earlier turns were received."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ class Score:
             return self._outcomes(partition, records)
         return await self._responses(partition, records)
 
-    async def tick(self, partition: int) -> Plan:
+    async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
         """Forget what is long past."""
         return Plan(self._expiry.take(partition, self.state), [])
 
@@ -119,12 +120,13 @@ class Score:
     def _keep(self, partition: int, plan: Plan, decision: Decision) -> Decision:
         """Keep and return the first decision of a response, also among repeats within a batch; send it each time."""
         key = _decided(decision.response_id)
-        if kept := plan.rows.get(key) or self.state.get(partition, key):
+        kept = plan.rows.get(key) or self.state.get(partition, key)
+        if kept:
             decision = msgspec.json.decode(kept, type=Decision)
         send = self.context.send(decision, decision.response_id)
         plan.rows[key] = send.value
         plan.sends.append(send)
-        self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at))
+        self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at), again=kept is not None)
         return decision
 
     def _refuse(self, plan: Plan, record: Record, error: EventError) -> list[Decision]:
@@ -147,7 +149,7 @@ class Score:
             history = msgspec.json.decode(stored, type=History) if stored else History()
             history = history.after(outcome.response_id, rejected=outcome.rejected, at=outcome.occurred_at)
             plan.rows[key] = msgspec.json.encode(history)
-            self._expiry.set(partition, key, self._parts.clock.bounded(outcome.occurred_at))
+            self._expiry.set(partition, key, self._parts.clock.bounded(outcome.occurred_at), again=stored is not None)
         return plan
 
 

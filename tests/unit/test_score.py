@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from streams.clock import Clock, EventClock, WallClock
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 from streams.timers import GRACE_S
+from tests.rehearsal import HandClock
 from tests.stagecraft import Stopwatch, Theatre, at, context, decision, record
 
 REPLAY = EventClock()
@@ -97,6 +98,13 @@ def response(response_id: str = "r1", **fields: Any) -> Response:
         "response": "Take 5 mg.", "occurred_at": at(500),
     }  # fmt: skip
     return Response(**(known | fields))
+
+
+def outcome(label_id: str = "l", occurred_at: datetime | None = None) -> Outcome:
+    return Outcome(
+        label_id=label_id, conversation_id="c1", response_id="r0", turn=0, rejected=True, depth="deep",
+        occurred_at=occurred_at or at(10),
+    )  # fmt: skip
 
 
 def theatre(
@@ -216,6 +224,15 @@ def test_in_doubt_never_green(name: str) -> None:
     assert (found.tier, reason in found.reasons) == (tier, True), found.reasons
 
 
+@pytest.mark.parametrize(
+    ("waited_s", "tier", "reason"), [(300, "green", "risk_below"), (301, "yellow", "deadline_missed")]
+)
+def test_what_waited_in_the_topic_is_not_green(waited_s: int, tier: str, reason: str) -> None:
+    """After a pause of the stage; the score stands, so that a label still teaches."""
+    found = decide(response(), clock=HandClock(at(500 + waited_s)))
+    assert (found.tier, found.reasons[0][: len(reason)], found.logit) == (tier, reason, -5.0)
+
+
 GOOD = orjson.loads(encode(response()))
 BROKEN: dict[str, tuple[bytes, str]] = {
     "wrong type": (orjson.dumps({**GOOD, "turn": "first"}), "invalid"),
@@ -291,10 +308,7 @@ def test_a_repeated_refusal_is_the_same_byte_for_byte(crash: str) -> None:
 
 def test_a_conversation_remembers_how_its_turns_were_received() -> None:
     stage = theatre()
-    outcome = Outcome(
-        label_id="l", conversation_id="c1", response_id="r0", turn=0, rejected=True, depth="deep", occurred_at=at(10)
-    )
-    stage.run([record(outcome, 0)])
+    stage.run([record(outcome(), 0)])
     stage.run([record(response(), 1)])
     assert decided(stage)[0].groups["history"] == "rejected"
 
@@ -308,6 +322,25 @@ def test_rows_are_gone_after_the_horizon() -> None:
     clock.seconds += GRACE_S
     stage.tick()
     assert [key for _, key in stage.state.rows] == [b"r/r2"]
+
+
+@pytest.mark.parametrize("again", ["response", "outcome"])
+def test_a_row_that_is_used_again_lives_on_from_then(again: str) -> None:
+    """Until the last use is over; and then it goes, though it was noted twice."""
+    clock = Stopwatch()
+    stage = theatre(clock=clock)
+    used = response() if again == "response" else outcome()
+    key = b"r/r1" if again == "response" else b"c/c1"
+    stage.run([record(used, 0)])
+    stage.run([record(response("r2", occurred_at=at(0.9 * 86_400)), 1)])
+    stage.run([record(used if again == "response" else outcome("l2", at(0.9 * 86_400)), 2)])
+    for day, stands in ((1.5, True), (2.5, False)):
+        stage.run([record(response(f"r{day}", occurred_at=at(day * 86_400)), 3)])
+        clock.seconds += GRACE_S
+        stage.tick()
+        clock.seconds += GRACE_S
+        stage.tick()
+        assert ((0, key) in stage.state.rows) == stands
 
 
 def test_the_batcher_takes_what_is_queued_up_to_its_budget() -> None:
