@@ -48,7 +48,7 @@ class Calibrations:
 
     @property
     def in_contact(self) -> bool:
-        """Whether the broker confirmed lately that nothing newer is missed."""
+        """Whether lately all was read that the broker had."""
         return self._contact is not None and asyncio.get_running_loop().time() - self._contact < LOST_S
 
     @property
@@ -72,9 +72,11 @@ class Calibrations:
                 await asyncio.sleep(1)
 
     def hear(self, record: Any) -> None:
-        """Take in a record, unless it is forged."""
+        """Take in a record, unless it is forged. One without a value takes its deployment's calibrator away."""
         if error := fault(record, self._prefix, self._keys):
             log.error("a calibration is forged: it is not used", error=str(error))
+        elif record.value is None:
+            self._held.pop((record.key or b"").decode(errors="replace"), None)
         else:
             self.take(record.value)
 
@@ -107,12 +109,13 @@ class Calibrations:
         loop = asyncio.get_running_loop()
         while True:
             ends = await consumer.end_offsets(self._partitions)
-            self._contact = asked = loop.time()
+            asked = loop.time()
             while loop.time() - asked < CONTACT_S:
                 for records in (await consumer.getmany(timeout_ms=FETCH_MS)).values():
                     for record in records:
                         self.hear(record)
-                if not self.caught_up and await _passed(consumer, ends):
+                if await _passed(consumer, ends):
+                    self._contact = asked
                     self._caught_up.set()
 
 

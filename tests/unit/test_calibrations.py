@@ -1,8 +1,10 @@
 """What a scorer knows of the calibrators, without a broker."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from models.calibration.ledger import Ledger
 from models.events import Calibration, encode
@@ -30,6 +32,47 @@ async def test_the_newest_version_serves_and_a_damaged_one_does_not() -> None:
     held = known.of("ward").calibration
     assert held
     assert held.version == 3
+
+
+async def test_a_deployment_whose_calibrator_was_taken_away_has_none() -> None:
+    known = Calibrations(load())
+    known.take(encode(version(2)))
+    known.hear(SimpleNamespace(key=b"ward", value=None, headers=[]))
+    known.hear(SimpleNamespace(key=None, value=None, headers=[]))
+    assert known.of("ward").calibration is None
+
+
+class Topic:
+    """Holds versions of which one is read at a time."""
+
+    def __init__(self, versions: int) -> None:
+        self.read, self.versions = 0, versions
+        self.seen: list[bool] = []
+
+    async def end_offsets(self, partitions: list[Any]) -> dict[Any, int]:
+        return {partitions[0]: self.versions}
+
+    async def position(self, _: Any) -> int:
+        return self.read
+
+    async def getmany(self, **_: Any) -> dict[Any, list[Any]]:
+        if self.read == self.versions:
+            raise KafkaError
+        self.read += 1
+        self.seen.append(self.known.in_contact)
+        return {None: [SimpleNamespace(key=b"ward", value=encode(version(self.read)), headers=[])]}
+
+    known: Calibrations
+
+
+async def test_no_version_is_current_before_all_are_read() -> None:
+    """The broker answers before the topic is read: of what stands in it, the last may have tightened the cuts."""
+    topic = Topic(3)
+    topic.known = known = Calibrations(load())
+    with pytest.raises(KafkaError):
+        await known._read(topic)
+    assert topic.seen == [False, False, False]
+    assert (known.in_contact, known.caught_up) == (True, True)
 
 
 async def test_without_word_from_the_broker_no_version_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
