@@ -7,7 +7,9 @@ own, up to the end that the broker names; before an assignment the last owner ha
 So nothing is recovered while it changes, and there is no standby to go stale.
 """
 
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -15,6 +17,8 @@ import faust
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
 
 from models.errors import DeliveryError
+from streams.clock import WallClock
+from streams.topics import DELETION_KEPT
 from streams.wire import send_rows
 
 NEXT: Final = b"\xffnext"
@@ -26,6 +30,8 @@ MEMTABLE_BYTES: Final = 2 * 2**20
 so still where few rows are written."""
 CACHE_BYTES: Final = 8 * 2**20
 """Of blocks, for all partitions of a stage: RocksDB's own 32 MiB for each fill slowly, and were no faster."""
+MARGIN: Final = timedelta(hours=1)
+"""Between reading that a row is on disk and that it was deleted."""
 BLOOM_BITS: Final = 10
 """A key: most that are asked for are new, and a filter of so many bits knows 99 of 100 of them (RocksDB's wiki)."""
 
@@ -89,10 +95,16 @@ class Memory:
 
 
 class Disk:
-    """Rows in RocksDB, with the offset that they reach in the same write: a restart reads only what came since."""
+    """Rows in RocksDB, with the offset that they reach in the same write: a restart reads only what came since.
+
+    Rows last written before the changelog's memory of deletions are given up: some would be back from the dead.
+    """
 
     def __init__(self, folder: Path, cache: Cache) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        oldest = (WallClock().now() - DELETION_KEPT + MARGIN).timestamp()
+        if folder.exists() and all(file.stat().st_mtime < oldest for file in folder.iterdir()):
+            shutil.rmtree(folder)
         options, table = Options(raw_mode=True), BlockBasedOptions()
         table.set_block_cache(cache)
         table.set_bloom_filter(BLOOM_BITS, block_based=False)

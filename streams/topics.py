@@ -40,6 +40,9 @@ RECORD_RETENTION: Final = timedelta(days=184)
 """What was decided, learnt and raised is kept for the longest half-year: articles 19 and 26(6) of the EU AI Act ask for
 logs of six months at least. It holds no patients' text."""
 
+DELETION_KEPT: Final = timedelta(days=7)
+"""What tells that a row was deleted. A worker whose rows on disk are older reads all anew: it would not be told."""
+
 MAX_STATE_BYTES: Final = 8 * 2**20
 """A calibrator of a thousand groups and some thousand clinicians is one message; Kafka's default is 1 MiB."""
 
@@ -61,7 +64,8 @@ class Topic(NamedTuple):
             return {"cleanup.policy": "delete", "retention.ms": str(int(self.retention.total_seconds() * 1000))}
         # The segment being written is never compacted: an hour bounds what a restart reads twice.
         compacted = {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
-        return compacted | {"max.message.bytes": str(MAX_STATE_BYTES)}
+        kept = str(int(DELETION_KEPT.total_seconds() * 1000))
+        return compacted | {"max.message.bytes": str(MAX_STATE_BYTES), "delete.retention.ms": kept}
 
 
 class Found(NamedTuple):

@@ -1,5 +1,6 @@
 """Rows of a partition: what was written is there after a restart, in memory and on disk, whatever a changelog holds."""
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from models.errors import DeliveryError
 from streams import state as module
 from streams.app import BATCH_BYTES
+from streams.clock import WallClock
 from streams.producer import Row, _batches
 from streams.state import Change, State, rows_in
 
@@ -61,6 +63,25 @@ async def test_rows_outlive_the_worker(log: Log, tmp_path: Path, store: str, aga
     assert (second.get(3, b"a"), second.get(3, b"b")) == (None, b"2")
     assert log.read_from == [0, again], "once an assignment, and from disk only what is new"
     second.close(3)
+
+
+@pytest.mark.parametrize(("days", "read_from"), [(6, 2), (7, 0)])
+async def test_rows_on_disk_from_before_the_oldest_deletion_are_read_anew(
+    log: Log, tmp_path: Path, days: int, read_from: int
+) -> None:
+    """What told of a deletion is gone from the changelog by then, and the row would be back from the dead."""
+    first = state(log, "rocksdb", tmp_path)
+    await first.open(3)
+    await first.write(3, {b"a": b"1", b"b": b"2"})
+    first.close()
+    then = WallClock().now().timestamp() - days * 86_400
+    for file in (tmp_path / "partition-3").iterdir():
+        os.utime(file, (then, then))
+    second = state(log, "rocksdb", tmp_path)
+    await second.open(3)
+    assert log.read_from == [0, read_from]
+    assert second.get(3, b"b") == b"2"
+    second.close()
 
 
 async def test_nothing_is_read_off_a_partition_that_is_not_open(log: Log, tmp_path: Path) -> None:
