@@ -14,8 +14,8 @@ class Clock(Protocol):
     def now(self) -> datetime | None:
         """Return the wall time, or None in a replay."""
 
-    def bounded(self, occurred_at: datetime) -> datetime:
-        """Return how far an event may move the watermark."""
+    def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
+        """Return how far an event may move the watermark. `came_at`: in seconds since the epoch, if that is known."""
 
     def passed(self) -> float:
         """Return seconds of this machine, in a replay too: a redelivery takes its time whatever the events say."""
@@ -32,9 +32,10 @@ class WallClock(_Machine):
         """Return the time of this machine."""
         return datetime.fromtimestamp(time.time(), UTC)  # noqa: TID251 (the one place that reads the clock)
 
-    def bounded(self, occurred_at: datetime) -> datetime:
-        """An event dated more than `MAX_SKEW` ahead is taken as dated then."""
-        return min(occurred_at, self.now() + MAX_SKEW)
+    def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
+        """An event dated more than `MAX_SKEW` after it came is taken as dated then, also when it is read days later."""
+        known = datetime.fromtimestamp(came_at, UTC) if came_at > 0.0 else occurred_at
+        return min(occurred_at, known + MAX_SKEW, self.now() + MAX_SKEW)
 
 
 class EventClock(_Machine):
@@ -43,7 +44,7 @@ class EventClock(_Machine):
     def now(self) -> None:
         """No wall time."""
 
-    def bounded(self, occurred_at: datetime) -> datetime:
+    def bounded(self, occurred_at: datetime, _: float = 0.0) -> datetime:
         """Every event may move the watermark."""
         return occurred_at
 

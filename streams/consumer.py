@@ -8,6 +8,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
   behind what it had dropped, which was lost: there it goes back to the beginning;
 - a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
   out of order, and what was left out is read again;
+- nobody knows whether anything lies unread: of each partition it is noted when the broker last said that nothing does;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
 - four tasks are made for every message, and two dozen calls, so slowly that batches hardly fill: what was fetched of a
   partition is passed on as one message, whose value is the list of what was read.
@@ -16,6 +17,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from math import inf
 from time import monotonic
@@ -118,6 +120,15 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
         coordinator._do_heartbeat = noted
 
+    def ended_at(self, tp: TP) -> float | None:
+        """Return when (seconds since the epoch) the broker last named the partition's end, if we have read so far."""
+        consumer: Any = self._ensure_consumer()
+        if not consumer._subscription.is_assigned(tp):
+            return None
+        place = consumer._subscription.subscription.assignment.state_value(tp)
+        at, end = place.timestamp, place.highwater  # in this order: they are set in the other, by another thread
+        return at / 1e3 if end is not None and place.has_valid_position and place.position >= end else None
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Go back to what is committed, or to the beginning; return what is committed."""
         found: Mapping[TP, int] = await self.call_thread(self._go_back)
@@ -142,6 +153,7 @@ class Consumer(AIOKafkaConsumer):
         self._open: dict[TP, dict[int, Record]] = defaultdict(dict)
         self._seen: dict[tuple[TP, int], float] = {}
         self._rewound: dict[TP, float] = {}
+        self._ended: dict[TP, float] = {}
         self._released: dict[TP, int] = {}
         self._loads = Counter[str]()
         self._settled = asyncio.Event()
@@ -158,6 +170,7 @@ class Consumer(AIOKafkaConsumer):
                 generation = self.app.consumer_generation_id
                 if self.flow_active:
                     await self.wait_first(self._receive_all(fetched or {}, generation), self.suspend_flow.wait())
+                    self._note_ends()
                 elif not self.should_stop:
                     await self._seek_again()
         except self.consumer_stopped_errors:
@@ -188,6 +201,21 @@ class Consumer(AIOKafkaConsumer):
                     reached[tp] = part[-1].offset
                     await self._receive(tp, part, generation)
             await self._room()
+
+    def _note_ends(self) -> None:
+        """Note until when we have received all there is of each partition; the last fetch is wholly received."""
+        if self.flow_active:
+            thread = cast("ConsumerThread", self._thread)
+            ends = {tp: thread.ended_at(tp) for tp in self.assignment()}
+            self._ended |= {tp: at for tp, at in ends.items() if at is not None}
+
+    def settled_until(self, partition: int) -> dict[str, datetime]:
+        """Return, by topic, until when all that the broker took of this partition is settled; none: not known."""
+        return {
+            tp.topic: datetime.fromtimestamp(at, UTC)
+            for tp, at in self._ended.items()
+            if tp.partition == partition and not self._open[tp]
+        }
 
     async def _room(self) -> None:
         """Let agents work, and wait while they have enough."""
@@ -260,6 +288,7 @@ class Consumer(AIOKafkaConsumer):
         self._open.clear()
         self._seen.clear()
         self._rewound.clear()
+        self._ended.clear()
         self._released.clear()
         self._loads.clear()
         self._settled.set()

@@ -9,7 +9,8 @@ What Faust does that this replaces (each seen; faust-streaming 0.15.3):
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 from time import monotonic
@@ -38,6 +39,10 @@ class Plan(NamedTuple):
 
     rows: dict[bytes, bytes | None]
     sends: list[Send]
+    more: bool = False
+    """Whether time has more to change than a plan should hold: the next `tick` follows at once."""
+    left: int = 0
+    """Records at the end of the batch that wait until then."""
 
 
 class Stage(Protocol):
@@ -56,8 +61,8 @@ class Stage(Protocol):
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Decide what records (of one partition, in order) lead to."""
 
-    async def tick(self, partition: int) -> Plan:
-        """Decide what the passing of time leads to, while no records come."""
+    async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:
+        """Decide what the passing of time leads to. `settled`: until when there is nothing left, by input topic."""
 
     async def poison(self, record: Record) -> Plan:
         """Decide what a record leads to that `handle` cannot process: a dead letter, and red."""
@@ -78,7 +83,7 @@ class Delivery:
         self._locks: dict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stages: list[Stage] = []
         self._draining = False
-        self._writing = 0
+        self._writing = self._followed = 0
 
     async def consume(self, stage: Stage, stream: Any) -> None:
         """The body of an agent: take what is queued, settle it, again; those of one partition stay in order."""
@@ -124,7 +129,17 @@ class Delivery:
         return task
 
     async def act(self, stage: Stage, partition: int, plan: Plan) -> None:
-        """Carry out a plan: state first, so that what was sent can always be derived again; then outcomes."""
+        """Carry out a plan, and those that follow at once."""
+        await self._carry_out(stage, partition, plan)
+        while plan.more:
+            if self._draining:
+                raise LeaseLost  # the partition goes: whoever has it next goes on, and reads the batch again
+            plan = await stage.tick(partition, {})
+            await self._carry_out(stage, partition, plan)
+            self._followed += 1
+
+    async def _carry_out(self, stage: Stage, partition: int, plan: Plan) -> None:
+        """State first, so that what was sent can always be derived again; then outcomes."""
         if plan.rows:
             await self._ours(stage.state.write(partition, plan.rows))
         if plan.sends:
@@ -142,9 +157,9 @@ class Delivery:
         finally:
             self._writing -= 1
 
-    def recovered(self) -> int:
-        """Return how many rows were read from changelogs so far."""
-        return sum(stage.state.recovered for stage in self._stages)
+    def moves(self) -> int:
+        """Return a number that grows while a batch makes progress: rows read from changelogs, plans that followed."""
+        return self._followed + sum(stage.state.recovered for stage in self._stages)
 
     def overstays(self) -> bool:
         """Whether something is being written that may not be ours any more: the worker must end at once."""
@@ -154,7 +169,8 @@ class Delivery:
         async with self._locks[stage.name, partition]:
             try:
                 await stage.state.open(partition)
-                await self.act(stage, partition, await stage.tick(partition))
+                settled = self._app.consumer.settled_until(partition)
+                await self.act(stage, partition, await stage.tick(partition, settled))
             except LeaseLost:
                 self._put_off(stage, partition)
             except DeliveryError as error:
@@ -174,7 +190,7 @@ class Delivery:
 
     def _put_off(self, stage: Stage, partition: int) -> None:
         """Forget what a batch began; if the partition is still ours, the batch is read again."""
-        log.warning("no word from the broker: a batch is put off", stage=stage.name)
+        log.warning("the partition may not be ours for long: a batch is put off", stage=stage.name)
         stage.forget()
         stage.state.close(partition)
 
@@ -195,8 +211,10 @@ class Delivery:
 
     async def _process(self, stage: Stage, partition: int, records: Sequence[Record]) -> None:
         try:
-            plan = await stage.handle(partition, records)
-            await self.act(stage, partition, plan)
+            while records:
+                plan = await stage.handle(partition, records)
+                await self.act(stage, partition, plan)
+                records = records[len(records) - plan.left :]
         except (DeliveryError, LeaseLost):
             raise
         except Exception as error:  # noqa: BLE001 (no input may stop the stream: it is tried alone, then set aside)
@@ -206,12 +224,19 @@ class Delivery:
         log.warning("a batch failed; its records are tried alone", stage=stage.name, error=type(error).__name__)
         stage.forget()
         for record in records:
-            try:
-                plan = await stage.handle(record.partition, [record])
-            except Exception as alone:  # noqa: BLE001 (see above)
-                log.error("dead letter: internal", stage=stage.name, error=type(alone).__name__, offset=record.offset)  # noqa: TRY400 (a traceback may quote patient text)
-                plan = await stage.poison(record)
-            await self.act(stage, record.partition, plan)
+            left = 1
+            while left:
+                plan = await self._plan_for(stage, record)
+                await self.act(stage, record.partition, plan)
+                left = plan.left
+
+    @staticmethod
+    async def _plan_for(stage: Stage, record: Record) -> Plan:
+        try:
+            return await stage.handle(record.partition, [record])
+        except Exception as error:  # noqa: BLE001 (see above)
+            log.error("dead letter: internal", stage=stage.name, error=type(error).__name__, offset=record.offset)  # noqa: TRY400 (a traceback may quote patient text)
+            return await stage.poison(record)
 
 
 async def _batches(stream: Any, stage: Stage) -> AsyncIterator[list[Record]]:

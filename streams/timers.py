@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final
 
 from streams.clock import Clock
@@ -32,9 +32,14 @@ class Timers:
         """Move the watermark; it never goes back."""
         self.watermark = max(self.watermark, to)
 
+    @property
+    def late(self) -> bool:
+        """Whether an entry is due."""
+        return bool(self._heap) and self._heap[0][0] <= self.watermark
+
     def due(self) -> Iterator[tuple[datetime, str]]:
         """Take every entry that is due, in order; what is set meanwhile takes its place among them."""
-        while self._heap and self._heap[0][0] <= self.watermark:
+        while self.late:
             yield heapq.heappop(self._heap)
 
 
@@ -55,10 +60,10 @@ class Graves:
             self._since.pop(key, None)
             self._since[key] = now
 
-    def ripe(self) -> list[str]:
-        """Take the rows that have been over for `GRACE_S`. Whoever deletes them looks whether they still are."""
+    def ripe(self, most: int) -> list[str]:
+        """Take rows that have been over for `GRACE_S`. Whoever deletes them looks whether they still are."""
         until = self._clock.passed() - GRACE_S
-        found = list(takewhile(lambda key: self._since[key] <= until, self._since))
+        found = list(takewhile(lambda key: self._since[key] <= until, islice(self._since, most)))
         for key in found:
             del self._since[key]
         return found

@@ -1,7 +1,7 @@
 """Ends a worker that makes no progress, so that its supervisor starts another.
 
-What counts as progress is any change: of the rows that were read from a changelog, or of what was settled. A stage
-without anything to do needs none.
+What counts as progress is any change: of the rows that were read from a changelog, or of what was written or settled. A
+stage without anything to do needs none.
 """
 
 from collections.abc import Hashable
@@ -37,4 +37,4 @@ def progress(app: Any) -> Hashable:
     if app.rebalancing:
         return "rebalancing"
     lowest = app.consumer.under_way()
-    return None if lowest is None else (lowest, app.delivery.recovered())
+    return None if lowest is None else (lowest, app.delivery.moves())

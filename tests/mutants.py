@@ -88,8 +88,8 @@ MUTANTS = (
     Mutant(
         "I3 a repeat is decided anew",
         "streams/agents/score.py",
-        "if kept := plan.rows.get(key) or self.state.get(partition, key):",
-        "if kept := None:",
+        "kept = plan.rows.get(key) or self.state.get(partition, key)",
+        "kept = None",
         "tests/unit/test_score.py",
     ),
     Mutant(
@@ -196,6 +196,20 @@ MUTANTS = (
         "check_sound(read(instruction.parameters))",
         "pass",
         "tests/unit/test_control.py",
+    ),
+    Mutant(
+        "I5 time runs over what is unread",
+        "streams/consumer.py",
+        "if end is not None and place.has_valid_position and place.position >= end else None",
+        "if end is not None else None",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "I6 a version is current before all are read",
+        "streams/calibrations.py",
+        "if await _passed(consumer, ends):",
+        "if True:",
+        "tests/unit/test_calibrations.py",
     ),
     Mutant(
         "I9 no jump is detected",

@@ -73,6 +73,9 @@ class Theatre:
             self.sent += plan.sends
         if crash == "no":
             self.stage.done(partition)
+            self._go_on(partition, plan)
+            if plan.left:
+                self.run(records[-plan.left :])
         else:
             self.restart()
             self.run(records)
@@ -81,11 +84,16 @@ class Theatre:
         """Let another worker begin, with the rows of this one."""
         self.stage = self._make(self.state)
 
-    def tick(self, partition: int = 0) -> None:
-        plan = asyncio.run(self.stage.tick(partition))
-        self.state.apply(partition, plan)
-        self.sent += plan.sends
-        self.stage.done(partition)
+    def tick(self, **settled: datetime) -> None:
+        """Let a second pass in partition 0; `settled`: by topic, until when nothing is left of it."""
+        self._go_on(0, Plan({}, [], more=True), settled)
+
+    def _go_on(self, partition: int, plan: Plan, settled: dict[str, datetime] | None = None) -> None:
+        while plan.more:
+            plan = asyncio.run(self.stage.tick(partition, settled or {}))
+            self.state.apply(partition, plan)
+            self.sent += plan.sends
+            self.stage.done(partition)
 
     def outcomes(self, *topics: str) -> dict[str, list[bytes]]:
         """What a reader that knows ids sees: each distinct record once, by topic, in no order."""

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from models.errors import EventError, Invalid
+from models.errors import DeliveryError, EventError, Invalid
 from models.events import DeadLetter, Event, decode, digest
 from models.signing import Keys
 from streams.metrics import Metrics
@@ -51,6 +51,13 @@ class Context(NamedTuple):
 def place(letter: DeadLetter) -> str:
     """Return what a dead letter is keyed by."""
     return f"{letter.source_topic}/{letter.partition}/{letter.offset}"
+
+
+def unreadable(what: str, error: Exception) -> DeliveryError:
+    """Return what ends a worker that cannot read its own state: going on would set all that comes aside."""
+    return DeliveryError(
+        f"{what}: written by another version, or damaged; run the version that wrote them ({type(error).__name__})"
+    )
 
 
 class Internal(Invalid):

@@ -7,16 +7,16 @@ and what followed from them is sent again from the state, byte for byte. Once th
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
-from models.errors import EventError
+from models.errors import EventError, StateError
 from models.events import Alarm, Change, DeadLetter, Event, Watermark
-from streams.agents.common import Context, Internal, place
+from streams.agents.common import Context, Internal, place, unreadable
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
 from streams.delivery import Plan
@@ -127,7 +127,7 @@ class Fold:
         self._batches[partition] = Batch(held, [record.at for record in records])
         return plan
 
-    async def tick(self, partition: int) -> Plan:
+    async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
         """Forget ids that are long past."""
         return Plan(self._expiry.take(partition, self.state), [])
 
@@ -160,7 +160,7 @@ class Fold:
             taken.news += held.folded.apply(event)
         except EventError as error:
             taken.news.append(self.context.letter(self.name, record, error))
-        taken.ids[id_] = self._expiry.set(partition, key, self._clock.bounded(at))
+        taken.ids[id_] = self._expiry.set(partition, key, self._clock.bounded(at, record.at))
 
     def _hold(self, partition: int, deployment: str) -> Held:
         if (held := self._held.get((partition, deployment))) is None:
@@ -171,8 +171,12 @@ class Fold:
     def _load(self, deployment: str, stored: bytes | None) -> Held:
         if stored is None:
             return Held(self.kind.create(deployment), {}, ())
-        row = msgspec.json.decode(stored, type=Row)
-        return Held(self.kind.restore(deployment, row.snapshot), dict.fromkeys(row.recent), row.news)
+        try:
+            row = msgspec.json.decode(stored, type=Row)
+            folded = self.kind.restore(deployment, row.snapshot)
+        except (msgspec.MsgspecError, StateError, LookupError) as error:
+            raise unreadable(f"rows of deployment {deployment}", error) from None
+        return Held(folded, dict.fromkeys(row.recent), row.news)
 
     def _publish(self, partition: int, deployment: str, taken: Taken, plan: Plan) -> Held:
         held = self._hold(partition, deployment)

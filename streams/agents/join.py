@@ -1,7 +1,9 @@
 """JOIN: decisions and feedback, both keyed by response_id, become labels, outcomes and closures."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +13,7 @@ from models import joining
 from models.errors import EventError
 from models.events import Decision, Feedback, Watermark
 from models.joining import Effect, Horizons, Row
-from streams.agents.common import Context, Internal
+from streams.agents.common import Context, Internal, unreadable
 from streams.clock import Clock
 from streams.delivery import Plan
 from streams.state import State
@@ -22,6 +24,8 @@ PROGRESS = b"\x00progress/%d"
 """Key of the row that holds a partition's progress; no response_id starts with NUL."""
 TYPES: Final[dict[str, Any]] = {t.topic: t | Watermark for t in (Decision, Feedback)}
 """Whoever may write feedback must not be able to decide."""
+MOST: Final = 4096
+"""Rows that time changes, or deletes, in one plan: when a long pause ends, millions may be due at once."""
 
 
 class Progress(Struct, frozen=True, array_like=True):
@@ -42,9 +46,9 @@ class Desk:
         self.graves = Graves(clock)
         """Closed rows whose outcomes are sent."""
 
-    def advance(self, topics: Iterable[str], to: datetime) -> None:
-        """Let event time reach `to` in these inputs; what is due waits for the slower one."""
-        self.reached |= {topic: max(self.reached[topic], to) for topic in topics}
+    def advance(self, topic: str, to: datetime) -> None:
+        """Let event time reach `to` in an input; what is due waits for the slower one."""
+        self.reached[topic] = max(self.reached[topic], to)
         self.timers.advance(min(self.reached.values()))
 
     def progress(self) -> Progress:
@@ -65,20 +69,24 @@ class Join:
         self.clock = clock
         self._key = salience_key
         self._desks: dict[int, Desk] = {}
-        self._next: dict[int, list[str]] = {}
+        self._next = defaultdict[int, list[str]](list)
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Join records of one partition, in order; time advances with them."""
-        batch = Batch(self, partition)
-        for record in records:
-            batch.take(record)
-        return batch.plan()
+        batch, taken = Batch(self, partition), 0
+        batch.wake()
+        while taken < len(records) and not batch.late:
+            batch.take(records[taken])
+            taken += 1
+        return batch.plan(left=len(records) - taken)
 
-    async def tick(self, partition: int) -> Plan:
-        """Let wall time reach rows while no events come."""
+    async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:
+        """Let wall time reach rows while no events come: of an input, not beyond what may still lie there unread."""
         batch = Batch(self, partition)
-        if (now := self.clock.now()) is not None:
-            batch.advance(TYPES, now)
+        batch.wake()
+        if self.clock.now() is not None:
+            for topic, until in settled.items():
+                batch.advance(topic.removeprefix(self.context.prefix), until)
         return batch.plan()
 
     async def poison(self, record: Record) -> Plan:
@@ -86,10 +94,11 @@ class Join:
         return Plan({}, [self.context.dead_letter(self.name, record, Internal("not processable"))])
 
     def done(self, partition: int) -> None:
-        """The batch is durable: its closed rows may go when nothing can come again."""
+        """The plan is durable. After a batch's last, its closed rows may go when nothing can come again."""
         if desk := self._desks.get(partition):
             desk.sequence += 1
-            desk.graves.lay(self._next.pop(partition, []))
+            if not desk.timers.late:
+                desk.graves.lay(self._next.pop(partition, []))
             self.context.metrics.pending.labels(partition=str(partition)).set(len(desk.timers))
 
     def forget(self) -> None:
@@ -103,8 +112,13 @@ class Join:
             return desk, []
         stored = self.state.get(partition, PROGRESS % partition)
         progress = msgspec.json.decode(stored, type=Progress) if stored else Progress()
-        desk = self._desks[partition] = Desk(progress, self.clock)
-        return desk, list(self._recover(partition, desk, progress.sent))
+        desk = Desk(progress, self.clock)
+        try:
+            effects = list(self._recover(partition, desk, progress.sent))
+        except msgspec.MsgspecError as error:
+            raise unreadable(f"rows of partition {partition}", error) from None
+        self._desks[partition] = desk
+        return desk, effects
 
     def _recover(self, partition: int, desk: Desk, sent: int) -> Iterable[Effect]:
         """Set all timers; return what may not have been sent, in the order in which it fell due."""
@@ -123,8 +137,8 @@ class Join:
         return joining.heard(feedback, f"{record.partition}:{record.offset}", self._key)
 
     def leave(self, partition: int, closed: list[str]) -> None:
-        """Note the rows that this batch closes."""
-        self._next[partition] = closed
+        """Note the rows that a plan closes."""
+        self._next[partition] += closed
 
 
 class Batch:
@@ -138,6 +152,7 @@ class Batch:
         self._sends: list[Send] = [self._send(e) for e in effects]
         self._closed: list[str] = []
         self._touched = False
+        self._left = MOST
 
     def take(self, record: Record) -> None:
         """Take in one record."""
@@ -149,7 +164,7 @@ class Batch:
         except EventError as error:
             self._sends.append(self._stage.context.dead_letter(self._stage.name, record, error))
             return
-        self.advance((topic,), self._stage.clock.bounded(event.occurred_at))
+        self.advance(topic, self._stage.clock.bounded(event.occurred_at, record.at))
 
     def _enter(self, event: Decision | Feedback | Watermark, record: Record) -> None:
         if isinstance(event, Decision):
@@ -161,22 +176,32 @@ class Batch:
             self._set(row)
             self._emit(effects)
 
-    def advance(self, topics: Iterable[str], to: datetime) -> None:
-        """Move the event time of some inputs and let it reach what is due."""
-        self._desk.advance(topics, to)
-        for due, key in self._desk.timers.due():
+    def advance(self, topic: str, to: datetime) -> None:
+        """Move the event time of an input and let it reach what is due."""
+        self._desk.advance(topic, to)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let time change the rows that are due, in order, until the plan is full."""
+        for due, key in islice(self._desk.timers.due(), self._left):
+            self._left -= 1
             self._wake(key, due)
 
-    def plan(self) -> Plan:
-        """Return what to write and to send."""
+    @property
+    def late(self) -> bool:
+        """Whether rows are still due: the next record must not come before them."""
+        return self._desk.timers.late
+
+    def plan(self, left: int = 0) -> Plan:
+        """Return what to write and to send; `left`: records that were not taken."""
         self._stage.leave(self._partition, self._closed)
-        ripe = [key for key in self._desk.graves.ripe() if self._row(key).closed]  # a decision may have opened it again
+        ripe = [key for key in self._desk.graves.ripe(MOST) if self._row(key).closed]  # or a decision has opened it
         if not (self._touched or self._rows or self._sends or ripe):
-            return Plan({}, [])
+            return Plan({}, [], self.late, left)
         rows: dict[bytes, bytes | None] = {key.encode(): None for key in ripe if key not in self._rows}
         rows |= {k.encode(): msgspec.json.encode(row) for k, row in self._rows.items()}
         rows[PROGRESS % self._partition] = msgspec.json.encode(self._desk.progress())
-        return Plan(rows, self._sends)
+        return Plan(rows, self._sends, self.late, left)
 
     def _wake(self, key: str, due: datetime) -> None:
         before = self._row(key)

@@ -75,7 +75,7 @@ class Watch:
         self._policies = policies
 
     def identify(self, event: Watched) -> tuple[str, str, datetime]:
-        """Each event counts once; the closure of an orphan belongs to no deployment that is known."""
+        """Each event counts once. An orphan belongs to no deployment that is known: closures are watched together."""
         match event:
             case Instruction():
                 return f"i/{event.instruction_id}", event.deployment, event.occurred_at
@@ -84,7 +84,7 @@ class Watch:
             case Decision():
                 return f"r/{event.response_id}", event.deployment, event.occurred_at
             case Closure():
-                return f"c/{event.closure_id}", event.deployment or "unknown", event.closed_at
+                return f"c/{event.closure_id}", "unknown", event.closed_at
 
     def create(self, deployment: str) -> Watching:
         """Return monitors that have seen nothing."""

@@ -21,7 +21,7 @@ from models.oracle.logs import CONTRACT, Topics
 from models.policy import Policies
 from models.training.data import read
 from streams.calibrations import Calibrations
-from streams.delivery import Delivery
+from streams.delivery import Delivery, Plan
 from streams.metrics import Metrics
 from streams.offline import Offline
 from streams.report import write_report
@@ -180,7 +180,7 @@ def test_a_library_that_quotes_the_patient_is_not_repeated(caplog: pytest.LogCap
             raise Talkative(records)
 
         async def poison(self, record: Any) -> Any:
-            return SimpleNamespace(rows={}, sends=[])
+            return Plan({}, [])
 
         def done(self, partition: int) -> None:
             return

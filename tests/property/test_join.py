@@ -144,6 +144,20 @@ def test_seeded_schedules(seeds: range) -> None:
         assert play(events, rng, rng).outcomes("labels", "closures", "outcomes") == plain, seed
 
 
+@pytest.mark.parametrize("seed", range(200))
+def test_it_does_not_matter_how_many_rows_a_plan_may_hold(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """When a long pause ends all rows are due at once; what comes then must find what time has made of them."""
+    rng = random.Random(seed)
+    asked = [record(decision(f"r{n}", seconds=rng.choice([0, 7 * 86_400])), n) for n in range(14)]
+    told = [record(_any_feedback(n, rng), n) for n in range(30)]
+    mixed = [*merge(asked, told, rng), *END]
+    plain = run(mixed)
+    monkeypatch.setattr("streams.agents.join.MOST", rng.randint(1, 3))
+    assert run(mixed, rng).sent == plain.sent
+    crashed = run(mixed, rng, rng)
+    assert crashed.outcomes("labels", "closures", "outcomes") == plain.outcomes("labels", "closures", "outcomes")
+
+
 def _any(rng: random.Random) -> Any:
     response = rng.randint(0, 3)
     if rng.random() < 0.3:

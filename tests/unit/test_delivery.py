@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter, defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import faust
 import pytest
@@ -15,7 +16,7 @@ from streams.agents.join import Join
 from streams.agents.score import BATCH as SCORED
 from streams.app import create_app
 from streams.consumer import ENOUGH, FETCH_WAIT_MS, Consumer, ConsumerThread, Lease
-from streams.delivery import Delivery
+from streams.delivery import Delivery, Plan
 from streams.settings import load
 from streams.wire import Record
 
@@ -28,7 +29,7 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     """A consumer that has received messages at these offsets."""
     made = Consumer.__new__(Consumer)
     made._open, made._released, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
-    made._loads, made._settled = Counter(), asyncio.Event()
+    made._loads, made._settled, made._ended = Counter(), asyncio.Event(), {}
     made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
     made.callback = _nothing
@@ -199,7 +200,8 @@ class Stage:
         self.ticks = self.forgotten = self.finished = 0
 
     def plan(self) -> Any:
-        return SimpleNamespace(rows=self.rows, sends=["an outcome"] if self.rows else [])
+        sends: Any = ["an outcome"] if self.rows else []
+        return Plan(self.rows, sends)
 
     async def write(self, partition: int, rows: Any) -> None:
         self.written.append(rows)
@@ -217,8 +219,9 @@ class Stage:
         self.handled += [r.offset for r in records]
         return self.plan()
 
-    async def tick(self, partition: int) -> Any:
+    async def tick(self, partition: int, settled: Any) -> Any:
         self.ticks += 1
+        self.settled = settled
         return self.plan()
 
     async def poison(self, record: Any) -> Any:
@@ -266,7 +269,7 @@ def test_a_write_that_outlasts_the_session_is_noticed() -> None:
     delivery = Delivery(SimpleNamespace(consumer=made))
     stage = Stage(rows={b"k": b"v"}, on_write=lambda: seen.append(delivery.overstays()))
     seen: list[bool] = []
-    asyncio.run(delivery.act(stage, 0, SimpleNamespace(rows=stage.rows, sends=[])))
+    asyncio.run(delivery.act(stage, 0, Plan(stage.rows, [])))
     made.lease.end()
     delivery._writing = 1
     assert (seen, delivery.overstays()) == ([False], True)
@@ -288,6 +291,51 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
         asyncio.run(made._receive(PART, records(*offsets), 1))
     asyncio.run(delivery._deliver(stage, [*late, *under_way(made)]))
     assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
+
+
+class Full(Stage):
+    """For whom after each record time has more to change than two plans hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.course: list[int | str] = []
+
+    async def handle(self, partition: int, records: Any) -> Any:
+        await super().handle(partition, records[:1])
+        self.course.append(records[0].offset)
+        return Plan({}, [], more=True, left=len(records) - 1)
+
+    async def tick(self, partition: int, settled: Any) -> Any:
+        self.course.append("time")
+        return Plan({}, [], more=self.course[-2] != "time")
+
+
+def test_what_is_due_comes_before_the_next_record() -> None:
+    """And each plan that is carried out counts as progress: a worker with much to make up for is not stuck."""
+    made, stage = consumer(10), Full()
+    asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
+    delivery = Delivery(SimpleNamespace(consumer=made))
+    stage.state.recovered, before = 0, delivery.moves()
+    asyncio.run(delivery._deliver(stage, under_way(made)))
+    after_two = ["time", "time"]
+    assert stage.course == [10, *after_two, 12, *after_two]
+    assert (stage.poisoned, made._released, delivery.moves() - before) == ([11], {PART: 13}, 4)
+
+
+def test_the_idle_seconds_of_a_stage_are_no_progress() -> None:
+    stage, delivery = Stage(), Delivery(SimpleNamespace(rebalancing=False, consumer=consumer()))
+    delivery._stages, stage.state.recovered = [stage], 0
+    asyncio.run(delivery.tick(stage, [0, 1]))
+    assert (stage.ticks, delivery.moves()) == (2, 0)
+
+
+def test_whoever_has_much_to_make_up_for_lets_go_when_asked() -> None:
+    """A rebalance waits for no more than a plan; the batch is not settled: whoever has the partition next reads it."""
+    made, stage = consumer(10, 11), Full()
+    delivery = Delivery(SimpleNamespace(consumer=made))
+    delivery._draining = True
+    asyncio.run(delivery._deliver(stage, under_way(made)))
+    assert (stage.course, stage.finished, stage.forgotten, made._released) == ([10], 1, 1, {})
 
 
 class Slow(Stage):
@@ -464,6 +512,56 @@ def test_no_time_passes_in_a_rebalance() -> None:
     app.rebalancing = False
     asyncio.run(Delivery(app).tick(stage, [0]))
     assert (stage.ticks, stage.opened) == (1, [0])
+
+
+class Place(NamedTuple):
+    """What aiokafka knows of a partition."""
+
+    position: int | None
+    highwater: int | None
+    timestamp: int = 1_767_600_000_250
+    """Of the last fetch, in milliseconds."""
+
+    @property
+    def has_valid_position(self) -> bool:
+        return self.position is not None
+
+
+def at_place(place: Place) -> ConsumerThread:
+    thread, found = ConsumerThread.__new__(ConsumerThread), SimpleNamespace(state_value={PART: place}.__getitem__)
+    subscription = SimpleNamespace(assignment=found)
+    known = SimpleNamespace(is_assigned=[PART].__contains__, subscription=subscription)
+    thread._consumer = SimpleNamespace(_subscription=known)  # type: ignore[assignment]
+    return thread
+
+
+@pytest.mark.parametrize(
+    ("place", "open_", "known"),
+    [
+        (Place(13, 13), (), True),
+        (Place(0, 0), (), True),
+        (Place(13, 14), (), False),
+        (Place(13, 13), (12,), False),
+        (Place(13, None), (), False),
+        (Place(None, 13), (), False),
+    ],
+    ids=["all settled", "empty", "something unread", "something under way", "never fetched", "place unknown"],
+)
+def test_time_passes_only_where_nothing_is_left(place: Place, open_: tuple[int, ...], *, known: bool) -> None:
+    made, stage = consumer(*open_), Stage()
+    made._thread, made.flow_active = at_place(place), True
+    made.assignment = lambda: {PART, TP("feedback", 7)}  # type: ignore[method-assign]  # one has just gone
+    made._note_ends()
+    asyncio.run(Delivery(SimpleNamespace(rebalancing=False, consumer=made)).tick(stage, [0]))
+    last = datetime(2026, 1, 5, 8, 0, 0, 250_000, UTC)
+    assert stage.settled == ({"feedback": last} if known else {})
+
+
+def test_what_was_known_of_a_partition_is_forgotten_when_it_goes() -> None:
+    made = consumer()
+    made._ended[PART] = 1.0
+    made.lose()
+    assert made.settled_until(0) == {}
 
 
 def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.events import Alarm, Calibration, Change, DeadLetter, Instruction, Label, Scored, decode
+from models.errors import DeliveryError
+from models.events import Alarm, Calibration, Change, Closure, DeadLetter, Instruction, Label, Scored, decode
 from models.policy import Policies, Policy
 from streams.agents import fold
 from streams.agents.expiry import Expiry
@@ -17,6 +18,7 @@ from streams.agents.learn import Learn
 from streams.agents.watch import Watch
 from streams.clock import WallClock
 from streams.timers import GRACE_S
+from tests.rehearsal import HandClock
 from tests.stagecraft import FakeState, Stopwatch, Theatre, at, context, decision, record
 
 CRASHES = ("no", "no", "early", "written", "sent")
@@ -98,6 +100,74 @@ def test_ids_are_forgotten_after_the_horizon_also_after_a_restart() -> None:
     clock.seconds += GRACE_S
     stage.tick()
     assert sorted(key for _, key in stage.state.rows) == [b"d/ward", b"i/l20", b"i/l21"]
+
+
+@pytest.mark.parametrize("kind", [Learn, Watch])
+@pytest.mark.parametrize("row", [b"{}", b'{"snapshot":{"shares":{}},"recent":[]}', b"\xff"])
+def test_a_state_of_another_version_ends_the_worker(kind: Any, row: bytes) -> None:
+    """It must not set aside, one by one, every label that waits."""
+    stage = theatre(kind)
+    stage.state.rows[0, b"d/ward"] = row
+    with pytest.raises(DeliveryError, match="another version"):
+        stage.run([record(label(1), 0)])
+
+
+def test_a_date_far_ahead_ends_nothing_after_a_restart() -> None:
+    """Rows keep the dates that were told; what moves time is cut, when they are read again too."""
+    clock = HandClock(at(60))
+    stage = theatre(clock=clock)
+    stage.run([record(label(1), 0), record(label(2, seconds=10 * 365 * 86_400), 1)])
+    stage.state.rows[0, b"i/l2"] = msgspec.json.encode(at(10 * 365 * 86_400))
+    stage.restart()
+    stage.tick()
+    clock.seconds += GRACE_S
+    stage.tick()
+    assert (0, b"i/l1") in stage.state.rows
+
+
+def test_what_is_noted_after_a_partition_went_hides_no_older_row() -> None:
+    clock, state = Stopwatch(), FakeState()
+    expiry: Any = Expiry(timedelta(days=14), fold.read_time, clock)
+    state.rows[0, b"i/old"] = msgspec.json.encode(at(0))
+    expiry.take(0, state)
+    expiry.forget()
+    assert expiry.set(0, b"i/new", at(20 * 86_400)) == at(20 * 86_400)
+    state.rows[0, b"i/new"] = msgspec.json.encode(at(20 * 86_400))
+    expiry.take(0, state)
+    clock.seconds += GRACE_S
+    assert list(expiry.take(0, state)) == [b"i/old"]
+
+
+def closures(*reasons: Any) -> list[Any]:
+    return [
+        record(Closure(closure_id=f"c{n}", response_id=f"r{n}", reason=reason, closed_at=at(n), deployment=ward), n)
+        for n, reason in enumerate(reasons)
+        for ward in [None if reason == "orphan" else "ward"]
+    ]
+
+
+@pytest.mark.parametrize(("one_in", "alarms"), [(20, 0), (2, 1)])
+def test_orphans_are_a_share_of_all_endings(one_in: int, alarms: int) -> None:
+    """They name no deployment, and the others do: counted apart, all were orphans."""
+    stage = theatre(Watch)
+    stage.run(closures(*("unlabelled" if n % one_in else "orphan" for n in range(400))))
+    assert len([s for s in stage.sent if s.topic == "alarms"]) == alarms
+
+
+def test_after_a_long_pause_ids_are_forgotten_a_batch_at_a_time() -> None:
+    """All are over at once when the first event after it comes: deleting a million rows would hold up the stage."""
+    clock = Stopwatch()
+    stage = theatre(clock=clock)
+    for first in range(0, 10_000, 1_000):
+        stage.run([record(label(n), n) for n in range(first, first + 1_000)])
+    stage.run([record(label(10_000, seconds=30 * 86_400), 10_000)])
+    stage.tick()
+    clock.seconds += GRACE_S
+    left = []
+    for _ in range(4):
+        stage.tick()
+        left.append(len(stage.state.rows))
+    assert left == [5_906, 1_810, 2, 2]
 
 
 def test_another_encoder_starts_the_calibrator_anew() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from models.errors import DeliveryError
 from models.events import Closure, Label, Outcome, Watermark, decode, encode
 from models.joining import Horizons
 from models.salience import digest
@@ -205,7 +206,18 @@ def test_events_dated_a_day_ahead_end_nothing_early(live: Theatre) -> None:
     ahead = 86_400 + 600
     live.run(sequence(decision(), decision("r2", seconds=ahead), feedback("f2", "r2", seconds=ahead + 10)))
     live.run(sequence(feedback("f0", "r0")))
-    live.tick()
+    live.tick(decisions=at(60), feedback=at(60))
+    assert live.sent == []
+
+
+def test_dates_ahead_of_their_arrival_are_cut_also_when_they_are_read_days_later(
+    live: Theatre, clock: HospitalClock
+) -> None:
+    clock.at = at(3 * 86_400)
+    came = [at(60).timestamp()] * 3
+    ahead = sequence(decision(), decision("r2", seconds=2 * 86_400), feedback("f2", "r2", seconds=2 * 86_400))
+    live.run([one._replace(at=when) for one, when in zip(ahead, came, strict=True)])
+    live.run(sequence(feedback("f1", seconds=3600)))
     assert live.sent == []
 
 
@@ -213,12 +225,26 @@ def test_a_clock_that_is_set_back_a_day_takes_nothing_back(live: Theatre, clock:
     live.run(sequence(decision(), feedback("f1")))
     for seconds in (-86_400, 120, 200):
         clock.at = at(seconds)
-        live.tick()
+        live.tick(decisions=clock.at, feedback=clock.at)
     assert [say(s.topic, s.value) for s in live.sent if s.topic == "labels"] == ["verdict f1: ann accepts none x1"]
     clock.at = at(-86_400)
     live.run(sequence(decision("r2", seconds=-3600)))
-    live.tick()
+    live.tick(decisions=clock.at, feedback=clock.at)
     assert len(live.sent) == 2
+
+
+def test_after_a_pause_no_time_passes_over_what_waits_to_be_read(live: Theatre) -> None:
+    """Feedback came in time, while the worker was down: now the topic is full, and it lies at its end."""
+    after = HORIZONS.response.total_seconds() + 600
+    live.run(sequence(decision(), feedback("f1", "r0")))
+    live.tick(decisions=at(after))
+    assert live.sent == []
+    live.run([record(feedback("f2", seconds=3600), 2)])
+    live.tick(decisions=at(after), feedback=at(after))
+    assert [say(s.topic, s.value) for s in live.sent if s.topic != "outcomes"] == [
+        "verdict f2: ann accepts none x1",
+        "orphan f1",
+    ]
 
 
 def test_a_client_in_a_loop_cannot_grow_a_row_beyond_what_a_broker_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +266,37 @@ def test_rows_are_gone_when_all_is_over() -> None:
     clock.seconds += GRACE_S
     stage.tick()
     assert [key for _, key in stage.state.rows] == [b"\x00progress/0"]
+
+
+def test_no_row_goes_while_its_batch_is_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a long pause there may be minutes between the first of its plans and the last."""
+    monkeypatch.setattr("streams.agents.join.MOST", 1)
+    clock = Stopwatch()
+    stage = theatre(clock)
+    stage.run(sequence(*(decision(f"r{n}") for n in range(4))))
+    carry_out = stage.stage.done
+
+    def slowly(partition: int) -> None:
+        clock.seconds += GRACE_S
+        carry_out(partition)
+
+    stage.stage.done = slowly  # type: ignore[method-assign]
+    stage.run([*passed(40 * 86_400)])
+    assert sorted(key for _, key in stage.state.rows if key.startswith(b"r")) == [b"r0", b"r1", b"r2", b"r3"]
+    for _ in range(5):
+        stage.tick()
+    assert [key for _, key in stage.state.rows] == [b"\x00progress/0"]
+
+
+def test_rows_of_another_version_end_the_worker() -> None:
+    """Going on would leave the other rows of the partition without timers."""
+    stage = theatre()
+    stage.run(sequence(decision()))
+    stage.state.rows[0, b"r1"] = b"[1]"
+    stage.restart()
+    for _ in range(2):
+        with pytest.raises(DeliveryError, match="another version"):
+            stage.run(sequence(decision("r2")))
 
 
 def test_what_comes_again_after_the_end_changes_nothing() -> None:

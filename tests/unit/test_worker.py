@@ -21,7 +21,7 @@ def stage(*progress: Any, rebalancing: bool = False, overstays: bool = False) ->
         rebalancing=rebalancing,
         conf=SimpleNamespace(id="demur-join"),
         consumer=SimpleNamespace(under_way=under_way),
-        delivery=SimpleNamespace(overstays=lambda: overstays, recovered=lambda: 7),
+        delivery=SimpleNamespace(overstays=lambda: overstays, moves=lambda: 7),
     )
     return Built(app, {})
 
