@@ -126,8 +126,12 @@ class ConsumerThread(AIOKafkaConsumerThread):
         if not consumer._subscription.is_assigned(tp):
             return None
         place = consumer._subscription.subscription.assignment.state_value(tp)
-        at, end = place.timestamp, place.highwater  # in this order: they are set in the other, by another thread
-        return at / 1e3 if end is not None and place.has_valid_position and place.position >= end else None
+        at, end, read = (
+            place.timestamp,
+            place.highwater,
+            place._position,
+        )  # another thread sets the first after the second
+        return at / 1e3 if end is not None and read is not None and read >= end else None
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Go back to what is committed, or to the beginning; return what is committed."""

@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     settle_s: Annotated[float, Field(ge=0)] = 120.0
     """Wait for contradictions after a first verdict."""
     orphan_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 86_400.0
-    """Wait for the response of a feedback that came first."""
+    """Wait for the response of a feedback that came first: longer than SCORE may stand still."""
     salience_key: SecretStr | None = None
     """Keys the digests of doses, drugs and negations that decisions carry; without it they could be guessed."""
 

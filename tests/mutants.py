@@ -198,9 +198,16 @@ MUTANTS = (
         "tests/unit/test_control.py",
     ),
     Mutant(
+        "I4 a label counts again when a group has lost its place",
+        "streams/agents/fold.py",
+        "if record.offset <= held.places.get(record.topic, -1) and self._expiry.forgets(partition, at):",
+        "if False:",
+        "tests/unit/test_fold.py",
+    ),
+    Mutant(
         "I5 time runs over what is unread",
         "streams/consumer.py",
-        "if end is not None and place.has_valid_position and place.position >= end else None",
+        "if end is not None and read is not None and read >= end else None",
         "if end is not None else None",
         "tests/unit/test_delivery.py",
     ),

@@ -79,6 +79,7 @@ class Expiry:
     """
 
     def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None], clock: Clock) -> None:
+        self._keep = keep
         self._read = read
         self._clock = clock
         self._shelves = defaultdict[int, Shelf](partial(Shelf, keep, clock))
@@ -102,6 +103,11 @@ class Expiry:
         if partition not in self._shelves:
             self._open(self._shelves[partition], state.items(partition))
         return dict.fromkeys(self._shelves[partition].clear())
+
+    def forgets(self, partition: int, at: datetime) -> bool:
+        """Whether a row that was set for this time may be deleted by now."""
+        shelf = self._shelves.get(partition)
+        return shelf is not None and at + self._keep <= shelf.watermark
 
     def forget(self) -> None:
         """The partitions are no longer ours."""

@@ -69,6 +69,8 @@ class Row(Struct, frozen=True):
     """Ids of the last batch."""
     news: tuple[News, ...] = ()
     """What they led to, until it is known to be told."""
+    places: dict[str, int] = {}
+    """By topic, the offset of the last event that was folded."""
 
 
 class Held(Struct):
@@ -77,6 +79,7 @@ class Held(Struct):
     folded: Folded
     recent: dict[str, Any]
     news: tuple[News, ...]
+    places: dict[str, int]
 
 
 class Batch(Struct, frozen=True):
@@ -156,10 +159,13 @@ class Fold:
         held, key, taken = self._hold(partition, deployment), _id(id_), touched[deployment]
         if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):
             return
+        if record.offset <= held.places.get(record.topic, -1) and self._expiry.forgets(partition, at):
+            return  # a group without members for a week loses its place, and everything is read again
         try:
             taken.news += held.folded.apply(event)
         except EventError as error:
             taken.news.append(self.context.letter(self.name, record, error))
+        held.places[record.topic] = record.offset
         taken.ids[id_] = self._expiry.set(partition, key, self._clock.bounded(at, record.at))
 
     def _hold(self, partition: int, deployment: str) -> Held:
@@ -170,20 +176,21 @@ class Fold:
 
     def _load(self, deployment: str, stored: bytes | None) -> Held:
         if stored is None:
-            return Held(self.kind.create(deployment), {}, ())
+            return Held(self.kind.create(deployment), {}, (), {})
         try:
             row = msgspec.json.decode(stored, type=Row)
             folded = self.kind.restore(deployment, row.snapshot)
         except (msgspec.MsgspecError, StateError, LookupError) as error:
             raise unreadable(f"rows of deployment {deployment}", error) from None
-        return Held(folded, dict.fromkeys(row.recent), row.news)
+        return Held(folded, dict.fromkeys(row.recent), row.news, row.places)
 
     def _publish(self, partition: int, deployment: str, taken: Taken, plan: Plan) -> Held:
         held = self._hold(partition, deployment)
         held.recent = taken.ids or held.recent
         held.news += tuple(taken.news)
         snapshot, shown = held.folded.show()
-        plan.rows[row_of(deployment)] = msgspec.json.encode(Row(snapshot, tuple(held.recent), held.news))
+        row = Row(snapshot, tuple(held.recent), held.news, held.places)
+        plan.rows[row_of(deployment)] = msgspec.json.encode(row)
         for event in (*held.news, *shown):
             plan.sends.append(self.context.send(event, place(event) if isinstance(event, DeadLetter) else deployment))
         return held

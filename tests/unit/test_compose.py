@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ruamel.yaml import YAML
 from streams.cli import app
 from streams.metrics import Metrics
 from streams.settings import Settings
+from streams.topics import RECORD_RETENTION
 from tests.apache_kafka import VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +75,11 @@ def test_commands_and_settings_exist(services: dict[str, Any]) -> None:
 
 def test_kafka_is_the_one_that_the_tests_run_on(services: dict[str, Any]) -> None:
     assert services["kafka"]["image"] == f"apache/kafka:{VERSION}"
+
+
+def test_the_place_of_a_group_is_kept_as_long_as_what_it_reads(services: dict[str, Any]) -> None:
+    kept = timedelta(minutes=int(services["kafka"]["environment"]["KAFKA_OFFSETS_RETENTION_MINUTES"]))
+    assert kept >= RECORD_RETENTION
 
 
 def test_prometheus_asks_the_workers_where_they_answer(services: dict[str, Any]) -> None:

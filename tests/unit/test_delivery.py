@@ -519,19 +519,15 @@ class Place(NamedTuple):
 
     position: int | None
     highwater: int | None
-    timestamp: int = 1_767_600_000_250
-    """Of the last fetch, in milliseconds."""
-
-    @property
-    def has_valid_position(self) -> bool:
-        return self.position is not None
 
 
 def at_place(place: Place) -> ConsumerThread:
-    thread, found = ConsumerThread.__new__(ConsumerThread), SimpleNamespace(state_value={PART: place}.__getitem__)
+    """Which it fetched from last at a quarter of a second after eight, the fifth of January."""
+    known = SimpleNamespace(_position=place.position, highwater=place.highwater, timestamp=1_767_600_000_250)
+    thread, found = ConsumerThread.__new__(ConsumerThread), SimpleNamespace(state_value={PART: known}.__getitem__)
     subscription = SimpleNamespace(assignment=found)
-    known = SimpleNamespace(is_assigned=[PART].__contains__, subscription=subscription)
-    thread._consumer = SimpleNamespace(_subscription=known)  # type: ignore[assignment]
+    subscribed = SimpleNamespace(is_assigned=[PART].__contains__, subscription=subscription)
+    thread._consumer = SimpleNamespace(_subscription=subscribed)  # type: ignore[assignment]
     return thread
 
 

@@ -102,6 +102,26 @@ def test_ids_are_forgotten_after_the_horizon_also_after_a_restart() -> None:
     assert sorted(key for _, key in stage.state.rows) == [b"d/ward", b"i/l20", b"i/l21"]
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_labels_of_long_ago_count_once_also_when_all_is_read_again(*, restart: bool) -> None:
+    """Kafka forgets the place of a group that was away for a week, and their ids are forgotten by then."""
+    clock = Stopwatch()
+    stage = theatre(clock=clock)
+    days = (0, 1, 2, 40)
+    log = [record(label(n, seconds=day * 86_400), n) for n, day in enumerate(days)]
+    for one in log:
+        stage.run([one])
+    stage.tick()
+    clock.seconds += GRACE_S
+    stage.tick()
+    assert [key for _, key in stage.state.rows] == [b"d/ward", b"i/l3"]
+    if restart:
+        stage.restart()
+    stage.run(log)
+    stage.run([record(label(9, seconds=86_400), len(log))])  # an offline device told of it late: it is new
+    assert newest(stage).version == len(log) + 1
+
+
 @pytest.mark.parametrize("kind", [Learn, Watch])
 @pytest.mark.parametrize("row", [b"{}", b'{"snapshot":{"shares":{}},"recent":[]}', b"\xff"])
 def test_a_state_of_another_version_ends_the_worker(kind: Any, row: bytes) -> None:
