@@ -33,7 +33,8 @@ from models.tiers import Facts, by_risk, tier
 MAX_UNKNOWN: Final = 0.3
 """Share of tokens outside the vocabulary above which a text is unlike what the encoder was trained on."""
 MAX_WAIT: Final = timedelta(minutes=5)
-"""From a response to its decision. It waited in the topic; whoever asked was answered without us by then, or left."""
+"""From a response to its decision, or back. What waited longer in the topic was answered without us; a date further
+ahead is wrong, and nothing can be said of its age."""
 MAX_TURNS: Final = 64
 """Turns of a conversation whose outcomes are kept."""
 
@@ -56,12 +57,16 @@ class Calibrated(NamedTuple):
 
 
 class Stamp(NamedTuple):
-    """A decision's circumstances: the deployment's policy, the model, the key of its digests, the time."""
+    """A decision's circumstances: the deployment's policy, the model, the key of its digests, the time.
+
+    `prompt` is False when nobody waits for it: then a response may be of any age.
+    """
 
     policy: Policy
     model_hash: str
     key: bytes
     now: datetime
+    prompt: bool = True
 
     @property
     def config_hash(self) -> str:
@@ -196,7 +201,7 @@ def _facts(response: Response, score: Score | None, upper: float | None, by: Cal
         calibrated=known is not None and by.current,
         missing_labels=known.missing_labels if known else stamp.policy.warm_up_labels,
         calibration_age_s=max(0.0, (response.occurred_at - known.as_of).total_seconds()) if known else 0.0,
-        on_time=stamp.now - response.occurred_at <= MAX_WAIT,
+        on_time=not stamp.prompt or abs(stamp.now - response.occurred_at) <= MAX_WAIT,
     )
 
 

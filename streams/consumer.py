@@ -29,7 +29,7 @@ from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
-from streams.wire import Record
+from streams.wire import Record, told
 
 FETCH_WAIT_MS: Final = 50
 """The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs twenty fetches a second."""
@@ -89,8 +89,8 @@ def _load(records: Iterable[Record]) -> int:
 
 def _record(found: Any) -> Record:
     """Keep what a stage reads: Faust's own message has twice as many fields."""
-    headers, at = dict(found.headers or ()), (found.timestamp or 0) / 1e3
-    return Record(found.topic, found.partition, found.offset, found.key, found.value or b"", headers, at)
+    at = (found.timestamp or 0) / 1e3
+    return Record(found.topic, found.partition, found.offset, found.key, found.value or b"", told(found.headers), at)
 
 
 class ConsumerThread(AIOKafkaConsumerThread):

@@ -1,6 +1,6 @@
 """What people ask of a calibrator, read from the topics; and what they tell it, sent to its label log."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ from streams.connection import kafka_options, reach
 from streams.reading import read_all
 from streams.settings import Settings
 from streams.stages import keys_in
-from streams.wire import outgoing
+from streams.wire import fault, outgoing
 
 E = TypeVar("E", bound=Event)
 
@@ -34,11 +34,12 @@ def history(settings: Settings, deployment: str, policy: Policy) -> History:
     """Read a deployment's label log and its calibrator's log."""
     key = deployment.encode()
     labels = read_all(settings, Label.topic)
+    genuine = _genuine(settings)
     mine = [record for record in labels if record.key == key]
     homes = {record.partition for record in mine}
     whole = all(record.offset == 0 for record in _firsts(labels) if record.partition in homes)
-    changes = known(Change, (r.value for r in read_all(settings, Change.topic) if r.key == key))
-    return History(deployment, policy, known(Label | Instruction, (r.value for r in mine)), changes, whole=whole)
+    changes = known(Change, genuine(r for r in read_all(settings, Change.topic) if r.key == key))
+    return History(deployment, policy, known(Label | Instruction, genuine(mine)), changes, whole=whole)
 
 
 def running(settings: Settings, deployment: str) -> Running:
@@ -52,13 +53,13 @@ def running(settings: Settings, deployment: str) -> Running:
 
 def newest(settings: Settings) -> dict[str, Calibration]:
     """Read the newest calibration of each deployment."""
-    found = known(Calibration, (record.value for record in read_all(settings, Calibration.topic)))
+    found = known(Calibration, _genuine(settings)(read_all(settings, Calibration.topic)))
     return {one.deployment: one for one in sorted(found, key=lambda one: one.version)}
 
 
 def decisions(settings: Settings, last: int) -> list[Decision]:
     """Read about the `last` decisions of each partition."""
-    return known(Decision, (record.value for record in read_all(settings, Decision.topic, last)))
+    return known(Decision, _genuine(settings)(read_all(settings, Decision.topic, last)))
 
 
 def decisions_in(path: Path) -> list[Decision]:
@@ -83,6 +84,12 @@ def known(types: Any, values: Iterable[bytes]) -> list[Any]:
         except EventError:
             continue
     return found
+
+
+def _genuine(settings: Settings) -> Callable[[Iterable[Any]], list[bytes]]:
+    """Return what reads the values of records, where they are signed only of those with a signature that fits."""
+    keys, prefix = keys_in(settings.keys), settings.topic_prefix
+    return lambda records: [r.value for r in records if r.value is not None and not fault(r, prefix, keys)]
 
 
 def _firsts(records: Sequence[Any]) -> Iterable[Any]:

@@ -56,7 +56,7 @@ class Offline:
 
     def _decide(self, response: Response, score: Score | Failed) -> Decision:
         policy = self._policies.of(response.deployment)
-        stamp = Stamp(policy, self._scorer.model_hash, self._key, self._clock.now())
+        stamp = Stamp(policy, self._scorer.model_hash, self._key, self._clock.now(), prompt=False)
         return decide(response, score, self._by(response.deployment), History(), stamp)
 
     def _hinges(self, decision: Decision, within: float) -> bool:

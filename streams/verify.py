@@ -24,6 +24,7 @@ from streams.reading import read_to, reader
 from streams.settings import Settings
 from streams.stages import INPUTS, horizons, key, keys_in, policies
 from streams.topics import administrator
+from streams.wire import told
 
 FRESH_S: Final = 120.0
 """A worker that dies in the middle of a batch is replaced, and the batch completed, long before."""
@@ -136,7 +137,7 @@ def committed_by(settings: Settings) -> Committed:
 
 
 def _entry(record: Any, prefix: str) -> Entry:
-    found = dict(record.headers)
+    found = told(record.headers)
     return Entry(
         sys.intern(record.topic.removeprefix(prefix)),
         record.partition,

@@ -74,11 +74,16 @@ def signature(
     return keys.sign(OURS, Signed.of(topic, key, value, dict(said))) if keys else []
 
 
+def told(headers: Any) -> dict[str, bytes]:
+    """Return the headers of a record, by name. Kafka knows headers without a value, and records without headers."""
+    return {name: value or b"" for name, value in dict(headers or ()).items()}
+
+
 def fault(record: Any, prefix: str, keys: Keys | None) -> Forged | None:
     """Return what is wrong with the signature of a consumed record, where records are signed."""
     if keys is None:
         return None
-    found = dict(record.headers or ())
+    found = told(record.headers)
     signed = Signed.of(record.topic.removeprefix(prefix), record.key, record.value or b"", found)
     return keys.fault(signed, found)
 

@@ -88,7 +88,8 @@ class Learning:
         """Start anew when a newer response was scored by another encoder; late labels of the old one are set aside."""
         if label.decision.model_hash == self.model_hash or label.decision.logit is None:
             return False
-        if self.ledger.as_of is not None and label.decision.occurred_at <= self.ledger.as_of:
+        shown = min(label.decision.occurred_at, label.occurred_at)
+        if self.ledger.as_of is not None and shown <= self.ledger.as_of:
             return False
         fresh = Ledger(self.ledger.deployment, self.ledger.policy)
         fresh.version, fresh.as_of = self.ledger.version, self.ledger.as_of

@@ -340,12 +340,13 @@ def rejects(label: Label, target: str) -> bool:
 def observation(label: Label, target: str, weight: float) -> Observation:
     """Return what the filter sees of a label: its groups, its clinician, and the event time of the response.
 
-    Event time is the *response's*: a label says how things stood when the answer was given.
+    Event time is the *response's*: a label says how things stood when the answer was given. It cannot be after the
+    verdict: a date ahead would make every later label look older than a jump.
     """
     scored = label.decision
     groups = (*scored.groups.items(), ("clinician", label.clinician))
     logit = nan if scored.logit is None else scored.logit
-    at = scored.occurred_at.timestamp()
+    at = min(scored.occurred_at, label.occurred_at).timestamp()
     return Observation(logit, groups, rejects(label, target), weight, at, scored.audit)
 
 

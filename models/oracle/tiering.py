@@ -117,7 +117,7 @@ def _doubts(decision: Decision, policy: Policy, cited: Calibration | None) -> It
         yield f"warming_up: {missing} labels missing"
     if age > policy.max_calibration_age_s:
         yield "calibration_stale"
-    if (decision.decided_at - decision.occurred_at).total_seconds() > MAX_WAIT_S:
+    if abs((decision.decided_at - decision.occurred_at).total_seconds()) > MAX_WAIT_S:
         yield "deadline_missed"
 
 

@@ -108,6 +108,8 @@ def rollback(
     settings = load(config)
     history = _history(settings, deployment)
     then, now = history.at(version), _newest(settings, deployment)
+    if then.model_hash != now.model_hash:
+        raise StateError(f"version {version} is of another model, whose scores mean something else: put that one back")
     _show(_compare(settings, now, _published(then)), json=False)
     _send(settings, now, "rollback", by, why, version=then.ledger.version, parameters=then.ledger.filter.state())
 

@@ -138,3 +138,18 @@ def test_what_cannot_be_done_is_said_in_one_sentence(learning: Settings) -> None
         assert done.returncode in {1, 2}
         assert sentence in done.stderr
         assert b"Traceback" not in done.stderr
+
+
+def test_no_version_of_another_model_comes_back(learning: Settings) -> None:
+    """Its curve is of other scores: put on these, it could call anything green."""
+    after = [
+        msgspec.structs.replace(
+            one, label_id=f"new-{n}", decision=msgspec.structs.replace(one.decision, model_hash="new")
+        )
+        for n, one in enumerate(log(403))
+        if n >= 400
+    ]
+    send(learning, after)
+    until(learning, lambda version: version.model_hash == "new")
+    done = demur("calibrator", "rollback", "icu", "200", "--by", "dr.who", settings=learning)
+    assert (done.returncode, b"version 200 is of another model" in done.stderr) == (1, True), done.stderr

@@ -196,7 +196,15 @@ def test_another_encoder_starts_the_calibrator_anew() -> None:
     stage.run([record(label(n, model_hash="new"), n) for n in range(10, 13)])
     stage.run([record(label(99, seconds=3, model_hash="old"), 20)])
     found = newest(stage)
+    stage.run([record(ahead(label(98, seconds=20, model_hash="old")), 21)])
+    found = newest(stage)
     assert (found.version, found.labels, found.model_hash) == (8, 3, "new")
+
+
+def ahead(one: Label) -> Label:
+    """The same, of a response that a gateway dated a year ahead."""
+    scored = msgspec.structs.replace(one.decision, occurred_at=one.decision.occurred_at + timedelta(days=365))
+    return msgspec.structs.replace(one, occurred_at=at(12), decision=scored)
 
 
 @pytest.mark.parametrize("crash", ["no", "written"])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from models.calibration.ledger import Ledger, alarm, thresholds
+from models.calibration.ledger import Ledger, alarm, observation, thresholds
 from models.errors import StateError
 from models.events import Calibration, Label, Scored, decode, encode
 from models.policy import Policy
@@ -29,6 +29,14 @@ def label(i, rejected, logit=-2.6, shown=None, tier="green", **other):
         "occurred_at": START + timedelta(minutes=i + 1), "decision": scored,
     }  # fmt: skip
     return Label(**{**facts, **other})
+
+
+def test_a_response_dated_ahead_is_no_later_than_its_verdict():
+    """Else every later label would be older than the jump whose evidence it began."""
+    assert (
+        observation(label(1, rejected=True, shown=10**6), "any", 1.0).at
+        == label(1, rejected=True).occurred_at.timestamp()
+    )
 
 
 def log(count, seed=1, shift_at=10**9):

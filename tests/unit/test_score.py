@@ -12,7 +12,8 @@ import orjson
 import pytest
 
 from models.calibration.ledger import Ledger
-from models.deciding import Calibrated
+from models.deciding import Calibrated, History, Stamp
+from models.deciding import decide as decided_by
 from models.encoder.base import Score as RawScore
 from models.events import MAX_MESSAGE_BYTES, DeadLetter, Decision, Label, Outcome, Response, Scored, decode, encode
 from models.policy import Policies, Policy
@@ -231,6 +232,19 @@ def test_what_waited_in_the_topic_is_not_green(waited_s: int, tier: str, reason:
     """After a pause of the stage; the score stands, so that a label still teaches."""
     found = decide(response(), clock=HandClock(at(500 + waited_s)))
     assert (found.tier, found.reasons[0][: len(reason)], found.logit) == (tier, reason, -5.0)
+
+
+def test_a_date_ahead_is_not_green() -> None:
+    assert decide(response(), clock=HandClock(at(500 - 301))).tier == "yellow"
+
+
+def test_where_nobody_waits_a_response_may_be_of_any_age() -> None:
+    """`demur score` reads files of years."""
+    stamp = Stamp(EAGER, "m", b"", at(10**7), prompt=False)
+    assert (
+        decided_by(response(), RawScore(-5.0, truncated=False, unknown=0.0), Known().of("ward"), History(), stamp).tier
+        == "green"
+    )
 
 
 GOOD = orjson.loads(encode(response()))

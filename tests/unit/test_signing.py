@@ -22,7 +22,9 @@ from streams.agents.expiry import Expiry
 from streams.agents.join import Join
 from streams.calibrations import Calibrations
 from streams.clock import EventClock
+from streams.consumer import _record
 from streams.feed import items, send, send_end
+from streams.logbook import newest
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 from streams.settings import load
@@ -101,6 +103,37 @@ def flipped(value: bytes, rng: Random) -> bytes:
 
 def test_of_a_hundred_thousand_forgeries_none_is_accepted() -> None:
     assert [record for record, headers in forgeries(100_000) if KEYS.fault(record, headers) is None] == []
+
+
+NOTHING = [("ce_id", None), ("ce_keyid", None), ("ce_signature", None)]
+
+
+@pytest.mark.parametrize("keys", [None, KEYS])
+def test_headers_without_a_value_are_no_signature_and_stop_nothing(keys: Keys | None) -> None:
+    """Kafka allows them. A record that can be neither read nor set aside would end every worker that takes it over."""
+    raw = SimpleNamespace(topic="responses", partition=0, offset=0, key=b"k", value=b"{", headers=NOTHING, timestamp=0)
+    found = _record(raw)
+    assert fault(raw, "", KEYS) is not None
+    parts = score.Parts(Scorer(Stub(), Metrics()), Known(), Policies(), EventClock(), b"")
+    expiry = Expiry(timedelta(days=1), score.read_time, EventClock())
+    stage = Theatre(lambda state: score.Score(Context("", Metrics(), keys), state, expiry, parts))
+    stage.run([found])
+    assert [send.topic for send in stage.sent] == ["dead-letters"]
+    known = Calibrations(load(), keys)
+    known.hear(SimpleNamespace(topic="calibrations", key=b"ward", value=b"{", headers=NOTHING))
+    assert known.of("ward").calibration is None
+
+
+def test_what_people_read_of_a_calibrator_is_signed_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What they order rests on it, and is signed: a forged version must not become an approval."""
+    file = tmp_path / "keys.toml"
+    file.write_text(f'[demur]\nsecret = "{SECRET}"\n')
+    settings = load(keys=file)
+    genuine = outgoing("", version(2), "ward", keys_in(file))
+    forged = genuine._replace(value=encode(version(3)))
+    records = [SimpleNamespace(**send._asdict()) for send in (genuine, forged, genuine._replace(value=None))]
+    monkeypatch.setattr("streams.logbook.read_all", lambda *_: records)
+    assert newest(settings)["ward"].version == 2
 
 
 def test_bytes_cannot_move_from_one_part_to_the_next() -> None:
