@@ -6,6 +6,9 @@ The file of keys is TOML: a table a producer, with `secret` and the `topics` it 
     secret = "thirty-two characters or more, of a good source"
     topics = ["responses"]
 
+A secret is changed without loss in three steps, each of them everywhere before the next: the new one is entered under
+`accepted`; it becomes `secret`, and the old one takes its place; after half a year, as long as records are kept, that goes.
+
 A producer sends `ce_id`, `ce_keyid` (its name) and `ce_signature`: in hexadecimal digits the code of topic (without
 prefix), key, `ce_id` and body, each after its length in eight bytes, the highest first.
 
@@ -38,11 +41,15 @@ OURS: Final = "demur"
 """The producer that our stages and commands sign as."""
 
 
-class Producer(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may write. Without `topics` (names without prefix): all."""
+Secret = Annotated[str, Meta(min_length=32)]
 
-    secret: Annotated[str, Meta(min_length=32)]
-    topics: tuple[str, ...] = ()
+
+class Producer(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may write. Without `topics` (names without prefix): all. `accepted`: secrets it may sign with as well."""
+
+    secret: Secret
+    topics: tuple[str, ...] | None = None
+    accepted: tuple[Secret, ...] = ()
 
 
 class Signed(NamedTuple):
@@ -74,7 +81,7 @@ class Keys:
 
     def sign(self, producer: str, record: Signed) -> list[tuple[str, bytes]]:
         """Return the headers to add."""
-        return [(KEY_ID, producer.encode()), (SIGNATURE, _mac(self._producers[producer], record))]
+        return [(KEY_ID, producer.encode()), (SIGNATURE, _mac(self._producers[producer].secret, record))]
 
     def fault(self, record: Signed, headers: Mapping[str, bytes]) -> Forged | None:
         """Return what is wrong with the signature of a record, if anything."""
@@ -83,9 +90,10 @@ class Keys:
         known = self._producers.get(headers[KEY_ID].decode("ascii", "replace"))
         if known is None:
             return Forged(f"`{KEY_ID}` names no producer of the file of keys: enter it there")
-        if known.topics and record.topic not in known.topics:
+        if known.topics is not None and record.topic not in known.topics:
             return Forged(f"this producer may not write to {record.topic}: enter the topic in the file of keys")
-        if not hmac.compare_digest(_mac(known, record), headers[SIGNATURE]):
+        secrets = (known.secret, *known.accepted)
+        if not any(hmac.compare_digest(_mac(secret, record), headers[SIGNATURE]) for secret in secrets):
             return Forged("the signature does not fit the record: it was changed, or signed with another secret")
         return None
 
@@ -97,8 +105,8 @@ def _producer(name: str, table: Any) -> Producer:
         raise SettingsError(f"keys of `{name}`: {error}") from None
 
 
-def _mac(producer: Producer, record: Signed) -> bytes:
-    code = hmac.new(producer.secret.encode(), digestmod="sha256")
+def _mac(secret: str, record: Signed) -> bytes:
+    code = hmac.new(secret.encode(), digestmod="sha256")
     for part in _parts(record):
         code.update(len(part).to_bytes(8, "big"))  # so that no byte can move from one part to the next
         code.update(part)

@@ -105,6 +105,21 @@ def test_of_a_hundred_thousand_forgeries_none_is_accepted() -> None:
     assert [record for record, headers in forgeries(100_000) if KEYS.fault(record, headers) is None] == []
 
 
+def test_a_secret_is_changed_without_losing_what_is_under_way() -> None:
+    record, new = Signed("labels", b"k", b"1", b"{}"), SECRET[::-1]
+    steps = [Producer(SECRET), Producer(SECRET, accepted=(new,)), Producer(new, accepted=(SECRET,)), Producer(new)]
+    keys = [Keys({OURS: step}) for step in steps]
+    accepted = [[reads.fault(record, dict(writes.sign(OURS, record))) is None for reads in keys] for writes in keys]
+    assert accepted[0] == accepted[1] == [True, True, True, False]
+    assert accepted[2] == accepted[3] == [False, True, True, True]
+
+
+def test_a_producer_whose_topics_are_taken_away_may_write_none() -> None:
+    record = Signed("labels", b"k", b"1", b"{}")
+    keys = Keys({OURS: Producer(SECRET, ())})
+    assert keys.fault(record, dict(keys.sign(OURS, record))) is not None
+
+
 NOTHING = [("ce_id", None), ("ce_keyid", None), ("ce_signature", None)]
 
 
