@@ -197,7 +197,8 @@ class Ledger:
     def obey(self, instruction: Instruction) -> None:
         """Do what a person says, as a new version. Raises `StateError` if it cannot be done; then nothing has changed.
 
-        `as_of` stays: an instruction is no news of how responses fare.
+        `as_of` stays: an instruction is no news of how responses fare. What greens were promised counts anew from then
+        on, not from the instruction's own date: a workstation's clock ahead would suspend the guarantee.
         """
         if instruction.deployment != self.deployment:
             raise StateError(f"the instruction is for deployment {instruction.deployment}, not {self.deployment}")
@@ -212,7 +213,7 @@ class Ledger:
                 name, _, value = instruction.scope.partition("=")
                 if not self.filter.release(name, value):
                     raise StateError(f"{instruction.scope} is not in quarantine")
-        self._guarantee.forget("all", instruction.occurred_at.timestamp())
+        self._guarantee.forget("all", min(self.as_of or instruction.occurred_at, instruction.occurred_at).timestamp())
         self.version += 1
         self.cause = f"{instruction.order}: {instruction.scope or f'version {instruction.version}'}"
 

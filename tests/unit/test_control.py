@@ -92,6 +92,12 @@ def test_rollback_is_a_new_version_with_the_old_parameters():
     assert new.as_of == latest, "an instruction is no news of how responses fare"
 
 
+def test_a_workstation_whose_clock_is_ahead_does_not_suspend_the_guarantee():
+    ledger, _ = fold(log(400))
+    ledger.obey(msgspec.structs.replace(order("approval", 400, ceilings={}), occurred_at=START.replace(year=2036)))
+    assert ledger.snapshot()["guarantee"]["since"] == {"all": ledger.as_of.timestamp()}
+
+
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
