@@ -7,7 +7,8 @@ The file of keys is TOML: a table a producer, with `secret` and the `topics` it 
     topics = ["responses"]
 
 A secret is changed without loss in three steps, each of them everywhere before the next: the new one is entered under
-`accepted`; it becomes `secret`, and the old one takes its place; that goes after half a year, as long as records are kept.
+`accepted`; it becomes `secret`, and the old one takes its place; that one goes after half a year, as long as records
+are kept.
 
 A producer sends `ce_id`, `ce_keyid` (its name) and `ce_signature`: in hexadecimal digits the code of topic (without
 prefix), key, `ce_id` and body, each after its length in eight bytes, the highest first.
