@@ -48,12 +48,12 @@ class Calibrator:
         return None
 
     def filter(self) -> str:
-        """Return the digest of the parameters that a rollback to now would take."""
-        return _digest(self._ledger.filter.state())
+        """Return the digest of the parameters that a rollback to now would take, for the scores of its model alone."""
+        return _digest([self._model, self._ledger.filter.state()])
 
     def _learn(self, label: Label) -> None:
         scored, ledger = label.decision, self._ledger
-        newer = ledger.as_of is None or scored.occurred_at > ledger.as_of
+        newer = ledger.as_of is None or min(scored.occurred_at, label.occurred_at) > ledger.as_of
         anew = scored.model_hash != self._model and scored.logit is not None and newer
         if anew:
             self._ledger, self._model = Ledger(ledger.deployment, ledger.policy), scored.model_hash
@@ -177,7 +177,10 @@ class Versions:
         """What a person said must be what it claims to be: a rollback takes what its version was, and nothing else."""
         if names := superfluous(by):
             self._report.differ("I8", entry, f"carries what {by.order} does not need: {', '.join(names)}")
-        if by.order == "rollback" and _digest(by.parameters) not in self._passed[by.deployment, by.version]:
+        if (
+            by.order == "rollback"
+            and _digest([by.model_hash, by.parameters]) not in self._passed[by.deployment, by.version]
+        ):
             self._report.differ("I8", entry, f"a rollback to other parameters than version {by.version} had")
 
     def _keep(self, calibrator: Calibrator, key: Key) -> None:

@@ -9,15 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from models.calibration.ledger import Ledger
 from models.events import Instruction, decode, encode
 from models.oracle import Entry, Logs, Rules, check
 from models.oracle.logs import CONTRACT
+from models.policy import Policy
 from streams.feed import broken, items
 from streams.wire import Record, outgoing
 from tests.rehearsal import RULES, Rehearsal, week
 from tests.stagecraft import feedback
 from tests.tampering import Forger
-from tests.unit.test_fold import theatre
+from tests.unit.test_fold import label, theatre
 from tests.unit.test_history import course
 
 LOST = "a response without a decision, though its offset is committed"
@@ -149,7 +151,12 @@ def test_every_change_is_found(seeds: Iterable[int]) -> None:
 @cache
 def learnt() -> Logs:
     """What LEARN leaves of four days with a jump, a rollback, an approval and corrections."""
-    stage, sends = theatre(), [outgoing("", event, event.deployment) for event in course()]
+    return left_by(course())
+
+
+def left_by(events: Iterable[Any]) -> Logs:
+    """What LEARN leaves of a label log."""
+    stage, sends = theatre(), [outgoing("", event, event.deployment) for event in events]
     records = [Record("labels", 0, n, send.key or b"", send.value or b"", {}, 0.0) for n, send in enumerate(sends)]
     for n in range(0, len(records), 200):
         stage.run(records[n : n + 200])
@@ -201,6 +208,21 @@ def test_a_tampered_instruction_is_named() -> None:
     assert complaints(changed(logs, "labels", approval, ceilings={"all": 2.0}))
     [more] = complaints(changed(logs, "labels", approval, scope="", parameters={"x": 1}))
     assert more == f"labels/0/{approval}: carries what approval does not need: parameters (I8)"
+
+
+def test_a_rollback_over_a_change_of_model_is_named() -> None:
+    """Its parameters were learnt, but of other scores."""
+    labels = [label(n, model_hash="old" if n < 30 else "new") for n in range(60)]
+    ledger = Ledger("ward", Policy())
+    for one in labels[:20]:
+        ledger.apply(one)
+    by = Instruction(
+        instruction_id="i1", deployment="ward", order="rollback", version=20, model_hash="new", by="dr",
+        parameters=ledger.filter.state(), occurred_at=labels[-1].occurred_at,
+    )  # fmt: skip
+    wrong = complaints(left_by([*labels, by]))
+    assert "labels/0/60: a rollback to other parameters than version 20 had (I8)" in wrong
+    assert complaints(left_by([*labels[:30], msgspec.structs.replace(by, model_hash="old")])) == []
 
 
 def test_a_tampered_calibration_and_a_tampered_entry_are_named() -> None:
