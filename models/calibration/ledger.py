@@ -73,6 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guarantee: dict[str, Any]
     scores: list[float]
     held: list[tuple[float, int, Label]]
+    forced: int = 0
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +103,7 @@ class Ledger:
         "counts",
         "deployment",
         "filter",
+        "forced",
         "policy",
         "version",
     )
@@ -114,6 +116,8 @@ class Ledger:
         self.cause = "prior"
         self.as_of: datetime | None = None
         self.counts: dict[str, int] = {}
+        self.forced = 0
+        """The last version that labels forced, by a jump or a broken promise."""
         self._brake = Brake(policy.max_loosening)
         self._influence = Influence(policy.rater_share)
         self._maturity = Maturity()
@@ -175,6 +179,7 @@ class Ledger:
         for one in found:
             self._guarantee.forget(one.scope, now)
         self.cause = describe(found) if found else "labels"
+        self.forced = self.version if found else self.forced
         return found
 
     def _tighten(self, label: Label) -> tuple[Jump, ...]:
@@ -202,6 +207,8 @@ class Ledger:
         """
         if instruction.deployment != self.deployment:
             raise StateError(f"the instruction is for deployment {instruction.deployment}, not {self.deployment}")
+        if instruction.order in {"approval", "rebuild"} and instruction.version < self.forced:
+            raise StateError(f"labels forced version {self.forced} meanwhile: look at it, and order anew")
         match instruction.order:
             case "rollback" | "rebuild":
                 restored = Filter.restore(instruction.parameters)
@@ -257,6 +264,7 @@ class Ledger:
             "guarantee": self._guarantee.snapshot(),
             "scores": list(self._scores),
             "held": [[due, order, msgspec.to_builtins(label)] for due, order, label in sorted(self._held)],
+            "forced": self.forced,
         }
 
     @classmethod
@@ -271,6 +279,7 @@ class Ledger:
             raise StateError(f"ledger snapshot is damaged or of another version: {error}") from None
         self = cls(saved.deployment, policy)
         self.version, self.cause, self.counts = saved.version, saved.cause, dict(saved.counts)
+        self.forced = saved.forced
         self.as_of = None if saved.as_of is None else instant(saved.as_of)
         self.filter = Filter.restore(saved.filter)
         self._brake = Brake.restore(saved.brake, policy.max_loosening)

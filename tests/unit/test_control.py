@@ -92,6 +92,17 @@ def test_rollback_is_a_new_version_with_the_old_parameters():
     assert new.as_of == latest, "an instruction is no news of how responses fare"
 
 
+@pytest.mark.parametrize("ordered", ["approval", "rebuild"])
+def test_what_labels_forced_since_somebody_looked_is_not_undone(ordered):
+    ledger, jumps = fold(log(1200, shift_at=600))
+    assert jumps
+    with pytest.raises(StateError, match=f"labels forced version {ledger.forced} meanwhile"):
+        ledger.obey(order(ordered, ledger.forced - 1, ceilings={}, parameters=ledger.filter.state()))
+    restored = Ledger.restore(orjson.loads(orjson.dumps(ledger.snapshot())), ledger.policy)
+    restored.obey(order(ordered, ledger.forced, ceilings={}, parameters=ledger.filter.state()))
+    assert restored.version == 1201
+
+
 def test_a_workstation_whose_clock_is_ahead_does_not_suspend_the_guarantee():
     ledger, _ = fold(log(400))
     ledger.obey(msgspec.structs.replace(order("approval", 400, ceilings={}), occurred_at=START.replace(year=2036)))
