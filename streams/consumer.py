@@ -126,11 +126,8 @@ class ConsumerThread(AIOKafkaConsumerThread):
         if not consumer._subscription.is_assigned(tp):
             return None
         place = consumer._subscription.subscription.assignment.state_value(tp)
-        at, end, read = (
-            place.timestamp,
-            place.highwater,
-            place._position,
-        )  # another thread sets the first after the second
+        at = place.timestamp  # before the end: another thread sets it after that
+        end, read = place.highwater, place._position
         return at / 1e3 if end is not None and read is not None and read >= end else None
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
