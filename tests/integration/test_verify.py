@@ -133,6 +133,7 @@ def test_a_real_stream_while_it_flows_at_rest_and_tampered_with(
         stage.until(lambda: len(stage.distinct("decisions")) == len(asked), "decisions")
         assert live.pending.total() > 0
         stage.send(canaries(told[0].arrives_at))
+        stage.until(lambda: len(stage.distinct("labels")) > 20, "labels")  # live, time passes when all is read
         stage.until(lambda: read(stage.settings).until_ms is None, "rest")
     resting = verify(stage.settings)
     assert resting.differences == []
