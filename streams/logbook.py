@@ -1,6 +1,6 @@
 """What people ask of a calibrator, read from the topics; and what they tell it, sent to its label log."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -34,12 +34,11 @@ def history(settings: Settings, deployment: str, policy: Policy) -> History:
     """Read a deployment's label log and its calibrator's log."""
     key = deployment.encode()
     labels = read_all(settings, Label.topic)
-    genuine = _genuine(settings)
     mine = [record for record in labels if record.key == key]
     homes = {record.partition for record in mine}
     whole = all(record.offset == 0 for record in _firsts(labels) if record.partition in homes)
-    changes = known(Change, genuine(r for r in read_all(settings, Change.topic) if r.key == key))
-    return History(deployment, policy, known(Label | Instruction, genuine(mine)), changes, whole=whole)
+    changes = _genuine(settings, Change, [r for r in read_all(settings, Change.topic) if r.key == key])
+    return History(deployment, policy, _genuine(settings, Label | Instruction, mine), changes, whole=whole)
 
 
 def running(settings: Settings, deployment: str) -> Running:
@@ -53,13 +52,13 @@ def running(settings: Settings, deployment: str) -> Running:
 
 def newest(settings: Settings) -> dict[str, Calibration]:
     """Read the newest calibration of each deployment."""
-    found = known(Calibration, _genuine(settings)(read_all(settings, Calibration.topic)))
+    found = _genuine(settings, Calibration, read_all(settings, Calibration.topic))
     return {one.deployment: one for one in sorted(found, key=lambda one: one.version)}
 
 
 def decisions(settings: Settings, last: int) -> list[Decision]:
     """Read about the `last` decisions of each partition."""
-    return known(Decision, _genuine(settings)(read_all(settings, Decision.topic, last)))
+    return _genuine(settings, Decision, read_all(settings, Decision.topic, last))
 
 
 def decisions_in(path: Path) -> list[Decision]:
@@ -75,21 +74,17 @@ def instruct(settings: Settings, instruction: Instruction) -> None:
         producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
 
 
-def known(types: Any, values: Iterable[bytes]) -> list[Any]:
-    """Decode what keeps to the contract; the rest is in the dead letters."""
-    found = []
-    for value in values:
+def _genuine(settings: Settings, types: Any, records: Iterable[Any]) -> list[Any]:
+    """Decode what keeps to the contract and, where records are signed, has a signature that fits."""
+    keys, found = keys_in(settings.keys), []
+    for record in records:
+        if record.value is None or fault(record, settings.topic_prefix, keys):
+            continue
         try:
-            found.append(decode(types, value))
-        except EventError:
+            found.append(decode(types, record.value))
+        except EventError:  # it is in the dead letters
             continue
     return found
-
-
-def _genuine(settings: Settings) -> Callable[[Iterable[Any]], list[bytes]]:
-    """Return what reads the values of records, where they are signed only of those with a signature that fits."""
-    keys, prefix = keys_in(settings.keys), settings.topic_prefix
-    return lambda records: [r.value for r in records if r.value is not None and not fault(r, prefix, keys)]
 
 
 def _firsts(records: Sequence[Any]) -> Iterable[Any]:

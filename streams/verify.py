@@ -7,7 +7,7 @@ nothing moves and everything is committed, the stream is at rest and all of it i
 
 import gc
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -68,7 +68,10 @@ def read(settings: Settings, *, at_rest: bool = False) -> Logs:
         for found in entries.values():
             found.sort(key=attrgetter("place"))
         now_ms = int(WallClock().now().timestamp() * 1000)
-        still = at_rest or _is_still(consumer, ends, committed, entries.values(), now_ms, settings.topic_prefix)
+        still = at_rest or (
+            _is_still(consumer, ends, committed, settings.topic_prefix)
+            and all(entry.at_ms <= now_ms - int(STILL_S * 1000) for found in entries.values() for entry in found)
+        )
     return Logs(
         {topic: _handed_over(found) for topic, found in entries.items()},
         settings.topic_prefix,
@@ -95,16 +98,10 @@ def _handed_over(entries: list[Entry]) -> Iterator[Entry]:
         yield entries.pop()
 
 
-def _is_still(  # noqa: PLR0913, PLR0917 (what is compared)
-    consumer: KafkaConsumer,
-    ends: dict[TopicPartition, int],
-    committed: Committed | None,
-    entries: Iterable[Sequence[Entry]],
-    now_ms: int,
-    prefix: str,
+def _is_still(
+    consumer: KafkaConsumer, ends: dict[TopicPartition, int], committed: Committed | None, prefix: str
 ) -> bool:
-    newest = max((entry.at_ms for found in entries for entry in found), default=0)
-    if consumer.end_offsets(list(ends)) != ends or newest > now_ms - int(STILL_S * 1000):
+    if consumer.end_offsets(list(ends)) != ends:
         return False
     places = {(p.topic.removeprefix(prefix), p.partition): end for p, end in ends.items()}
     return all_read(committed or {}, places)

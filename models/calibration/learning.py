@@ -13,7 +13,7 @@ import msgspec
 
 from models.calibration.brake import DAY_S
 from models.calibration.jumps import Jump
-from models.calibration.ledger import Ledger, alarm, describe, instant, thresholds
+from models.calibration.ledger import Ledger, alarm, describe, instant, shown_at, thresholds
 from models.errors import Invalid, StateError
 from models.events import MAX_MESSAGE_BYTES, Alarm, Calibration, Change, Instruction, Label, Standing
 from models.policy import Policy
@@ -88,8 +88,7 @@ class Learning:
         """Start anew when a newer response was scored by another encoder; late labels of the old one are set aside."""
         if label.decision.model_hash == self.model_hash or label.decision.logit is None:
             return False
-        shown = min(label.decision.occurred_at, label.occurred_at)
-        if self.ledger.as_of is not None and shown <= self.ledger.as_of:
+        if self.ledger.as_of is not None and shown_at(label) <= self.ledger.as_of:
             return False
         fresh = Ledger(self.ledger.deployment, self.ledger.policy)
         fresh.version, fresh.as_of = self.ledger.version, self.ledger.as_of

@@ -350,14 +350,20 @@ def rejects(label: Label, target: str) -> bool:
 def observation(label: Label, target: str, weight: float) -> Observation:
     """Return what the filter sees of a label: its groups, its clinician, and the event time of the response.
 
-    Event time is the *response's*: a label says how things stood when the answer was given. It cannot be after the
-    verdict: a date ahead would make every later label look older than a jump.
+    Event time is the *response's*: a label says how things stood when the answer was given.
     """
     scored = label.decision
     groups = (*scored.groups.items(), ("clinician", label.clinician))
     logit = nan if scored.logit is None else scored.logit
-    at = min(scored.occurred_at, label.occurred_at).timestamp()
-    return Observation(logit, groups, rejects(label, target), weight, at, scored.audit)
+    return Observation(logit, groups, rejects(label, target), weight, shown_at(label).timestamp(), scored.audit)
+
+
+def shown_at(label: Label) -> datetime:
+    """Return when the response was given: not after its verdict, whatever a gateway's clock said.
+
+    A date ahead would make every later label look older than a jump.
+    """
+    return min(label.decision.occurred_at, label.occurred_at)
 
 
 def instant(seconds: float) -> datetime:

@@ -1,6 +1,6 @@
 """Rows that expire: kept for a while of event time, and of real time, so that repeats are known; then deleted."""
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
@@ -58,6 +58,15 @@ class Shelf:
             self._again[key] = sheaf
         return self.watermark
 
+    def forgets(self, at: datetime) -> bool:
+        """Whether a row that was kept from then may be deleted by now."""
+        return at + self._keep <= self.watermark
+
+    def fill(self, rows: Iterable[tuple[datetime, bytes]]) -> None:
+        """Keep the rows that stand, in the order of their times."""
+        for at, key in sorted((self._clock.bounded(at), key) for at, key in rows):
+            self.keep(key, at, again=False)
+
     def clear(self) -> list[bytes]:
         """Take the keys of the rows that may go now."""
         now = self._clock.passed()
@@ -79,10 +88,9 @@ class Expiry:
     """
 
     def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None], clock: Clock) -> None:
-        self._keep = keep
         self._read = read
-        self._clock = clock
-        self._shelves = defaultdict[int, Shelf](partial(Shelf, keep, clock))
+        self._make = partial(Shelf, keep, clock)
+        self._shelves: dict[int, Shelf] = {}
 
     @property
     def watermark(self) -> datetime:
@@ -101,19 +109,16 @@ class Expiry:
     def take(self, partition: int, state: State) -> dict[bytes, bytes | None]:
         """Return the rows to delete now."""
         if partition not in self._shelves:
-            self._open(self._shelves[partition], state.items(partition))
+            dated = ((self._read(key, value), key) for key, value in state.items(partition))
+            shelf = self._shelves[partition] = self._make()
+            shelf.fill((at, key) for at, key in dated if at is not None)
         return dict.fromkeys(self._shelves[partition].clear())
 
     def forgets(self, partition: int, at: datetime) -> bool:
         """Whether a row that was set for this time may be deleted by now."""
         shelf = self._shelves.get(partition)
-        return shelf is not None and at + self._keep <= shelf.watermark
+        return shelf is not None and shelf.forgets(at)
 
     def forget(self) -> None:
         """The partitions are no longer ours."""
         self._shelves.clear()
-
-    def _open(self, shelf: Shelf, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        dated = ((self._read(key, value), key) for key, value in rows)
-        for at, key in sorted((self._clock.bounded(at), key) for at, key in dated if at is not None):
-            shelf.keep(key, at, again=False)
