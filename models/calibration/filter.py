@@ -128,7 +128,7 @@ class Filter:
         A label of an event older than a jump of one of its blocks, of a quarantined group, or without weight changes
         nothing but `ignored` and what is known of delays.
         """
-        keys, blocks = self._offsets.found.get(seen.groups) or self._offsets.find(seen.groups, self.clock)
+        keys, blocks = self._offsets.find(seen.groups, self.clock)
         at = float(self.clock) if seen.at is None or not isfinite(seen.at) else seen.at
         if not seen.weight > 0.0 or self._stale(blocks, at):
             self._set_aside(seen, blocks, at)
@@ -189,7 +189,17 @@ class Filter:
     @classmethod
     def restore(cls, state: object) -> "Filter":
         """Continue from `state`, bit for bit. Raises `StateError` if it is damaged or of another version."""
-        checked: State = read(state)
+        return cls._of(read(state))
+
+    @classmethod
+    def reading(cls, state: object) -> Thresholds:
+        """Return what `restore(state).thresholds()` does: raters, most of its groups, need not be restored for that."""
+        saved = read(state)
+        served = {name: values for name, values in saved.groups.items() if name not in saved.settings.raters}
+        return cls._of(msgspec.structs.replace(saved, groups=served)).thresholds()
+
+    @classmethod
+    def _of(cls, checked: State) -> "Filter":
         self = cls(checked.settings)
         self.clock, self.ignored = checked.clock, checked.ignored
         self._curve = read_curve(checked)

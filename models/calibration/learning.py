@@ -13,7 +13,7 @@ import msgspec
 
 from models.calibration.brake import DAY_S
 from models.calibration.jumps import Jump
-from models.calibration.ledger import Ledger, alarm, describe, instant, shown_at, thresholds
+from models.calibration.ledger import Ledger, alarm, describe, instant, shown_at
 from models.errors import Invalid, StateError
 from models.events import MAX_MESSAGE_BYTES, Alarm, Calibration, Change, Instruction, Label, Standing
 from models.policy import Policy
@@ -111,7 +111,8 @@ class Learning:
     def _record(self, last: str, cause: str, evidence: dict[str, float | int | str]) -> Change:
         version = self.calibration()
         assert version is not None
-        before, self._recorded = self._recorded, stand(version)
+        parameters = self.ledger.filter.thresholds().parameters()
+        before, self._recorded = self._recorded, stand(version, parameters)
         self._next_day = _day_after(self._recorded)
         return Change(
             deployment=version.deployment,
@@ -140,13 +141,13 @@ def _day_after(recorded: Standing | None) -> datetime:
     return instant(0.0 if recorded is None else (recorded.as_of.timestamp() // DAY_S + 1.0) * DAY_S)
 
 
-def stand(version: Calibration) -> Standing:
+def stand(version: Calibration, parameters: dict[str, float]) -> Standing:
     """Return how a version stands, for people."""
     return Standing(
         version=version.version,
         labels=version.labels,
         missing_labels=version.missing_labels,
-        parameters=thresholds(version).parameters(),
+        parameters=parameters,
         cuts=version.cuts,
         shares=version.shares,
         as_of=version.as_of,

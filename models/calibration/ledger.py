@@ -297,7 +297,7 @@ def thresholds(calibration: Calibration) -> Thresholds:
         saved = msgspec.convert(calibration.parameters, Parameters)
     except msgspec.ValidationError as error:
         raise StateError(f"parameters of version {calibration.version} are damaged: {error}") from None
-    return Filter.restore(saved.filter).thresholds().braked(saved.brakes)
+    return Filter.reading(saved.filter).braked(saved.brakes)
 
 
 def shares(scores: Sequence[float], cuts: Mapping[str, float | None], *, warm: bool) -> dict[Tier, float]:

@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping
 from math import log
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from models.calibration.belief import Offset
-from models.calibration.serving import MAX_CACHE, Groups, Key, Moments
+from models.calibration.serving import Groups, Key, Moments
 from models.calibration.settings import FilterSettings
 from models.calibration.state import GroupState, nest, unpack
 
 MIN_RATERS: Final = 3
 """With fewer, the raters' severity cannot be told from the answers' risk: it counts as the latter."""
 
-Found = tuple[list[Key], list[Offset]]
-
 
 class Offsets:
-    """What is learnt of each group. `found` remembers, by a label's groups, what `find` returned.
+    """What is learnt of each group.
 
     >>> offsets = Offsets(FilterSettings())
     >>> keys, _ = offsets.find((("site", "north"), ("clinician", "a")), clock=0)
@@ -24,12 +22,11 @@ class Offsets:
     [('site', 'north')]
     """
 
-    __slots__ = ("_settings", "by_key", "found", "raters")
+    __slots__ = ("_settings", "by_key", "raters")
 
     def __init__(self, settings: FilterSettings) -> None:
         self._settings = settings
         self.by_key: dict[Key, Offset] = {}
-        self.found: dict[Groups, Found] = {}
         self.raters = 0
 
     @property
@@ -37,21 +34,20 @@ class Offsets:
         """Whether there are raters enough to tell them apart."""
         return self.raters >= MIN_RATERS
 
-    def find(self, groups: Groups, clock: int) -> Found:
+    def find(self, groups: Groups, clock: int) -> tuple[list[Key], list[Offset]]:
         """Return the groups whose offsets a label informs, in order; raters only where there are enough to compare."""
-        if len(self.found) >= MAX_CACHE:
-            self.found.clear()
-        by_key, known = self.by_key, sorted(groups)
-        if not by_key.keys() >= set(known):
-            for key in known:
-                if key not in by_key:
-                    self._add(key, clock)
-            known = [key for key in known if key in by_key]
-        keys = known if self.compares else [key for key in known if key[0] not in self._settings.raters]
-        found = keys, [by_key[key] for key in keys]
-        if len(known) == len(groups):  # else they evict one another, and must do so at every label
-            self.found[groups] = found
-        return found
+        keys, by_key = sorted(groups), self.by_key
+        blocks = [by_key.get(key) for key in keys]
+        if all(blocks) and self.compares:
+            return keys, cast("list[Offset]", blocks)
+        for key in keys:
+            if key not in by_key:
+                self._add(key, clock)
+        unserved = () if self.compares else self._settings.raters
+        keys = [
+            key for key in keys if key in by_key and key[0] not in unserved
+        ]  # with little room they evict each other
+        return keys, [by_key[key] for key in keys]
 
     def moments(self, key: Key, clock: int) -> Moments:
         """Return mean and variance as served; an unknown group's are its prior's."""
@@ -76,8 +72,7 @@ class Offsets:
                 self._put((name, value), unpack(group, self._new(name, clock)))
 
     def _add(self, key: Key, clock: int) -> None:
-        """Make room for a group that is new. What was found before may no longer hold."""
-        self.found.clear()
+        """Make room for a group that is new."""
         if len(self.by_key) >= self._settings.max_groups:
             evicted = min(self.by_key, key=self._rank)
             del self.by_key[evicted]

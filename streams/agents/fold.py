@@ -6,10 +6,10 @@ stands was folded, and one that a crash cut off stands in the state. After a cra
 and what followed from them is sent again from the state, byte for byte. Once the broker has it, it is sent no more.
 """
 
-from collections import defaultdict
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +23,9 @@ from streams.delivery import Plan
 from streams.settings import Stage
 from streams.state import State
 from streams.wire import Record
+
+AT_ONCE: Final = 256
+"""Events after which others may use the event loop: five milliseconds' worth."""
 
 News = Alarm | Change | DeadLetter
 """What is told once, when it is found. Dead letters are of events that could not be folded: later, they might be."""
@@ -53,6 +56,9 @@ class Kind(Protocol):
 
     def identify(self, event: Any) -> tuple[str, str, datetime]:
         """Return an event's id, its deployment, and its event time."""
+
+    def arrange(self, records: Sequence[Record], /) -> Iterable[Record]:
+        """Return a batch in the order in which it is folded: within a deployment, that of the log."""
 
     def create(self, deployment: str) -> Folded:
         """Return the empty state."""
@@ -90,8 +96,9 @@ class Batch(Struct, frozen=True):
 
 
 class Taken(Struct):
-    """What a batch brings to a deployment: ids with their times, and news."""
+    """What a batch brings to a deployment's fold: ids with their times, and news."""
 
+    held: Held
     ids: dict[str, datetime] = {}
     news: list[News] = []
 
@@ -99,7 +106,7 @@ class Taken(Struct):
 class Fold:
     """The stage."""
 
-    batch = 4096
+    batch = 8192
     """Many: a state is stored and published once a deployment and batch."""
 
     def __init__(self, kind: Kind, context: Context, state: State, expiry: Expiry, clock: Clock) -> None:
@@ -115,8 +122,10 @@ class Fold:
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Fold a batch; publish each deployment it touches once."""
         plan = Plan(self._expiry.take(partition, self.state), [])
-        touched = defaultdict[str, Taken](Taken)
-        for record in records:
+        touched: dict[str, Taken] = {}
+        for n, record in enumerate(self.kind.arrange(records)):
+            if n % AT_ONCE == 0:
+                await asyncio.sleep(0)
             try:
                 event = self.context.decode(self.kind.types, record)
             except EventError as error:
@@ -124,10 +133,12 @@ class Fold:
                 continue
             if not isinstance(event, Watermark):
                 self._take(record, event, touched)
-        held = [self._publish(partition, deployment, taken, plan) for deployment, taken in touched.items()]
+        for deployment, taken in touched.items():
+            self._publish(deployment, taken, plan)
+            await asyncio.sleep(0)
         for taken in touched.values():
             plan.rows.update((_id(id_), msgspec.json.encode(at)) for id_, at in taken.ids.items())
-        self._batches[partition] = Batch(held, [record.at for record in records])
+        self._batches[partition] = Batch([taken.held for taken in touched.values()], [record.at for record in records])
         return plan
 
     async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
@@ -153,10 +164,15 @@ class Fold:
         self._batches.clear()
         self._expiry.forget()
 
-    def _take(self, record: Record, event: Any, touched: defaultdict[str, Taken]) -> None:
-        """Fold an event that is new. One that cannot be is taken too: when it comes again, it might."""
+    def _take(self, record: Record, event: Any, touched: dict[str, Taken]) -> None:
+        """Fold an event that is new. One that cannot be is taken too: when it comes again, it might.
+
+        What a batch has touched is its own until it is stored: in the pauses between, another may make us forget.
+        """
         partition, (id_, deployment, at) = record.partition, self.kind.identify(event)
-        held, key, taken = self._hold(partition, deployment), _id(id_), touched[deployment]
+        if (taken := touched.get(deployment)) is None:
+            taken = touched[deployment] = Taken(self._hold(partition, deployment))
+        held, key = taken.held, _id(id_)
         if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):
             return
         if record.offset <= held.places.get(record.topic, -1) and self._expiry.forgets(partition, at):
@@ -184,8 +200,8 @@ class Fold:
             raise unreadable(f"rows of deployment {deployment}", error) from None
         return Held(folded, dict.fromkeys(row.recent), row.news, row.places)
 
-    def _publish(self, partition: int, deployment: str, taken: Taken, plan: Plan) -> Held:
-        held = self._hold(partition, deployment)
+    def _publish(self, deployment: str, taken: Taken, plan: Plan) -> None:
+        held = taken.held
         held.recent = taken.ids or held.recent
         held.news += tuple(taken.news)
         snapshot, shown = held.folded.show()
@@ -193,7 +209,6 @@ class Fold:
         plan.rows[row_of(deployment)] = msgspec.json.encode(row)
         for event in (*held.news, *shown):
             plan.sends.append(self.context.send(event, place(event) if isinstance(event, DeadLetter) else deployment))
-        return held
 
 
 def row_of(deployment: str) -> bytes:

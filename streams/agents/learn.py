@@ -1,5 +1,6 @@
 """LEARN: labels, keyed by deployment, become versions of its calibrator; what people are to know goes to its log."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +9,7 @@ from models.calibration.ledger import Ledger
 from models.events import Instruction, Label
 from models.policy import Policies
 from streams.settings import Stage
+from streams.wire import Record
 
 
 class Learn:
@@ -23,6 +25,10 @@ class Learn:
     def identify(self, event: Entry) -> tuple[str, str, datetime]:
         """A label counts once in its deployment, and an instruction is followed once."""
         return identity(event), event.deployment, event.occurred_at
+
+    def arrange(self, records: Sequence[Record], /) -> list[Record]:
+        """One deployment, which is the key, after the other: its calibrator stays in the processor's caches."""
+        return sorted(records, key=lambda record: record.key or b"")
 
     def create(self, deployment: str) -> Learning:
         """Return a calibrator that knows its prior only."""

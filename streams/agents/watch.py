@@ -1,6 +1,6 @@
 """WATCH: decisions, labels and closures become alarms. Nothing is decided here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from models.monitors.guarantee import alarm as guarantee_alarm
 from models.monitors.share import Share
 from models.policy import Policies, Policy
 from streams.settings import Stage
+from streams.wire import Record
 
 UNSCORED_LIMIT: Final = 0.2
 """Share of responses without a score above which someone should look at the encoder."""
@@ -85,6 +86,10 @@ class Watch:
                 return f"r/{event.response_id}", event.deployment, event.occurred_at
             case Closure():
                 return f"c/{event.closure_id}", "unknown", event.closed_at
+
+    def arrange(self, records: Sequence[Record], /) -> Sequence[Record]:
+        """As they came."""
+        return records
 
     def create(self, deployment: str) -> Watching:
         """Return monitors that have seen nothing."""

@@ -77,6 +77,35 @@ def test_a_write_that_is_cut_short_loses_nothing_and_repeats_nothing(written: in
     assert newest(stage).version == 5
 
 
+def test_what_others_make_us_forget_in_the_middle_of_a_batch_loses_nothing() -> None:
+    """A long batch leaves the event loop to others; one may lose its lease, and all that is cached is dropped."""
+    stage, batch = theatre(), [record(label(n), n) for n in range(3 * fold.AT_ONCE)]
+
+    async def forgotten() -> Any:
+        folding = asyncio.create_task(stage.stage.handle(0, batch))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not folding.done()
+        stage.stage.forget()
+        return await folding
+
+    stage.run(batch[:1])
+    stage.state.apply(0, asyncio.run(forgotten()))
+    stage.run([record(label(len(batch)), len(batch))])
+    assert newest(stage).version == len(batch) + 1
+
+
+def test_labels_of_one_deployment_are_folded_in_their_order_among_those_of_others() -> None:
+    labels = [label(n, rejected=n % 3 == 0) for n in range(40)]
+    mixed = [msgspec.structs.replace(one, deployment=f"w{n % 3}") for n, one in enumerate(labels)]
+    together, alone = theatre(), theatre()
+    together.run([record(one, n)._replace(key=one.deployment.encode()) for n, one in enumerate(mixed)])
+    alone.run([record(one, n) for n, one in enumerate(mixed) if one.deployment == "w1"])
+    assert newest(alone).parameters in [
+        decode(Calibration, s.value).parameters for s in together.sent if s.topic == "calibrations"
+    ]
+
+
 @pytest.mark.parametrize("restart", [True, False])
 def test_a_label_dated_long_ago_counts_once_too(*, restart: bool) -> None:
     """A verdict that an offline device reports weeks late: its id is kept from when it was seen."""
