@@ -25,8 +25,8 @@ from models.calibration.serving import Thresholds
 from models.calibration.settings import FilterSettings
 from models.encoder.base import Score
 from models.errors import EventError
-from models.events import Calibration, Decision, Response, as_id, digest
-from models.policy import Group, Policy, act, audited
+from models.events import Calibration, Decision, Group, Response, as_id, digest
+from models.policy import Policy, act, audited
 from models.salience import digest as salience
 from models.tiers import Facts, by_risk, tier
 
@@ -199,10 +199,18 @@ def _facts(response: Response, score: Score | None, upper: float | None, by: Cal
         in_distribution=score is None or score.unknown <= MAX_UNKNOWN,
         same_model=known is None or known.model_hash in {"", stamp.model_hash},
         calibrated=known is not None and by.current,
-        missing_labels=known.missing_labels if known else stamp.policy.warm_up_labels,
+        same_basis=known is None or known.basis == stamp.policy.basis,
+        missing_labels=_missing(known, stamp.policy),
         calibration_age_s=max(0.0, (response.occurred_at - known.as_of).total_seconds()) if known else 0.0,
         on_time=not stamp.prompt or abs(stamp.now - response.occurred_at) <= MAX_WAIT,
     )
+
+
+def _missing(known: Calibration | None, policy: Policy) -> int:
+    """Return how many labels are missing, by what LEARN was told or by what we are: it may run with an older policy."""
+    if known is None:
+        return policy.warm_up_labels
+    return max(known.missing_labels, policy.warm_up_labels - known.labels)
 
 
 def _input_digest(response: Response, key: bytes) -> str:

@@ -44,10 +44,15 @@ Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Tier = Literal["green", "yellow", "red"]
+Target = Literal["any", "deep"]
+"""Which rejections steer the tiers: any, or only those that change the content."""
 Depth = Literal["none", "surface", "deep"]
 Verb = Literal["accepted", "edited", "disagreed", "flagged", "abandoned", "retracted"]
 Action = Literal["show", "banner", "review", "withhold"]
 Ending = Literal["unlabelled", "duplicate", "superseded", "orphan"]
+Group = Literal["category", "department", "history", "llm_model", "site", "specialty", "turn"]
+"""What is known of every response and may move its risk beside its score. `history`: how the conversation's earlier
+responses were received; `turn`: first, second or later."""
 Order = Literal["rollback", "rebuild", "approval", "release"]
 
 YEARS: Final = range(1970, 2200)
@@ -213,14 +218,16 @@ class Closure(Event, frozen=True, kw_only=True, tag="closure"):
 class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
     """One version of a deployment's calibrator. Version n is the fold of the first n changes (labels, instructions).
 
-    `parameters` restores the calibrator, which holds for scores of the model `model_hash` only; `cuts` are raw-score
-    thresholds per group, for people; `shares` the tiers that it would give the responses labelled of late.
+    `parameters` restores the calibrator, which holds for scores of the model `model_hash` only, and for policies of its
+    `basis` (target, groups, settings); `cuts` are raw-score thresholds per group, for people; `shares` the tiers that
+    it would give the responses labelled of late.
     """
 
     topic: ClassVar[str] = "calibrations"
     deployment: Id
     version: Count
     model_hash: str = ""
+    basis: str = ""
     parameters: dict[str, Any]
     cuts: dict[str, dict[str, float | None]] = {}
     shares: dict[Tier, float] = {}
@@ -234,7 +241,8 @@ class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
     """A person's word on a calibrator. It travels on `labels`, so that it has its place among them and a replay of the
     log repeats it: all that it needs is in it.
 
-    `rollback`, `rebuild`: take `parameters` (the filter's state), those of `version`, or of the log as corrected.
+    `rollback`, `rebuild`: take `parameters` (the filter's state), those of `version`, or of the log as corrected; a
+    rebuild also says for which `target` and `groups` it was made, which hold from then on.
     `approval`: green may rise to `ceilings` (raw logits by scope), as `version` would have it, at once.
     `release`: the quarantine of `scope` ends.
     """
@@ -246,6 +254,8 @@ class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
     version: Count
     model_hash: str = ""
     parameters: dict[str, Any] = {}
+    target: Target | None = None
+    groups: tuple[Group, ...] | None = None
     ceilings: dict[str, float] = {}
     scope: Name = ""
     by: Id

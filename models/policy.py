@@ -11,6 +11,7 @@ models.errors.SettingsError: policy: `green` is 0.3 and `red` is 0.2: green must
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal
 
@@ -19,12 +20,9 @@ from msgspec import Meta, Struct
 
 from models.calibration.settings import FilterSettings
 from models.errors import SettingsError
-from models.events import Action, Tier
+from models.events import Action, Group, Target, Tier, digest
 
 Cut = Annotated[float, Meta(gt=0.0, lt=1.0)]
-Group = Literal["category", "department", "history", "llm_model", "site", "specialty", "turn"]
-"""What is known of every response and may move its risk beside its score. `history`: how the conversation's earlier
-responses were received; `turn`: first, second or later."""
 Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 WEEK_S: Final = 7 * 86_400.0
@@ -37,11 +35,11 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
 
     green: Cut = 0.05
     red: Cut = 0.20
-    target: Literal["any", "deep"] = "any"
-    """Which rejections steer the tiers: any, or only those that change the content."""
+    target: Target = "any"
     groups: tuple[Group, ...] = ("category", "history", "site")
-    """What the calibrator tells apart: each value of each learns an offset of its own. Chosen once: earlier labels know
-    nothing of a group that is added."""
+    """What the calibrator tells apart: each value of each learns an offset of its own. Earlier labels know nothing of a
+    group that is added. Another `target`, `groups` or `calibrator` takes effect with `demur calibrator rebuild
+    --corrected --apply`; until then nothing is green."""
     plan: Literal["full-access", "green-only"] = "full-access"
     audit_rate: Rate = 0.03
     """Share of responses, of all tiers, whose verdict is forced: the only unselected labels there are."""
@@ -64,6 +62,22 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
     def __post_init__(self) -> None:
         if self.green >= self.red:
             raise ValueError(f"`green` is {self.green:g} and `red` is {self.red:g}: green must be the smaller")
+
+    @property
+    def basis(self) -> str:
+        """The digest of what a calibrator must have been learnt for, to be trusted under this policy."""
+        return basis(self.target, self.groups, self.calibrator)
+
+
+@lru_cache(maxsize=1024)
+def basis(target: str, groups: tuple[str, ...], calibrator: FilterSettings) -> str:
+    """Return the digest of what a calibrator is learnt for: which rejections, of which groups, by which settings.
+
+    >>> basis("any", ("site", "category"), FilterSettings()) == basis("any", ("category", "site"), FilterSettings())
+    True
+    """
+    whole = [target, sorted(set(groups)), calibrator.overrides()]
+    return digest(msgspec.json.encode(whole, order="deterministic"))[:16]
 
 
 class Policies(Struct, frozen=True):
@@ -125,8 +139,8 @@ def draw(response_id: str, key: str) -> float:
     >>> draw("r-1", "demur") == draw("r-1", "demur") != draw("r-1", "other")
     True
     """
-    digest = blake2b(response_id.encode(), key=key.encode()[:64], digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / UNIT
+    drawn = blake2b(response_id.encode(), key=key.encode()[:64], digest_size=8).digest()
+    return (int.from_bytes(drawn, "big") >> 11) / UNIT
 
 
 def audited(response_id: str, policy: Policy) -> bool:

@@ -4,7 +4,8 @@ A tier is the worst of what the risk says and of what each doubt allows:
 
     nothing trustworthy is known of the response       red        invalid input, no finite score
     a risk is known, but not to be relied upon         yellow     truncated, unlike the training data, another model,
-                                                                  calibration missing, warming up or stale, too late
+                                                                  calibration of other settings, missing, warming up
+                                                                  or stale, too late
     none of these                                      by risk    upper < green: green; upper < red: yellow; else red
 
 A doubt of the second kind never lowers a tier: a truncated response of high risk stays red. Without any calibration
@@ -30,6 +31,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     truncated: bool = False
     in_distribution: bool = True
     same_model: bool = True
+    same_basis: bool = True
     calibrated: bool = True
     missing_labels: int = 0
     calibration_age_s: float = 0.0
@@ -65,6 +67,7 @@ def doubts(facts: Facts, policy: Policy) -> tuple[str, ...]:
         (facts.truncated, "truncated"),
         (not facts.in_distribution, "out_of_distribution"),
         (not facts.same_model, "model_mismatch"),
+        (not facts.same_basis, "settings_mismatch"),
         (not facts.calibrated, "calibration_missing"),
         (facts.missing_labels > 0, f"warming_up: {facts.missing_labels} labels missing"),
         (not facts.calibration_age_s <= policy.max_calibration_age_s, "calibration_stale"),

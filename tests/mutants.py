@@ -177,6 +177,13 @@ MUTANTS = (
         "tests/unit/test_score.py",
     ),
     Mutant(
+        "I6 a calibrator learnt for another policy",
+        "models/deciding.py",
+        "known is None or known.basis == stamp.policy.basis",
+        "True",
+        "tests/unit/test_score.py",
+    ),
+    Mutant(
         "I6 calibrations out of contact",
         "streams/calibrations.py",
         "return held if self.in_contact else held._replace(current=False)",
@@ -193,7 +200,7 @@ MUTANTS = (
     Mutant(
         "I9 an instruction brings parameters that stop LEARN",
         "models/calibration/ledger.py",
-        "check_sound(read(instruction.parameters))",
+        "check_sound(read(by.parameters))",
         "pass",
         "tests/unit/test_control.py",
     ),
@@ -249,7 +256,7 @@ MUTANTS = (
     Mutant(
         "I9 a broken promise changes nothing",
         "models/calibration/ledger.py",
-        "self._brake.tighten(done.scope, cuts, TIGHTENING)",
+        "self._brake.tighten(scope, cuts, TIGHTENING)",
         "pass",
         "tests/unit/test_control.py",
     ),

@@ -21,5 +21,5 @@ def anytime(rejected: float, labelled: float) -> tuple[float, float]:
     >>> [round(bound, 4) for bound in anytime(30, 1000)]
     [0.0153, 0.0513]
     """
-    lower, upper = confidence.interval(labelled, rejected)  # type: ignore[arg-type] # declared for whole labels
+    lower, upper = confidence.interval(labelled, rejected)
     return lower, upper

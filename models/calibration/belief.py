@@ -155,7 +155,7 @@ class Curve:
         b0, b1, b2, b3 = self.mean
         self.mean = [factor * b0, factor * b1, factor * b2, b3]
         for k, b, bound in ((0, b0, MAX_VARIANCE), (4, b1, SLOPE_VARIANCES[0]), (7, b2, SLOPE_VARIANCES[1])):
-            if b * b * spread > bound - self.cov[k]:
+            if b and b * b * spread > bound - self.cov[k]:
                 spread = max(0.0, bound - self.cov[k]) / (b * b)
         for k, product in ((0, b0 * b0), (1, b0 * b1), (2, b0 * b2), (4, b1 * b1), (5, b1 * b2), (7, b2 * b2)):
             self.cov[k] += spread * product

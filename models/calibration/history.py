@@ -38,6 +38,8 @@ class History:
         self._log = list(events.values())
         self._places = {id_: place for place, id_ in enumerate(events)}
         self.changes = sorted({change.after.version: change for change in changes}.values(), key=_version)
+        self._begun = next((self._restore(change).ledger.policy for change in self.changes if change.state), policy)
+        """The policy with what the calibrator was learnt for when the log began."""
 
     def at(self, version: int) -> Learning:
         """Return the calibrator as it stood at `version`, or at the next that an event ended with.
@@ -68,22 +70,25 @@ class History:
     def corrected(self) -> tuple[Learning, int]:
         """Return the fold of the log as finally revised, and how many revisions that honours.
 
-        What rollbacks dismissed stays dismissed. Raises `StateError` if the log is no longer whole: a label cannot be
-        subtracted.
+        By the policy as it stands now: so a calibrator comes to be learnt for what a policy has been changed to. What
+        rollbacks dismissed stays dismissed. Raises `StateError` if the log is no longer whole: a label cannot be
+        subtracted; but where nothing learnt holds any more, what is left of the log is a beginning.
         """
-        if not self._whole:
+        if not self._whole and self._policy.basis == self._begun.basis:
             raise StateError("the beginning of the label log has expired: corrections can no longer be folded in")
         standing = self._standing()
-        learning = self._empty()
+        learning = Learning(Ledger(self._deployment, self._policy))
         for event in revise(standing):
             fold(learning, event)
+        learning.ledger.drain()
         return learning, sum(isinstance(event, Label) and event.kind != "verdict" for event in standing)
 
     def _standing(self) -> list[Entry]:
         """Return the log without the verdicts that a rollback dismissed, and without what set a state as a whole."""
-        learning, line = self._empty(), list[Entry]()
-        lines, marks = [line], {0: (0, 0)}
-        for event in self._log:
+        learning, place = self._farthest()
+        line: list[Entry] = [event for event in self._log[:place] if isinstance(event, Label)]
+        lines, marks = [line], {learning.ledger.version: (0, len(line))}
+        for event in self._log[place:]:
             before = learning.ledger.version
             fold(learning, event)
             if isinstance(event, Instruction) and learning.ledger.version > before:
@@ -99,7 +104,7 @@ class History:
         return line
 
     def _empty(self) -> Learning:
-        return Learning(Ledger(self._deployment, self._policy))
+        return Learning(Ledger(self._deployment, self._begun))
 
     def _nearest(self, version: int) -> tuple[Learning, int]:
         """Return where to start for `version`: the fold, and the place of the event it takes next."""
@@ -121,7 +126,10 @@ class History:
         return (change for change in self.changes if change.state is not None and change.last in self._places)
 
     def _resume(self, change: Change) -> tuple[Learning, int]:
-        return Learning.restore(change.state, self._policy), self._places[change.last] + 1
+        return self._restore(change), self._places[change.last] + 1
+
+    def _restore(self, change: Change) -> Learning:
+        return Learning.restore(change.state, self._policy)
 
 
 def back(kept: list[Entry], dismissed: list[Entry]) -> list[Entry]:

@@ -19,7 +19,7 @@ Behind the filter stands a third: if greens given since the last change are reje
 
 The state is mutable, with `snapshot` and `restore`: a fold costs ten microseconds, copying the state would cost ten
 times that. Duplicates of a label id are the caller's to drop: it keeps the ids and offsets beside the snapshot.
-There is no clock: `as_of` is the latest `occurred_at` of a folded label.
+There is no clock: `as_of` is the latest `occurred_at` of a label that was not set aside.
 """
 
 import heapq
@@ -41,7 +41,7 @@ from models.calibration.serving import Thresholds
 from models.calibration.soundness import check_sound
 from models.calibration.state import read
 from models.errors import StateError
-from models.events import Alarm, Calibration, Instruction, Label, Tier, digest
+from models.events import Alarm, Calibration, Group, Instruction, Label, Target, Tier, digest
 from models.monitors.guarantee import Finding, Guarantee
 from models.policy import Policy
 from models.tiers import missing_labels
@@ -74,6 +74,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     scores: list[float]
     held: list[tuple[float, int, Label]]
     forced: int = 0
+    target: Target | None = None
+    groups: tuple[Group, ...] | None = None
+    """None: of an earlier version, which took what the policy said."""
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +88,8 @@ class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Ledger:
     """The calibrator of one deployment, its version, and its accounts.
+
+    What it learns for, `policy.basis`, stays as it began until it is rebuilt, whatever a policy file says later.
 
     >>> ledger = Ledger("icu", Policy())
     >>> ledger.version, ledger.labels, ledger.missing_labels()
@@ -153,7 +158,7 @@ class Ledger:
 
     def _due(self, label: Label, now: float) -> float:
         """Return when a label may be folded: at once (0), unless one kind of verdict arrives faster than the other."""
-        shown = label.decision.occurred_at.timestamp()
+        shown = shown_at(label).timestamp()
         self._maturity.add(now - shown, rejected=rejects(label, self.policy.target))
         hold_s = self._maturity.hold_s() if self.policy.mature else 0.0
         return shown + hold_s if hold_s else 0.0
@@ -167,12 +172,13 @@ class Ledger:
         """Fold a label that came at `now`."""
         self._begin_day(int(now // DAY_S))
         weight = self._influence.grant(label.clinician, label.weight)
-        seen = observation(label, self.policy.target, weight)
+        seen = observation(label, self.policy, weight)
         self._scores.append(seen.logit)
+        known = self.filter.clock
         jump = self.filter.observe(seen)
         self.version += 1
-        if self.as_of is None or label.occurred_at > self.as_of:
-            self.as_of = label.occurred_at
+        if self.as_of is None or (label.occurred_at > self.as_of and self.filter.clock > known):
+            self.as_of = label.occurred_at  # what is set aside tells nothing of how responses fare now
         found: tuple[Jump, ...] = () if jump is None else (jump,)
         if label.decision.tier == "green":
             found += self._tighten(label)
@@ -184,13 +190,13 @@ class Ledger:
 
     def _tighten(self, label: Label) -> tuple[Jump, ...]:
         """Lower the thresholds of the scopes whose promise a green's label shows to be broken."""
-        findings = {one.scope: one for one in self._guarantee.observe(label, self.policy.target)}
-        if not findings:
-            return ()
-        cuts, jumps = self._cuts(self.filter.thresholds()), tuple(tightening(one, label) for one in findings.values())
-        for done in jumps:
-            self._brake.tighten(done.scope, cuts, TIGHTENING)
-        return jumps
+        found = [tightening(one, label) for one in self._guarantee.observe(label, self.policy.target)]
+        jumps = {one.scope: one for one in found}  # what all greens and the audited among them show is done once
+        if jumps:
+            cuts = self._cuts(self.filter.thresholds())
+            for scope in jumps:
+                self._brake.tighten(scope, cuts, TIGHTENING)
+        return tuple(jumps.values())
 
     def _begin_day(self, day: int) -> None:
         if self._brake.is_new(day) and self.labels >= self.policy.warm_up_labels and self.missing_labels() == 0:
@@ -198,6 +204,12 @@ class Ledger:
 
     def _cuts(self, reading: Thresholds) -> dict[str, dict[str, float | None]]:
         return reading.cuts({"green": self.policy.green, "red": self.policy.red})
+
+    def drain(self) -> None:
+        """Fold what is held back, as if all of it had matured."""
+        while self._held:
+            label = heapq.heappop(self._held)[2]
+            self._fold(label, label.occurred_at.timestamp())
 
     def obey(self, instruction: Instruction) -> None:
         """Do what a person says, as a new version. Raises `StateError` if it cannot be done; then nothing has changed.
@@ -211,9 +223,7 @@ class Ledger:
             raise StateError(f"labels forced version {self.forced} meanwhile: look at it, and order anew")
         match instruction.order:
             case "rollback" | "rebuild":
-                restored = Filter.restore(instruction.parameters)
-                check_sound(read(instruction.parameters))
-                self.filter = restored
+                self._replace(instruction)
             case "approval":
                 self._brake.approve(instruction.ceilings)
             case "release":
@@ -223,6 +233,17 @@ class Ledger:
         self._guarantee.forget("all", min(self.as_of or instruction.occurred_at, instruction.occurred_at).timestamp())
         self.version += 1
         self.cause = f"{instruction.order}: {instruction.scope or f'version {instruction.version}'}"
+
+    def _replace(self, by: Instruction) -> None:
+        """Take the filter that an instruction brings, and with a rebuild what it was learnt for."""
+        restored = Filter.restore(by.parameters)
+        check_sound(read(by.parameters))
+        policy = learnt_for(self.policy, by.target, by.groups, restored)
+        if by.order == "rollback" and policy.basis != self.policy.basis:
+            raise StateError(f"version {by.version} was learnt for other settings: rebuild for them instead")
+        self.filter, self.policy = restored, policy
+        if by.order == "rebuild":
+            self._held.clear()  # they are in it, too
 
     def missing_labels(self) -> int:
         """Labels that the deployment lacks before it may show green."""
@@ -239,6 +260,7 @@ class Ledger:
         return Calibration(
             deployment=self.deployment,
             version=self.version,
+            basis=self.policy.basis,
             parameters={"filter": self.filter.state(), "brakes": excess},
             cuts=in_force,
             shares=shares(self._scores, in_force["all"], warm=missing == 0),
@@ -265,23 +287,26 @@ class Ledger:
             "scores": list(self._scores),
             "held": [[due, order, msgspec.to_builtins(label)] for due, order, label in sorted(self._held)],
             "forced": self.forced,
+            "target": self.policy.target,
+            "groups": list(self.policy.groups),
         }
 
     @classmethod
     def restore(cls, snapshot: object, policy: Policy) -> "Ledger":
         """Continue from `snapshot`, bit for bit. Raises `StateError` if it is damaged or of another version.
 
-        The filter keeps the settings that it was folded with; other `policy.calibrator` settings need a rebuild.
+        It goes on learning what it learnt; another `target`, `groups` or `calibrator` of the policy needs a rebuild.
         """
         try:
             saved = msgspec.convert(snapshot, Snapshot)
         except msgspec.ValidationError as error:
             raise StateError(f"ledger snapshot is damaged or of another version: {error}") from None
-        self = cls(saved.deployment, policy)
+        restored = Filter.restore(saved.filter)
+        self = cls(saved.deployment, learnt_for(policy, saved.target, saved.groups, restored))
         self.version, self.cause, self.counts = saved.version, saved.cause, dict(saved.counts)
         self.forced = saved.forced
         self.as_of = None if saved.as_of is None else instant(saved.as_of)
-        self.filter = Filter.restore(saved.filter)
+        self.filter = restored
         self._brake = Brake.restore(saved.brake, policy.max_loosening)
         self._influence = Influence.restore(saved.influence, policy.rater_share)
         self._maturity = Maturity.restore(saved.maturity)
@@ -289,6 +314,12 @@ class Ledger:
         self._scores.extend(saved.scores)
         self._held = saved.held
         return self
+
+
+def learnt_for(policy: Policy, target: Target | None, groups: tuple[Group, ...] | None, learnt: Filter) -> Policy:
+    """Return the policy with the basis that a calibrator has; None: as the policy says."""
+    known = policy.groups if groups is None else groups
+    return msgspec.structs.replace(policy, target=target or policy.target, groups=known, calibrator=learnt.settings)
 
 
 def thresholds(calibration: Calibration) -> Thresholds:
@@ -329,7 +360,7 @@ def tightening(finding: Finding, label: Label) -> Jump:
         statistic=finding.statistic,
         threshold=finding.threshold,
         since=finding.since,
-        at=label.decision.occurred_at.timestamp(),
+        at=shown_at(label).timestamp(),
     )
 
 
@@ -347,15 +378,18 @@ def rejects(label: Label, target: str) -> bool:
     return label.rejected if target == "any" else label.depth == "deep"
 
 
-def observation(label: Label, target: str, weight: float) -> Observation:
+def observation(label: Label, policy: Policy, weight: float) -> Observation:
     """Return what the filter sees of a label: its groups, its clinician, and the event time of the response.
+
+    Groups that the policy does not tell apart (any more) are left out: no response is served by them.
 
     Event time is the *response's*: a label says how things stood when the answer was given.
     """
     scored = label.decision
-    groups = (*scored.groups.items(), ("clinician", label.clinician))
+    known = [item for item in scored.groups.items() if item[0] in policy.groups or item[0] == "moment"]
+    groups = (*known, ("clinician", label.clinician))
     logit = nan if scored.logit is None else scored.logit
-    return Observation(logit, groups, rejects(label, target), weight, shown_at(label).timestamp(), scored.audit)
+    return Observation(logit, groups, rejects(label, policy.target), weight, shown_at(label).timestamp(), scored.audit)
 
 
 def shown_at(label: Label) -> datetime:

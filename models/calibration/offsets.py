@@ -1,7 +1,8 @@
 """The offsets of one deployment's groups: made when a value is first seen, evicted when there are too many of them."""
 
+from collections import Counter
 from collections.abc import Mapping
-from math import log
+from math import log, sqrt
 from typing import Any, Final, cast
 
 from models.calibration.belief import Offset
@@ -74,7 +75,7 @@ class Offsets:
     def _add(self, key: Key, clock: int) -> None:
         """Make room for a group that is new."""
         if len(self.by_key) >= self._settings.max_groups:
-            evicted = min(self.by_key, key=self._rank)
+            evicted = min(self._crowd(), key=self._rank)
             del self.by_key[evicted]
             self.raters -= evicted[0] in self._settings.raters
         self._put(key, self._new(key[0], clock))
@@ -83,10 +84,16 @@ class Offsets:
         self.by_key[key] = block
         self.raters += key[0] in self._settings.raters
 
-    def _rank(self, key: Key) -> tuple[bool, int, Key]:
-        """Order of eviction: the quarantined last, else the longest without a label first."""
+    def _crowd(self) -> list[Key]:
+        """Return the groups of the name that has most of them: a free text with a value a response evicts its own."""
+        names = Counter(name for name, _ in self.by_key)
+        most = max(names, key=lambda name: (names[name], name))
+        return [key for key in self.by_key if key[0] == most]
+
+    def _rank(self, key: Key) -> tuple[bool, bool, int, Key]:
+        """Order of eviction: last the quarantined, then those known to be risky, for forgetting them would loosen."""
         block = self.by_key[key]
-        return block.quarantined, block.clock, key
+        return block.quarantined, block.mean > sqrt(block.var), block.clock, key
 
     def _prior(self, name: str) -> float:
         return self._settings.rater_variance if name in self._settings.raters else self._settings.group_variance

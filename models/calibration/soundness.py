@@ -31,7 +31,7 @@ def check_sound(state: State) -> None:
         bounded += [number for group in values.values() for number in _moments(group)]
     if not all(abs(number) <= LOGITS for number in bounded):
         raise StateError("no labels lead to these parameters: a mean or variance is out of all bounds")
-    if np.linalg.eigvalsh(_matrix(state.covariance)).min() < ROUNDING:
+    if np.linalg.eigvalsh(_matrix(state.covariance)).min() < ROUNDING or state.covariance[0] <= 0.0:
         raise StateError("no labels lead to these parameters: the covariance is not one")
     groups = [*alone, *(group for values in state.groups.values() for group in values.values())]
     dated = all(_is_dated(group, state.clock) for group in groups) and state.late <= state.clock

@@ -10,7 +10,8 @@ is a martingale for each lambda. The logarithm is concave in p, so with the runn
 
 lies below it. Ville's inequality on a mixture over lambda gives: with probability 1 - alpha, for all n at once, the
 average of K_n over the mixture stays below 1 / alpha at the true m_n. Every rate at which it does not is excluded.
-So the interval covers the *average* rate so far, without assuming that the rate stands still.
+A verdict of weight w counts as w verdicts; the martingale is then a supermartingale, by Jensen's inequality. So the
+interval covers the *average* rate so far, without assuming that the rate stands still.
 
 Reference: Howard, Ramdas, McAuliffe, Sekhon, *Time-uniform Chernoff bounds via nonnegative supermartingales*, 2020.
 """
@@ -32,7 +33,7 @@ class Interval(NamedTuple):
     upper: float
 
 
-def interval(labelled: int, rejected: int, alpha: float = 0.05) -> Interval:
+def interval(labelled: float, rejected: float, alpha: float = 0.05) -> Interval:
     """Return the 1 - alpha confidence sequence at its current point.
 
     >>> [round(bound, 4) for bound in interval(1000, 30)]
@@ -43,7 +44,7 @@ def interval(labelled: int, rejected: int, alpha: float = 0.05) -> Interval:
     return Interval(_lower(labelled, rejected, alpha), 1.0 - _lower(labelled, labelled - rejected, alpha))
 
 
-def excess(labelled: int, rejected: int, rate: float) -> float:
+def excess(labelled: float, rejected: float, rate: float) -> float:
     """Return the log evidence that the running mean exceeds `rate`: log of the mixture of K_n over positive tilts.
 
     >>> excess(0, 0, 0.05)
@@ -56,7 +57,7 @@ def excess(labelled: int, rejected: int, rate: float) -> float:
     return top + log(sum(exp(value - top) for value in logs) / len(logs))
 
 
-def most(labelled: int, rejected: int, rate: float) -> float:
+def most(labelled: float, rejected: float, rate: float) -> float:
     """Return the log evidence at the best of all tilts: an upper bound of `excess`, for a tenth of its cost.
 
     Both counts are above 0.
@@ -69,7 +70,7 @@ def most(labelled: int, rejected: int, rate: float) -> float:
     return labelled * (mean * log(mean / rate) + kept)
 
 
-def _lower(labelled: int, rejected: int, alpha: float) -> float:
+def _lower(labelled: float, rejected: float, alpha: float) -> float:
     """Return the largest excluded rate below the observed one; each side has half of alpha."""
     if rejected == 0:
         return 0.0

@@ -9,6 +9,10 @@ A scope is `all`, `audit`, or one group value such as `category=dosing`. Two que
   M <- max(1, M) (1 + b (x - cut)) for a few stakes b. An `excess` is raised when it passes `threshold`; while the claim
   holds that takes at least `threshold` greens on average. It names the time since when M has grown.
 
+A label counts with its weight, so a response counts once however many judge it: its evidence is raised to the power
+of the weight, and by Hoelder's inequality the mean of a product of such powers is no larger than that of one verdict
+alone, even if all verdicts on a response agree.
+
 Only labelled responses count, so `all` is the rate among those who answered; `audit`, whose verdicts are forced, is
 free of that selection. Nothing here claims "at most 5 % in every window".
 
@@ -31,14 +35,14 @@ STAKES: Final = (0.01, 0.03, 0.1)
 cut is .05. Far below 1, so that a few acceptances do not bankrupt one."""
 
 MAX_SCOPES: Final = 1000
-"""Scopes that are counted; later group values count under `all` only."""
+"""Scopes that are counted; beyond, the one with the fewest labels makes room."""
 
 
 class Cell(msgspec.Struct):
     """One scope of one tier: counts, one CUSUM per stake, and when each last restarted (seconds since the epoch)."""
 
-    labelled: int = 0
-    rejected: int = 0
+    labelled: float = 0.0
+    rejected: float = 0.0
     grown: list[float] = msgspec.field(default_factory=lambda: [1.0] * len(STAKES))
     since: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(STAKES))
     breached: bool = False
@@ -51,8 +55,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
     statistic: float
     threshold: float
-    labelled: int
-    rejected: int
+    labelled: float
+    rejected: float
     since: float
 
 
@@ -88,20 +92,23 @@ class Guarantee:
         scored = label.decision
         rejected = label.rejected if target == "any" else label.depth == "deep"
         scopes = ["all", *(["audit"] if scored.audit else []), *("=".join(item) for item in scored.groups.items())]
-        return self.count(scored.tier, scopes, rejected=rejected, at=scored.occurred_at.timestamp())
+        at = scored.occurred_at.timestamp()
+        return self.count(scored.tier, scopes, rejected=rejected, at=at, weight=label.weight)
 
-    def count(self, tier: Tier, scopes: Iterable[str], *, rejected: bool, at: float) -> tuple[Finding, ...]:
+    def count(
+        self, tier: Tier, scopes: Iterable[str], *, rejected: bool, at: float, weight: float = 1.0
+    ) -> tuple[Finding, ...]:
         """Count one verdict on a response of `tier` given at `at`. Returns what green's cells found."""
         found: list[Finding] = []
         since, general = self._since, self._since.get("all", -inf)
         for scope in scopes:
-            cell = self._cell(tier, scope)
-            if cell is None or at < general or at < since.get(scope, -inf):
+            if at < general or at < since.get(scope, -inf):
                 continue
-            cell.labelled += 1
-            cell.rejected += rejected
+            cell = self._cell(tier, scope)
+            cell.labelled += weight
+            cell.rejected += weight * rejected
             if tier == "green":
-                self._bet(cell, at, rejected=rejected)
+                self._bet(cell, at, weight, rejected=rejected)
                 found += self._findings(scope, cell, at)
         return tuple(found)
 
@@ -110,10 +117,12 @@ class Guarantee:
         gone = [key for key in self._cells if scope in {"all", key.partition(" ")[2]}]
         for key in gone:
             del self._cells[key]
-        self._since = {**({} if scope == "all" else self._since), scope: at}
+        known = self._since
+        kept = {name: since for name, since in known.items() if since > at} if scope == "all" else known
+        self._since = {**kept, scope: max(at, known.get(scope, -inf))}  # a clock behind must not bring them back
 
-    def counts(self, tier: Tier, scope: str = "all") -> tuple[int, int]:
-        """Return (labelled, rejected)."""
+    def counts(self, tier: Tier, scope: str = "all") -> tuple[float, float]:
+        """Return (labelled, rejected), each label by its weight."""
         cell = self._cells.get(f"{tier} {scope}", Cell())
         return cell.labelled, cell.rejected
 
@@ -146,19 +155,20 @@ class Guarantee:
         self._cells, self._since = saved.cells, saved.since
         return self
 
-    def _cell(self, tier: Tier, scope: str) -> Cell | None:
-        key = f"{tier} {scope}"
-        cell = self._cells.get(key)
-        if cell is None and len(self._cells) < 3 * MAX_SCOPES:
-            cell = self._cells[key] = Cell()
+    def _cell(self, tier: Tier, scope: str) -> Cell:
+        key, cells = f"{tier} {scope}", self._cells
+        if (cell := cells.get(key)) is None:
+            if len(cells) >= 3 * MAX_SCOPES:
+                del cells[min(cells, key=lambda other: cells[other].labelled)]
+            cell = cells[key] = Cell()
         return cell
 
-    def _bet(self, cell: Cell, at: float, *, rejected: bool) -> None:
+    def _bet(self, cell: Cell, at: float, weight: float, *, rejected: bool) -> None:
         grown, since, odds = cell.grown, cell.since, (1.0 - self.cut) / self.cut if rejected else -1.0
         for j, stake in enumerate(STAKES):
             if grown[j] <= 1.0:
                 grown[j], since[j] = 1.0, at
-            grown[j] *= 1.0 + stake * odds
+            grown[j] *= (1.0 + stake * odds) ** weight
 
     def _findings(self, scope: str, cell: Cell, at: float) -> Iterator[Finding]:
         labelled, rejected, evidence = cell.labelled, cell.rejected, sum(cell.grown) / len(STAKES)
@@ -170,7 +180,7 @@ class Guarantee:
             cell.breached = True
             yield self._finding("breach", scope, rejected / labelled, self.cut, cell, at)
 
-    def _passed(self, labelled: int, rejected: int) -> bool:
+    def _passed(self, labelled: float, rejected: float) -> bool:
         bound = log(2.0 / self.alpha)
         return most(labelled, rejected, self.cut) >= bound and excess(labelled, rejected, self.cut) >= bound
 

@@ -19,7 +19,8 @@ LARGEST: Final = MAX_MESSAGE_BYTES // 2
 """A state beyond is not recorded: the message might not be read."""
 DAY_S: Final = 86_400.0
 CURVE: Final = ("intercept", "slope_low", "slope_high")
-NEEDS: Final = {"rollback": {"parameters"}, "rebuild": {"parameters"}, "approval": {"ceilings"}, "release": {"scope"}}
+WHOLE: Final = {"parameters", "target", "groups"}
+NEEDS: Final = {"rollback": WHOLE, "rebuild": WHOLE, "approval": {"ceilings"}, "release": {"scope"}}
 """What each order needs beside the version that it names."""
 
 
@@ -87,7 +88,7 @@ def standing(version: Calibration) -> Standing:
 
 def superfluous(by: Instruction) -> list[str]:
     """Name the fields of an instruction that its order does not need, and that should be empty."""
-    return [name for name in ("parameters", "ceilings", "scope") if getattr(by, name) and name not in NEEDS[by.order]]
+    return [name for name in (*sorted(WHOLE), "ceilings", "scope") if getattr(by, name) and name not in NEEDS[by.order]]
 
 
 def _day(at: datetime) -> float:

@@ -5,6 +5,7 @@ and that the scorer had lost contact with the calibrations. Both only ever keep 
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from math import isfinite
 from typing import Any, Final
@@ -43,6 +44,13 @@ def policy_of(decision: Decision, rules: Rules) -> Policy | None:
 def config_hash(policy: Policy) -> str:
     """Return the hash that decisions under a policy carry."""
     return digest(msgspec.json.encode(policy, order="deterministic"))[:32]
+
+
+@lru_cache(maxsize=256)
+def basis_of(policy: Policy) -> str:
+    """Return what versions that a policy may be served by carry."""
+    whole = {"target": policy.target, "groups": sorted({*policy.groups}), "calibrator": policy.calibrator.overrides()}
+    return digest(msgspec.json.encode([*whole.values()], order="deterministic"))[:16]
 
 
 def complaints(decision: Decision, policy: Policy, cited: Calibration | None) -> Iterator[tuple[str, str]]:
@@ -103,7 +111,7 @@ def _tier(decision: Decision, policy: Policy, cited: Calibration | None) -> tupl
 def _doubts(decision: Decision, policy: Policy, cited: Calibration | None) -> Iterator[str]:
     """Yield, in their order, what keeps a scored response from being green."""
     lost = DOUBTED[1] in decision.reasons
-    missing = cited.missing_labels if cited else policy.warm_up_labels
+    missing = max(cited.missing_labels, policy.warm_up_labels - cited.labels) if cited else policy.warm_up_labels
     age = (decision.occurred_at - cited.as_of).total_seconds() if cited else 0.0
     if decision.truncated:
         yield "truncated"
@@ -111,6 +119,8 @@ def _doubts(decision: Decision, policy: Policy, cited: Calibration | None) -> It
         yield DOUBTED[0]
     if cited and cited.model_hash not in {"", decision.model_hash}:
         yield "model_mismatch"
+    if cited and cited.basis != basis_of(policy):
+        yield "settings_mismatch"
     if cited is None or lost:
         yield DOUBTED[1]
     if missing > 0:

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from models.calibration.learning import Entry, Learning, identity
 from models.calibration.ledger import Ledger
 from models.events import Instruction, Label
 from models.policy import Policies
 from streams.settings import Stage
 from streams.wire import Record
+
+log = structlog.get_logger(__name__)
 
 
 class Learn:
@@ -35,5 +39,13 @@ class Learn:
         return Learning(Ledger(deployment, self._policies.of(deployment)))
 
     def restore(self, deployment: str, snapshot: Any) -> Learning:
-        """Continue from a snapshot."""
-        return Learning.restore(snapshot, self._policies.of(deployment))
+        """Continue from a snapshot, learning what it learnt; say so if the policy wants something else by now."""
+        policy = self._policies.of(deployment)
+        learning = Learning.restore(snapshot, policy)
+        if learning.ledger.policy.basis != policy.basis:
+            log.warning(
+                "learnt for another target, groups or settings: nothing is green until it is rebuilt",
+                deployment=deployment,
+                remedy="demur calibrator rebuild --corrected --apply",
+            )
+        return learning

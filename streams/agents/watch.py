@@ -48,7 +48,8 @@ class Watching:
 
     def show(self) -> tuple[dict[str, Any], list[Event]]:
         """Return the state as JSON types; only alarms leave this stage."""
-        return {"guarantee": self._guarantee.snapshot(), "shares": msgspec.to_builtins(self._shares)}, []
+        state = {"guarantee": self._guarantee.snapshot(), "shares": msgspec.to_builtins(self._shares)}
+        return {**state, "target": self._policy.target}, []
 
     def _share(self, kind: str, id_: str, at: datetime, *, yes: bool) -> Iterable[Alarm]:
         share = self._shares[kind]
@@ -99,5 +100,8 @@ class Watch:
 
     def restore(self, deployment: str, snapshot: Any) -> Watching:
         """Continue from a snapshot."""
-        shares = msgspec.convert(snapshot["shares"], dict[str, Share])
-        return Watching(deployment, self._policies.of(deployment), Guarantee.restore(snapshot["guarantee"]), shares)
+        policy, shares = self._policies.of(deployment), msgspec.convert(snapshot["shares"], dict[str, Share])
+        guarantee = Guarantee.restore(snapshot["guarantee"], policy.green)
+        if snapshot.get("target", policy.target) != policy.target:
+            guarantee = Guarantee(policy.green)  # what was counted are other rejections
+        return Watching(deployment, policy, guarantee, shares)

@@ -77,7 +77,8 @@ def rebuild(  # noqa: PLR0913, PLR0917 (one parameter per option)
 ) -> None:
     """Fold the label log anew, and say whether that reproduces the running state bit for bit.
 
-    With --corrected, show instead what the log says once corrections replace what they correct.
+    With --corrected, show instead what the log says once corrections replace what they correct, by the policy as it is
+    now: with --apply that is also how a changed `target`, `groups` or `calibrator` takes effect.
     """
     from streams.logbook import running  # noqa: PLC0415 (quick `--help`)
 
@@ -110,8 +111,10 @@ def rollback(
     then, now = history.at(version), _newest(settings, deployment)
     if then.model_hash != now.model_hash:
         raise StateError(f"version {version} is of another model, whose scores mean something else: put that one back")
+    if then.ledger.policy.basis != now.basis:
+        raise StateError(f"version {version} was learnt for another target, other groups or settings: rebuild for them")
     _show(_compare(settings, now, _published(then)), json=False)
-    _send(settings, now, "rollback", by, why, version=then.ledger.version, parameters=then.ledger.filter.state())
+    _send(settings, now, "rollback", by, why, version=then.ledger.version, **_whole(then))
 
 
 @app.command()
@@ -149,7 +152,12 @@ def _correct(settings: Settings, history: History, now: Learning, order: tuple[s
         return
     if not order[0]:
         raise SettingsError("--apply needs --by: who orders it")
-    _send(settings, running, "rebuild", *order, version=now.ledger.version, parameters=then.ledger.filter.state())
+    _send(settings, running, "rebuild", *order, version=now.ledger.version, **_whole(then))
+
+
+def _whole(then: Learning) -> dict[str, Any]:
+    ledger = then.ledger
+    return {"parameters": ledger.filter.state(), "target": ledger.policy.target, "groups": ledger.policy.groups}
 
 
 def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str, **rest: Any) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from river import checks, evaluate, metrics
 
-from models.calibration.belief import Curve
+from models.calibration.belief import SLOPE_VARIANCES, Curve
 from models.calibration.estimator import RejectionCalibrator
 from models.calibration.filter import FADING, Filter, Observation
 from models.calibration.jumps import accumulate
@@ -169,6 +169,14 @@ def test_doubt_about_the_factor_has_a_floor_and_bounds(slope):
     assert curve.cov[0] * curve.cov[4] >= curve.cov[1] ** 2
 
 
+def test_a_slope_of_nothing_has_no_factor_to_doubt():
+    """With `z` = 0 a slope may be 0, and its variance a little beyond its bound by the last step of its walk."""
+    curve = Curve.prior(1.0)
+    curve.mean[1], curve.cov[4] = 0.0, SLOPE_VARIANCES[0] + 1e-9
+    curve.tilt(0.5, 0.1)
+    assert curve.cov[4] >= SLOPE_VARIANCES[0]
+
+
 def test_a_site_that_turns_lenient_is_quarantined_until_released():
     labels = list(stream(6000, seed=5, shift_at=3000, shift=-8.0, scope=("site", "y")))
     calibrator, jumps = folded(labels)
@@ -259,6 +267,23 @@ def test_groups_are_bounded_and_the_quarantined_stay():
         calibrator.observe(Observation(-2.0, (("category", f"c{i}"),), rejected=False))
     assert sorted(calibrator.state()["groups"]["category"]) == ["c8", "c9"]
     assert "keep" in calibrator.state()["groups"]["site"]
+
+
+def test_what_is_known_to_be_risky_is_forgotten_last():
+    """A free text that takes a new value for each response must not make a bad site look like any other."""
+    calibrator = Filter(FilterSettings(max_groups=20, grace=10**9))
+    for i in range(300):
+        calibrator.observe(Observation(-3.0, (("site", "bad"),), rejected=i % 2 == 0))
+        calibrator.observe(Observation(-3.0, (("site", "good"),), rejected=False))
+    bad = calibrator.risk(-3.0, [("site", "bad")])[1]
+    for i in range(100):
+        calibrator.observe(Observation(-2.0, (("category", f"c{i}"),), rejected=i % 9 == 0))
+    for i in range(100):
+        calibrator.observe(Observation(-2.0, (("site", f"s{i}"),), rejected=i % 9 == 0))
+    kept = calibrator.state()["groups"]
+    assert "bad" in kept["site"]
+    assert sum(map(len, kept.values())) == 20
+    assert calibrator.risk(-3.0, [("site", "bad")])[1] > bad / 2.0
 
 
 def test_state_survives_json_and_is_small():

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from models.calibration.control import again, compare, foresee, revise
+from models.calibration.filter import Filter
 from models.calibration.ledger import Ledger, thresholds
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
@@ -130,6 +131,7 @@ def test_an_instruction_that_cannot_be_followed_changes_nothing(wrong, named):
     [
         ({"curve": [1e9, 0.0, 0.0, 0.0]}, "mean or variance"),
         ({"covariance": [0.1, 0.9, 0.0, 0.0, 0.1, 0.0, 0.0, 0.1, 0.0, 0.0]}, "covariance"),
+        ({"covariance": [0.0] * 10}, "covariance"),
         ({"newest": 1e300}, "date"),
         ({"late": 10**6}, "date"),
         ({"slope": [1e9, 0.0, 0]}, "mean or variance"),
@@ -159,19 +161,24 @@ def test_without_approval_nothing_loosens_and_with_it_at_once():
 
 
 def promise_broken(ledger, count=60):
-    """Greens of one category, half of them rejected from now on; of too little weight to move the filter."""
+    """Greens of one category, half of them rejected from now on, while the filter learns nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Filter, "observe", lambda *_: None)
+        return break_promise(ledger, count)
+
+
+def break_promise(ledger, count):
     found = []
     for i in range(count):
         at = ledger.as_of + timedelta(minutes=1)
-        one = label(10**6 + i, rejected=i % 2 == 0, logit=-6.0, weight=0.001)
+        one = label(10**6 + i, rejected=i % 2 == 0, logit=-6.0)
         scored = msgspec.structs.replace(one.decision, occurred_at=at, groups={"category": "a"}, audit=False)
         found += ledger.apply(msgspec.structs.replace(one, occurred_at=at, decision=scored, clinician=f"c{i}"))
     return found
 
 
 def test_a_broken_promise_tightens_whatever_the_filter_believes():
-    deaf = Policy(calibrator=FilterSettings(grace=10**9))
-    ledger, _ = fold(log(1500), deaf)
+    ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
     before = ledger.calibration()
     found = promise_broken(ledger)
     assert {jump.kind for jump in found} == {"tightening"}
@@ -181,12 +188,44 @@ def test_a_broken_promise_tightens_whatever_the_filter_believes():
     assert thresholds(after).risk(before.cuts["category=a"]["green"] - 0.5, {"category": "a"})[1] > 0.05
 
 
+def test_many_verdicts_on_one_response_are_no_broken_promise():
+    """Ten who say the same of one answer are one answer."""
+    ledger, _ = fold(log(1500))
+    once = label(10**6, rejected=True, logit=-6.0)
+    for i in range(10):
+        scored = msgspec.structs.replace(once.decision, occurred_at=ledger.as_of)
+        again = msgspec.structs.replace(once, weight=0.1, clinician=f"c{i}", occurred_at=ledger.as_of, decision=scored)
+        assert not [jump for jump in ledger.apply(again) if jump.kind == "tightening"]
+
+
+def test_what_all_greens_and_the_audited_show_is_done_once():
+    ledger, _ = fold(log(1500))
+    cell = ledger._guarantee._cell("green", "all")
+    audited = ledger._guarantee._cell("green", "audit")
+    for one in (cell, audited):
+        one.grown = [999.0] * 3
+    one = label(10**6, rejected=True, logit=-6.0, occurred_at=ledger.as_of + timedelta(minutes=9))
+    scored = msgspec.structs.replace(one.decision, occurred_at=ledger.as_of + timedelta(minutes=8), audit=True)
+    found = ledger.apply(msgspec.structs.replace(one, decision=scored))
+    assert [jump.scope for jump in found if jump.kind == "tightening"] == ["all"]
+
+
+def test_what_is_set_aside_does_not_keep_the_calibration_fresh():
+    """Of a quarantined site nothing is learnt; if only it goes on, nobody would notice a change."""
+    ledger, _ = fold(log(1500))
+    group = ledger.filter._offsets.by_key["site", "x"]
+    group.quarantined = True
+    before = ledger.as_of
+    ledger.apply(label(10**6, rejected=False))
+    assert (ledger.version, ledger.as_of) == (1501, before)
+
+
 def test_greens_from_before_the_tightening_do_not_tighten_again():
     ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
     promise_broken(ledger)
     brakes = ledger.calibration().parameters["brakes"]
     for i in range(60):  # shown long ago
-        ledger.apply(label(2 * 10**6 + i, rejected=True, logit=-6.0, shown=0, occurred_at=ledger.as_of, weight=0.001))
+        ledger.apply(label(2 * 10**6 + i, rejected=True, logit=-6.0, shown=0, occurred_at=ledger.as_of, weight=1e-3))
     assert ledger.calibration().parameters["brakes"] == pytest.approx(brakes, abs=0.05)
 
 

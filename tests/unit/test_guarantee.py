@@ -9,6 +9,8 @@ from models.errors import StateError
 from models.events import encode
 from models.monitors.confidence import excess, interval, most
 from models.monitors.guarantee import Guarantee, alarm
+from models.policy import Policies, Policy
+from streams.agents.watch import Watch
 from tests.unit.test_ledger import label
 
 
@@ -111,3 +113,40 @@ def test_restore_is_exact_and_alarms_replay():
 def test_a_damaged_snapshot_is_refused():
     with pytest.raises(StateError):
         Guarantee.restore({**Guarantee(0.05).snapshot(), "schema": 9})
+
+
+def test_where_there_are_too_many_scopes_the_smallest_makes_room(monkeypatch):
+    """A free text with a value a response must not keep a real scope from being watched."""
+    monkeypatch.setattr("models.monitors.guarantee.MAX_SCOPES", 3)
+    monitor = Guarantee(0.05)
+    for n in range(20):
+        monitor.count("green", ["all", "site=a", f"category={n}"], rejected=False, at=float(n))
+    for n in range(200):
+        found = monitor.count("green", ["all", "site=b"], rejected=n % 2 == 0, at=100.0 + n)
+        if any(one.scope == "site=b" for one in found):
+            break
+    assert "site=b" in [one.scope for one in found]
+    assert monitor.counts("green", "site=a") == (20, 0)
+    assert len(monitor.snapshot()["cells"]) <= 9
+
+
+def test_a_clock_behind_does_not_bring_back_what_was_forgotten():
+    monitor = Guarantee(0.05)
+    monitor.forget("site=a", 200.0)
+    monitor.forget("all", 100.0)
+    monitor.forget("all", 50.0)
+    monitor.count("green", ["all", "site=a"], rejected=True, at=99.0)
+    monitor.count("green", ["site=a"], rejected=True, at=199.0)
+    assert monitor.snapshot()["cells"] == {}
+
+
+@pytest.mark.parametrize("changed", [{"green": 0.02}, {"target": "deep"}])
+def test_watch_counts_anew_what_a_changed_policy_promises(changed):
+    before, after = Watch(Policies(Policy())), Watch(Policies(Policy(**changed)))
+    watching = before.create("icu")
+    for n in range(500):
+        watching.apply(label(n, rejected=n % 33 == 0))
+    state, _ = watching.show()
+    fresh, _ = after.create("icu").show()
+    assert after.restore("icu", orjson.loads(orjson.dumps(state))).show()[0] == fresh
+    assert before.restore("icu", orjson.loads(orjson.dumps(state))).show()[0] == state

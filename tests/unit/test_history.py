@@ -10,7 +10,8 @@ import pytest
 from models.calibration.history import History, differences, fold, gaps
 from models.calibration.learning import Learning
 from models.calibration.ledger import Ledger
-from models.errors import StateError
+from models.calibration.settings import FilterSettings
+from models.errors import EventError, StateError
 from models.events import Change, decode, encode
 from models.policy import Policy
 from tests.unit.test_control import order
@@ -139,6 +140,54 @@ def test_corrections_are_honoured_and_what_a_rollback_dismissed_stays_dismissed(
     expected, _ = run([*labels[:50], flipped, *labels[51:100], *labels[200:]])
     assert revisions == 2
     assert found.ledger.filter.state() == expected.ledger.filter.state()
+
+
+CHANGED = [{"target": "deep"}, {"groups": ("site",)}, {"calibrator": FilterSettings(z=1.0)}]
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+def test_a_changed_policy_is_learnt_for_by_a_rebuild(changed):
+    """Until then the calibrator goes on with what it was begun for, and says so; versions of then are out of reach."""
+    labels, policy = list(log(900)), Policy(**changed)
+    running, changes = run(labels[:600])
+    running = Learning.restore(orjson.loads(orjson.dumps(running.snapshot())), policy)
+    changes += [one for event in labels[600:700] for one in running.apply(event) if isinstance(one, Change)]
+    before, _ = run(labels[:700])
+    assert running.calibration() == before.calibration()
+    assert running.calibration().basis == POLICY.basis != policy.basis
+
+    then, _ = History("icu", policy, labels[:700], changes).corrected()
+    whole = {"parameters": then.ledger.filter.state(), "target": policy.target, "groups": policy.groups}
+    rebuild = order("rebuild", 700, **whole)
+    fold(running, rebuild)
+    running = Learning.restore(orjson.loads(orjson.dumps(running.snapshot())), policy)
+    for event in labels[700:]:
+        fold(running, event)
+    straight = Learning(Ledger("icu", policy))
+    for event in labels:
+        fold(straight, event)
+    assert running.calibration().basis == policy.basis
+    assert running.ledger.filter.state() == straight.ledger.filter.state()
+    events = [*labels[:700], rebuild, *labels[700:]]
+    assert same(History("icu", policy, events, changes).after(labels[-1].label_id), running)
+    assert History("icu", policy, events, changes).at(500).ledger.policy.basis == POLICY.basis
+
+    at_500, _ = run(labels[:500])
+    for said in ({"target": POLICY.target, "groups": POLICY.groups}, {}):
+        back = order("rollback", 500, parameters=at_500.ledger.filter.state(), **said)
+        if said or "calibrator" in changed:
+            with pytest.raises(EventError, match="other settings"):
+                running.apply(back)
+
+
+def test_where_nothing_learnt_holds_any_more_what_is_left_of_the_log_is_a_beginning():
+    labels, policy = list(log(2000)), Policy(target="deep")  # over midnight, which makes an entry
+    _, changes = run(labels)
+    left, _ = History("icu", policy, labels[200:], changes, whole=False).corrected()
+    expected = Learning(Ledger("icu", policy))
+    for event in labels[200:]:
+        fold(expected, event)
+    assert left.ledger.filter.state() == expected.ledger.filter.state()
 
 
 def test_where_states_differ_is_said():

@@ -34,9 +34,15 @@ def label(i, rejected, logit=-2.6, shown=None, tier="green", **other):
 def test_a_response_dated_ahead_is_no_later_than_its_verdict():
     """Else every later label would be older than the jump whose evidence it began."""
     assert (
-        observation(label(1, rejected=True, shown=10**6), "any", 1.0).at
+        observation(label(1, rejected=True, shown=10**6), Policy(), 1.0).at
         == label(1, rejected=True).occurred_at.timestamp()
     )
+
+
+def test_groups_that_the_policy_does_not_tell_apart_are_not_learnt():
+    """No response is served by them: what they explain must stay in the curve."""
+    seen = observation(label(1, rejected=True), Policy(groups=("site",)), 1.0)
+    assert [name for name, _ in seen.groups] == ["site", "clinician"]
 
 
 def log(count, seed=1, shift_at=10**9):

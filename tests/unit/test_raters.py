@@ -8,12 +8,15 @@ import msgspec
 import orjson
 import pytest
 
+from models.calibration.history import History, fold
 from models.calibration.influence import Influence
+from models.calibration.learning import Learning
 from models.calibration.ledger import Ledger
 from models.calibration.maturity import Maturity
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
 from models.policy import Policy
+from tests.unit.test_control import order
 from tests.unit.test_ledger import START, label, log
 
 
@@ -175,6 +178,37 @@ def test_held_labels_survive_a_crash():
 def test_damaged_delays_are_refused(damage):
     with pytest.raises(StateError):
         Maturity.restore(damage)
+
+
+@pytest.mark.parametrize("rejected", [True, False])
+def test_a_rebuild_counts_what_is_held_once(rejected):
+    """Corrections change the delays, and with them what the fold of the log as corrected would hold back."""
+    policy, labels = Policy(mature=True), delayed(1200, 20.0, 300.0)[:1000]
+    learning = Learning(Ledger("icu", policy))
+    for one in labels:
+        fold(learning, one)
+    late = [one for one in labels[-200:] if one.rejected is not rejected][-60:]
+    revised = [
+        msgspec.structs.replace(one, label_id=f"c{n}", kind="correction", revises=one.label_id, rejected=rejected)
+        for n, one in enumerate(late)
+    ]
+    for one in revised:
+        fold(learning, one)
+    then, _ = History("icu", policy, [*labels, *revised]).corrected()
+    fold(learning, order("rebuild", learning.ledger.version, parameters=then.ledger.filter.state()))
+    fold(learning, label(10**6, rejected=False, weight=0.0, occurred_at=START + timedelta(days=30)))
+    assert learning.ledger.held == 0
+    assert learning.ledger.labels == len(labels)
+
+
+def test_a_response_dated_ahead_is_not_held_for_ever():
+    ledger = Ledger("icu", Policy(mature=True))
+    for one in delayed(1200, 20.0, 300.0)[:1000]:
+        ledger.apply(one)
+    assert ledger.held > 0
+    ledger.apply(label(10**6, rejected=True, shown=10**8, occurred_at=ledger.as_of + timedelta(minutes=1)))
+    ledger.apply(label(10**6 + 1, rejected=False, weight=0.0, occurred_at=START + timedelta(days=30)))
+    assert ledger.held == 0
 
 
 def test_labels_without_evidence_still_let_time_pass():

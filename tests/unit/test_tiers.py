@@ -12,6 +12,7 @@ DOUBTS = {
     "truncated": {"truncated": True},
     "out_of_distribution": {"in_distribution": False},
     "model_mismatch": {"same_model": False},
+    "settings_mismatch": {"same_basis": False},
     "calibration_missing": {"calibrated": False},
     "warming_up: 7 labels missing": {"missing_labels": 7},
     "calibration_stale": {"calibration_age_s": POLICY.max_calibration_age_s + 1.0},
