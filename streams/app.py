@@ -105,7 +105,7 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
         "web_enabled": False,  # Faust's server listens everywhere, without authentication
         "agent_supervisor": CrashingSupervisor,  # a stage that fails ends the worker, which is restarted whole
         "stream_wait_empty": False,  # `Delivery.drain` does it
-        "stream_buffer_maxsize": 32_768,  # four fifths hold what `consumer` lets be under way, even if it comes singly
+        "stream_buffer_maxsize": 65_536,  # four fifths hold what `consumer` lets be under way, even if it comes singly
         "broker_commit_interval": 0.5,
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": settings.session_timeout_s / 6,

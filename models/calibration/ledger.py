@@ -80,7 +80,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`Calibration.parameters`: the filter's state, and by scope the logits that its brake adds."""
+    """`Calibration.parameters`: the filter's state, and by scope the logits that are held back (see `brake`)."""
 
     filter: dict[str, Any]
     brakes: dict[str, float]
@@ -242,6 +242,7 @@ class Ledger:
         if by.order == "rollback" and policy.basis != self.policy.basis:
             raise StateError(f"version {by.version} was learnt for other settings: rebuild for them instead")
         self.filter, self.policy = restored, policy
+        self._brake.cap(self._cuts(restored.thresholds()))
         if by.order == "rebuild":
             self._held.clear()  # they are in it, too
 

@@ -15,6 +15,7 @@ from math import exp, log, pi, sqrt
 from typing import Final
 
 from models.calibration.basis import LIMIT, basis
+from models.calibration.brake import together
 
 PROBIT: Final = pi / 8.0
 MAX_ETA: Final = 60.0
@@ -130,7 +131,7 @@ class Thresholds:
             if key[0] not in self._unserved:
                 mean, var = self._groups.get(key, self._prior)
                 offset, spread = offset + mean, spread + var
-        brake = max(self._brakes.get(scope, 0.0) for scope in ("all", *(f"{name}={value}" for name, value in keys)))
+        brake = together(self._brakes, [f"{name}={value}" for name, value in keys]) if self._brakes else 0.0
         self._cache[keys] = offset, spread, brake
         return offset, spread, brake
 

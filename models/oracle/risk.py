@@ -2,7 +2,7 @@
 
     eta   = b0 + b1 x1 + b2 x2 + sum of the offsets,   x1 = (ln p + 2.8) / 1.8,  x2 = -1.5 ln(1 - p) - 0.25
     risk  = sigmoid(eta / k),                  k^2 = 1 + pi/8 (variance of b0 and offsets)
-    upper = sigmoid((eta + z sd(eta)) / k)     at the logit raised by the brake
+    upper = sigmoid((eta + z sd(eta)) / k)     at the logit raised by the brakes of all and of the groups, together
 
 An offset drifts back to its prior with the labels since its own: mean by half in `half_life`, variance twice as fast.
 """
@@ -26,11 +26,16 @@ def risks(parameters: Mapping[str, Any], logit: float, groups: Mapping[str, str]
     served = {name: value for name, value in groups.items() if name not in settings.raters}
     moments = [offset(state, settings, name, value) for name, value in served.items()]
     shift, spread = sum(mean for mean, _ in moments), sum(var for _, var in moments)
-    brake = max([0.0, *(brakes.get(scope, 0.0) for scope in ("all", *map("=".join, groups.items())))])
+    brake = _held_back(brakes.get("all", 0.0), [brakes[one] for one in map("=".join, groups.items()) if one in brakes])
     plain, _ = _log_odds(state, logit, shift, spread)
     eta, deviation = _log_odds(state, logit + brake, shift, spread)
     k = sqrt(1.0 + pi / 8.0 * (state["covariance"][0] + spread))
     return _sigmoid(plain / k), _sigmoid((eta + settings.z * deviation) / k)
+
+
+def _held_back(general: float, own: list[float]) -> float:
+    """What the threshold of all lies above its ceiling, and what each group adds; no less than any of them alone."""
+    return max(0.0, general, general + sum(one - general for one in own), *own)
 
 
 def _log_odds(state: Mapping[str, Any], logit: float, shift: float, spread: float) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from msgspec import to_builtins
 from rich.console import Console
 from rich.table import Table
 
+from models.calibration.brake import together
 from models.calibration.control import Difference, compare
 from models.calibration.history import History, differences, gaps
 from models.calibration.learning import Learning
@@ -125,8 +126,7 @@ def approve(deployment: Deployment, by: By, why: Why = "", config: Config = None
     brakes: Mapping[str, float] = now.parameters.get("brakes", {})
     if not brakes:
         raise StateError(f"nothing is held back in {deployment}: version {now.version} is in force as it is")
-    held = {scope: max(brakes[scope], brakes.get("all", 0.0)) for scope in brakes}
-    ceilings = {scope: cut + held[scope] for scope, cut in _greens(now).items() if scope in held}
+    ceilings = {scope: cut + together(brakes, [scope]) for scope, cut in _greens(now).items() if scope in brakes}
     _send(settings, now, "approval", by, why, ceilings=ceilings)
 
 

@@ -53,6 +53,44 @@ def test_loosening_is_bounded_per_day_and_gets_there_in_the_end():
     assert max(max(today) - yesterday[-1] for yesterday, today in pairwise(free)) > 0.5
 
 
+def threshold(event, groups):
+    """The highest raw logit that is green for a response of these groups, to a hundredth."""
+    reading = thresholds(event)
+    return max((logit / 100 for logit in range(-600, 300) if reading.risk(logit / 100, groups)[1] < 0.05), default=-6.0)
+
+
+def test_groups_that_improve_together_loosen_no_more_than_one():
+    """Two groups of one response, each better from the third day on: their offsets add up, and so do their brakes."""
+    rng, ledger, days = random.Random(4), Ledger("icu", Policy()), {}
+    for i in range(17_000):
+        at, groups = START + timedelta(minutes=i / 2), {"category": rng.choice("ab"), "site": rng.choice("xy")}
+        logit = rng.gauss(-1.5, 1.5)
+        better = 0.0 if i < 8000 else 2.0 * (groups["category"] == "a") + 2.0 * (groups["site"] == "x")
+        rejected = rng.random() < 1.0 / (1.0 + 2.718 ** -(logit - better))
+        one = label(i, rejected, logit, tier="yellow")
+        scored = msgspec.structs.replace(one.decision, occurred_at=at, groups=groups)
+        ledger.apply(msgspec.structs.replace(one, occurred_at=at + timedelta(minutes=1), decision=scored))
+        if i > 6000 and i % 100 == 0:
+            both = threshold(ledger.calibration(), {"category": "a", "site": "x"})
+            days.setdefault(at.date(), []).append(both)
+    rises = [max(today) - yesterday[-1] for yesterday, today in pairwise(days.values())]
+    assert max(rises) < 0.6, "thresholds are not quite sums"
+    first, *_, last = days.values()
+    assert last[-1] - first[0] > 1.0, "it gets there in the end"
+
+
+def test_an_earlier_version_put_back_caps_what_was_approved():
+    ledger = Ledger("icu", Policy())
+    for one in easing(1300):
+        ledger.apply(one)
+    tight = ledger.filter.state()
+    ledger.obey(order("approval", 1300, ceilings={"all": 3.0}))
+    assert ledger._brake.excess({"all": {"green": 2.5}}) == {}
+    ledger.obey(order("rollback", 1300, parameters=tight))
+    cut = ledger.filter.thresholds().cuts({"green": 0.05})["all"]["green"]
+    assert ledger._brake.excess({"all": {"green": cut + 0.75}})["all"] == pytest.approx(0.25, abs=1e-3)
+
+
 def test_the_scorer_keeps_to_the_braked_threshold():
     ledger = Ledger("icu", Policy(max_loosening=0.0))
     for one in easing(2200):
