@@ -6,7 +6,7 @@ DemurError
 ├── StateError           a persisted state cannot be restored: unknown version or damaged
 ├── DeliveryError        an outcome or a state record could not be made durable: the worker ends
 ├── LeaseLost            a partition may be another's by now: what was begun is left to whoever has it
-├── EncoderHung          the encoder does not answer any more: the worker ends
+├── EncoderHung          the encoder does not score any more: the worker ends
 └── EventError           a message breaks the contract: dead letter, and red for its response
     ├── Undecodable      not JSON, not UTF-8, NaN or infinity
     ├── Oversized        larger than the declared bound
@@ -44,7 +44,7 @@ class LeaseLost(DemurError):
 
 
 class EncoderHung(DemurError):
-    """The encoder does not answer any more."""
+    """The encoder does not score any more: it is silent, or fails on every text."""
 
 
 class EventError(DemurError):

@@ -34,7 +34,9 @@ CALL_S: Final = 0.2
 UNKNOWN: Final = 8.0
 """Responses a second, until the first call tells: so many a large model scores on a core without AMX."""
 PATIENCE: Final = 10
-"""Deadlines after which an encoder that has not answered never will."""
+"""Deadlines after which an encoder that has not answered, or has only failed, will not score again."""
+FAILURES: Final = 32
+"""Texts in a row that it failed on, each alone: so many are not all at fault themselves."""
 
 Decide = Callable[[Response, Score | Failed], Decision]
 Hinges = Callable[[Decision, float], bool]
@@ -131,6 +133,7 @@ class Scorer:
         self._pace = float("inf")  # tokens a second
         self._rate = UNKNOWN
         self._called_at: dict[Callable[..., Any], float] = {}
+        self._failing: dict[Callable[..., Any], tuple[int, float]] = {}  # in a row, and since when
         metrics.queue.set_function(lambda: len(self._queue))
         works = {"tokeniser": self._tokenise, "encoder": self._encode}
         self._threads = [Thread(target=work, name=name, daemon=True) for name, work in works.items()]
@@ -149,10 +152,11 @@ class Scorer:
 
     @property
     def hangs(self) -> bool:
-        """Whether the encoder has been silent for so long that it will not answer."""
-        now = monotonic()
-        late = any(now - called_at > PATIENCE * self._deadline_s for called_at in list(self._called_at.values()))
-        return late or not (self._closed or all(thread.is_alive() for thread in self._threads))
+        """Whether the encoder has been silent, or has failed on all that it was given, for so long that it is lost."""
+        long_ago = monotonic() - PATIENCE * self._deadline_s
+        silent = any(called_at < long_ago for called_at in list(self._called_at.values()))
+        fails = any(n >= FAILURES and since < long_ago for n, since in list(self._failing.values()))
+        return silent or fails or not (self._closed or all(thread.is_alive() for thread in self._threads))
 
     async def score(self, response: Response) -> Score | Failed:
         """Return the score of a response, or why there is none in time."""
@@ -186,7 +190,9 @@ class Scorer:
         """Raise `EncoderHung` once it does: the worker ends, and another takes over."""
         while not self.hangs:  # noqa: ASYNC110 (no event tells of an encoder that does nothing)
             await asyncio.sleep(self._deadline_s)
-        raise EncoderHung(f"the encoder has not answered for {PATIENCE * self._deadline_s:g} s: start the worker again")
+        raise EncoderHung(
+            f"the encoder has scored nothing for {PATIENCE * self._deadline_s:g} s: start the worker again"
+        )
 
     def close(self) -> None:
         """Answer what is queued, then end the threads; nobody waits for it here."""
@@ -289,9 +295,10 @@ class Scorer:
         infer = self._encoder.infer_exactly if exactly else self._encoder.infer
         answers = self._each(infer, [found.prepared for found in batch])
         seconds = monotonic() - start
-        if not exactly:
-            self._pace = sum(found.prepared.size for found in batch) / max(seconds, 1e-6)
-            self._rate = len(batch) / max(seconds, 1e-6)
+        scored = [found for found, answer in zip(batch, answers, strict=True) if not isinstance(answer, Failed)]
+        if scored and not exactly:  # to fail is quick: it says nothing of how much is scored in time
+            self._pace = sum(found.prepared.size for found in scored) / max(seconds, 1e-6)
+            self._rate = len(scored) / max(seconds, 1e-6)
         self._metrics.batch_size.observe(len(batch))
         self._metrics.scoring_seconds.observe(seconds)
         _answer([(found.job, answer) for found, answer in zip(batch, answers, strict=True)])
@@ -302,6 +309,7 @@ class Scorer:
         try:
             done = work(items)
             if len(done) == len(items):
+                self._failing.pop(work, None)
                 return done
             name = "AnswersMissing"
         except Exception as error:  # noqa: BLE001 (out of memory, a kernel's failure: no score, never a crash)
@@ -310,6 +318,8 @@ class Scorer:
             del self._called_at[work]
         log.warning("the encoder failed", error=name, batch=len(items))
         if len(items) == 1:
+            failures, since = self._failing.get(work, (0, monotonic()))
+            self._failing[work] = failures + 1, since
             return [Failed(f"model_error: {name}")]
         return [answer for item in items for answer in self._each(work, [item])]
 

@@ -201,6 +201,41 @@ def test_a_text_that_is_too_much_for_the_memory_fails_alone(error: Exception) ->
     assert run(Failing(error), body) == [SCORED, Failed(f"model_error: {type(error).__name__}"), SCORED]
 
 
+class Broken(Encoder):
+    """Scores nothing any more, and says so at once: the GPU is lost."""
+
+    def infer(self, prepared: Sequence[Sized]) -> list[Score]:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+def test_an_encoder_that_only_fails_ends_the_worker_and_takes_no_more_than_before() -> None:
+    async def body(scorer: Scorer) -> Any:
+        before = scorer.ready_for
+        watching = asyncio.create_task(scorer.watch())
+        while not watching.done():
+            await scorer.score(asked())
+        with pytest.raises(EncoderHung, match="start the worker again"):
+            await watching
+        return before, scorer.ready_for
+
+    before, after = run(Broken(), body, deadline_s=0.05)
+    assert after == before
+
+
+def test_texts_that_fail_end_nobody_while_they_are_few_or_others_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(scorer: Scorer) -> Any:
+        said = []
+        for text in ("poison", "Dose?", "poison"):
+            for _ in range(module.FAILURES - 1):
+                await scorer.score(asked(text))
+            said.append(scorer.hangs)
+        await scorer.score(asked("poison"))
+        return [*said, scorer.hangs]
+
+    monkeypatch.setattr(module, "PATIENCE", 0)
+    assert run(Failing(RuntimeError()), body) == [False, False, False, True]
+
+
 def test_a_text_that_cannot_be_tokenised_fails_alone() -> None:
     class Picky(Encoder):
         def prepare(self, responses: Sequence[Response]) -> list[Any]:
