@@ -151,6 +151,11 @@ class Scorer:
         return max(1, int(min(QUEUED, self._rate * SHARE * self._deadline_s)))
 
     @property
+    def ready_for_tokens(self) -> float:
+        """The same in tokens."""
+        return self._pace * SHARE * self._deadline_s
+
+    @property
     def hangs(self) -> bool:
         """Whether the encoder has been silent, or has failed on all that it was given, for so long that it is lost."""
         long_ago = monotonic() - PATIENCE * self._deadline_s

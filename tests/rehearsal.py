@@ -45,6 +45,8 @@ class Reader:
     """Scores at once, by a digest of the text: the same everywhere, and different for every answer."""
 
     model_hash = "m" * 64
+    ready_for_tokens = 500.0
+    """Few enough that batches are cut."""
 
     async def decide_all(self, responses: Sequence[Response], decide: Decide, _: Hinges) -> list[Decision]:
         return [decide(response, self.score(response)) for response in responses]

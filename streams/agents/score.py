@@ -1,8 +1,10 @@
 """SCORE: responses become decisions; outcomes tell a conversation how its earlier turns were received."""
 
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -17,12 +19,16 @@ from streams.agents.common import Context, Internal
 from streams.agents.expiry import Expiry
 from streams.calibrations import Calibrations
 from streams.clock import Clock
-from streams.delivery import Plan
+from streams.delivery import AHEAD, Plan
 from streams.scorer import Scorer
 from streams.state import State
 from streams.wire import Record
 
 BATCH: Final = 256
+BYTES: Final = 5
+"""Of a record, per token, at most: it is an estimate, and must not hold back texts of one length."""
+ENVELOPE: Final = 400
+"""Bytes of a record that are no text: ids, times, groups."""
 
 
 class Parts(Struct, frozen=True):
@@ -45,6 +51,7 @@ class Score:
         self.state = state
         self._expiry = expiry
         self._parts = parts
+        self._under_way = 0.0  # tokens, by the length of their records
 
     @property
     def batch(self) -> int:
@@ -52,10 +59,23 @@ class Score:
         return min(BATCH, self._parts.scorer.ready_for)
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
-        """Decide on responses, all of a batch at once; note outcomes."""
+        """Decide on responses, all of a batch at once as far as they are answered in time; note outcomes."""
         if records[0].topic == self.context.prefix + Outcome.topic:
             return self._outcomes(partition, records)
-        return await self._responses(partition, records)
+        tokens = list(accumulate(max(0, len(record.value) - ENVELOPE) / BYTES for record in records))
+        taken = max(1, bisect(tokens, self._room()))
+        self._under_way += tokens[taken - 1]
+        try:
+            plan = await self._responses(partition, records[:taken])
+        finally:
+            self._under_way -= tokens[taken - 1]
+        left = len(records) - taken
+        return plan._replace(more=left > 0, left=left)
+
+    def _room(self) -> float:
+        """Tokens that may be taken now: a backlog of short texts, of which many were answered, may end in long ones."""
+        ready = self._parts.scorer.ready_for_tokens
+        return min(ready, AHEAD * ready - self._under_way)
 
     async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
         """Forget what is long past."""

@@ -77,6 +77,9 @@ def _stage(theatre: Any, topic: str, records: Sequence[Any]) -> None:
     plan = asyncio.run(theatre.stage.handle(0, records))
     theatre.state.apply(0, plan)
     theatre.stage.done(0)
+    if plan.left:
+        _stage(theatre, topic, records[-plan.left :])
+        records = records[: -plan.left]
     letters = [decode(DeadLetter, s.value) for s in plan.sends if s.topic == DeadLetter.topic]
     said = {(found.offset, found.code, found.digest) for found in letters}
     types = getattr(theatre.stage, "kind", None)  # LEARN and WATCH read any of their types in any of their topics

@@ -383,3 +383,41 @@ def test_no_more_is_taken_than_the_encoder_soon_answers(a_second: float, batch: 
     stage: Any = theatre(deadline_s=2.0).stage
     stage._parts.scorer._rate = a_second
     assert stage.batch == batch
+
+
+def many(size: int, count: int, partition: int = 0) -> list[Any]:
+    asked = [response(f"p{partition}-{n}-{size}", response="x" * size) for n in range(count)]
+    return [record(one, n, topic="responses", partition=partition) for n, one in enumerate(asked)]
+
+
+def short_ones_are_known(**how: Any) -> Any:
+    """Of short texts, the encoder was quick to answer any number; 4,000 tokens it answers in a second."""
+    stage = theatre(deadline_s=2.0, **how)
+    scorer: Any = stage.stage._parts.scorer  # type: ignore[attr-defined]
+    scorer._rate, scorer._pace = 1e6, 4000.0
+    return stage
+
+
+@pytest.mark.parametrize(("size", "taken"), [(10, 40), (5000, 2), (50_000, 1)])
+def test_long_texts_after_short_ones_are_taken_by_their_length(size: int, taken: int) -> None:
+    """A quarter of a deadline is 2,000 tokens; the speed at which short ones were answered tells nothing of these."""
+    stage = short_ones_are_known().stage
+    plan = asyncio.run(stage.handle(0, many(size, 40)))
+    assert (len(plan.sends), plan.left) == (taken, 40 - taken)
+
+
+def test_long_texts_of_several_partitions_share_what_is_left_of_the_deadline() -> None:
+    stage = short_ones_are_known().stage
+
+    async def run() -> list[int]:
+        plans = await asyncio.gather(*(stage.handle(p, many(5000, 40, p)) for p in range(4)))
+        return [len(plan.sends) for plan in plans]
+
+    assert asyncio.run(run()) == [2, 2, 1, 1]
+
+
+def test_where_a_batch_is_cut_changes_no_decision() -> None:
+    whole, cut = theatre(), short_ones_are_known()
+    for stage in (whole, cut):
+        stage.run(many(5000, 10))
+    assert whole.outcomes("decisions") == cut.outcomes("decisions")
