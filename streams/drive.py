@@ -47,7 +47,7 @@ TYPES: Final[dict[str, Any]] = {
 READY_S: Final = 60.0
 """A worker loads its model and joins its groups in ten seconds on two cores."""
 REST_S: Final = 90.0
-"""When everything is sent, this long for the last outcomes; then the accounts say what is missing."""
+"""When everything is sent, or nothing moves, this long for outcomes; then the accounts say what is missing."""
 STILL_S: Final = 1.5
 """Nothing new for so long while all accounts balance: the stream has come to rest."""
 GRACE_S: Final = 20.0
@@ -71,7 +71,7 @@ def drive(settings: Settings, plan: Plan, run: Run, out: Path, console: Console)
         feed = Feed(settings, plan.items, plan.end)
         feed.start()
         with LiveView(accounts := Accounts(), run, console) as view:
-            rest = Rest(accounts, feed, run)
+            rest = Rest(accounts, feed, run, time.monotonic())
             for records in tail(settings, *TYPES, wait_ms=20):
                 _observe(accounts, feed, records, settings.topic_prefix)
                 _check(workers, feed)
@@ -97,21 +97,21 @@ def _observe(accounts: Accounts, feed: Feed, records: Sequence[Any], prefix: str
 
 
 class Rest:
-    """Whether everything sent has come to its end, or has had the time to."""
+    """Whether everything sent has come to its end, or has had the time to; times in seconds."""
 
-    def __init__(self, accounts: Accounts, feed: Feed, run: Run) -> None:
+    def __init__(self, accounts: Accounts, feed: Feed, run: Run, now: float) -> None:
         self._accounts, self._feed, self._run = accounts, feed, run
-        self._moved = self._sent = 0.0
+        self._moved = self._sent = now
 
     def reached(self, now: float, *, moved: bool) -> bool:
-        """Ask at time `now` (seconds); `moved`: something new was read."""
-        if moved or not self._feed.finished:
+        """Ask at time `now`; `moved`: something new was read. A feed may wait for a decision that never comes."""
+        if moved:
             self._moved = now
         if not self._feed.finished:
             self._sent = now
-            return False
-        still = now - self._moved > STILL_S and not balances(self._accounts, self._run.dead_letters_planted)
-        return still or now - self._sent > REST_S
+            return now - self._moved > REST_S
+        still = now - max(self._moved, self._sent) > STILL_S
+        return (still and not balances(self._accounts, self._run.dead_letters_planted)) or now - self._sent > REST_S
 
 
 def _check(workers: Sequence[Child], feed: Feed) -> None:

@@ -105,12 +105,16 @@ class Feed(threading.Thread):
             self._wait(item.arrives_at)
             if item.response_id is not None:
                 self._open.setdefault(item.response_id, item.arrives_at)
-            send(producer, self._settings, item)
+            send(producer, self._settings, item).add_errback(self._failed)
         producer.flush()
         self._wait(self._end)
-        send_end(producer, self._settings, self._end)
+        for sent in send_end(producer, self._settings, self._end):
+            sent.add_errback(self._failed)
         producer.close()
         self.finished = True
+
+    def _failed(self, error: Exception) -> None:
+        self.error = error
 
     def _wait(self, until: datetime) -> None:
         """Wait until what arrives at `until` may be sent."""
@@ -121,18 +125,20 @@ class Feed(threading.Thread):
         return next(iter(self._open.values()), default)
 
 
-def send(producer: KafkaProducer, settings: Settings, item: Item) -> None:
-    """Send one item to its topic."""
+def send(producer: KafkaProducer, settings: Settings, item: Item) -> Any:
+    """Send one item to its topic and return the future of the broker's answer."""
     signed = signature(keys_in(settings.keys), item.topic, item.key, item.value, item.headers)
-    producer.send(settings.topic_prefix + item.topic, key=item.key, value=item.value, headers=item.headers + signed)
+    topic = settings.topic_prefix + item.topic
+    return producer.send(topic, key=item.key, value=item.value, headers=item.headers + signed)
 
 
-def send_end(producer: KafkaProducer, settings: Settings, at: datetime) -> None:
+def send_end(producer: KafkaProducer, settings: Settings, at: datetime) -> list[Any]:
     """Mark everywhere that no event older than `at` will follow. Not before every response is decided."""
-    end = encode(Watermark(occurred_at=at))
+    sent, end = [], encode(Watermark(occurred_at=at))
     for topic, partition in product(Watermark.topics, range(settings.partitions)):
         signed = signature(keys_in(settings.keys), topic, None, end, [])
-        producer.send(settings.topic_prefix + topic, value=end, headers=signed, partition=partition)
+        sent.append(producer.send(settings.topic_prefix + topic, value=end, headers=signed, partition=partition))
+    return sent
 
 
 def end_of(arrivals: Sequence[Arrival], settings: Settings) -> datetime:
