@@ -10,6 +10,7 @@ import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from models.errors import DemurError, SettingsError
 from streams.commands import calibrator, policy
@@ -42,7 +43,7 @@ def main() -> None:
     try:
         app()
     except DemurError as error:
-        Console(stderr=True).print(f"[bold red]demur:[/] {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(Text.assemble(("demur:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
 
 
@@ -212,7 +213,7 @@ def _reference(console: Console, *, fast: bool = False) -> str:
 
 def _close(console: Console, finished: Any) -> None:
     lines = (f"oracle   {finished.oracle}", f"report   {finished.report}", f"summary  {finished.summary}")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+    console.print(Text("\n".join(lines)), soft_wrap=True)
     if finished.wrong:
         raise DemurError("the accounts do not balance: " + "; ".join(finished.wrong))
 

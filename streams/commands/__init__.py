@@ -1,8 +1,9 @@
 """The commands beside running the stream: `demur policy`, `demur calibrator`, and those before deployment."""
 
 from rich.console import Console
+from rich.text import Text
 
 
 def say(text: str) -> None:
-    """Print as it stands: nothing coloured, and no line broken, so that it can be searched and copied."""
-    Console().print(text, highlight=False, soft_wrap=True)
+    """Print as it stands: no markup, nothing coloured, no line broken, so that it can be searched and copied."""
+    Console().print(Text(text), soft_wrap=True)

@@ -8,7 +8,9 @@ from uuid import uuid4
 import typer
 from msgspec import to_builtins
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from models.calibration.brake import together
 from models.calibration.control import Difference, compare
@@ -216,12 +218,12 @@ def _show(found: Difference, *, json: bool) -> None:
     if json:
         Console().print_json(data=to_builtins(found))
         return
-    table = Table(f"{found.deployment}", f"version {found.before}", f"version {found.after}")
+    table = Table(escape(found.deployment), f"version {found.before}", f"version {found.after}")
     for name, pair in found.parameters.items():
-        table.add_row(name, *map(_number, pair))
+        table.add_row(Text(name), *map(_number, pair))
     for scope, cuts in found.cuts.items():
         for level, pair in cuts.items():
-            table.add_row(f"{level} below, {scope}", *map(_number, pair))
+            table.add_row(Text(f"{level} below, {scope}"), *map(_number, pair))
     for tier in ("green", "yellow", "red"):
         shares = (effect.tiers.get(tier, 0.0) for effect in (found.effect_before, found.effect_after))
         table.add_row(f"share of {tier}", *(f"{share:.1%}" for share in shares))

@@ -9,6 +9,7 @@ import typer
 from msgspec import to_builtins
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from models.calibration.control import Effect, again
 from models.errors import SettingsError
@@ -118,5 +119,5 @@ def _table(found: dict[str, Pair], made: dict[str, list[Decision]]) -> Table:
             tiers = [f"{effect.tiers.get(tier, 0.0):.1%}" for tier in TIERS]
             actions = [f"{effect.actions.get(action, 0.0):.1%}" for action in ACTIONS]
             daily = f"{effect.review_load * len(made[name]) / days:,.0f}" if days else "-"
-            table.add_row(name if side == "current" else "", side, *tiers, *actions, daily)
+            table.add_row(Text(name if side == "current" else ""), side, *tiers, *actions, daily)
     return table

@@ -100,7 +100,7 @@ def groups(accounts: Accounts, dimension: str, width: int, rows: int) -> Rendera
     return _framed(f"by {dimension}{shown}, with the cuts on the raw score", table)
 
 
-def _group_row(accounts: Accounts, scope: str, cuts: Cuts, width: int) -> list[str]:
+def _group_row(accounts: Accounts, scope: str, cuts: Cuts, width: int) -> list[Text | str]:
     hours = accounts.tallies.hours(scope)
     every = accounts.tallies.hours()
     series = [s.severity for s in spans(hours, min(every), max(every), width)]
@@ -108,7 +108,7 @@ def _group_row(accounts: Accounts, scope: str, cuts: Cuts, width: int) -> list[s
     total = accounts.tallies.total(scope)
     whole = _sum(total)
     return [
-        scope.partition("=")[2],
+        Text(scope.partition("=")[2]),  # names are not markup
         strip(series, top=1.0),
         percent(total["green"].count / whole.count if whole.count else None),
         percent(rate(whole)),

@@ -57,6 +57,16 @@ def test_long_names_and_many_groups_and_alarms_do_not_push_anything_out(week):
     assert "(7 of 26)" in out.file.getvalue()
 
 
+def test_names_are_shown_as_they_stand(week):
+    accounts = fed(week)
+    decision = next(event for _, event, _ in week.records if isinstance(event, Decision))
+    groups = {"category": "dosing [/adult]", "site": "ward [icu]"}
+    accounts.observe("decisions", replace(decision, response_id="x", groups=groups), 0)
+    out = console(120, 60)
+    out.print(Screen(accounts, week.run(), 10.0))
+    assert [name for name in groups.values() if name not in out.file.getvalue()] == []
+
+
 def test_the_screen_shows_tiers_cuts_alarm_lag_and_no_patient_text(week):
     out = console(120, 40)
     out.print(Screen(fed(week), week.run(), 10.0))
