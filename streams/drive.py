@@ -38,7 +38,7 @@ from streams.feed import Feed, Item
 from streams.live import LiveView
 from streams.reading import tail
 from streams.settings import Settings, Stage, environment
-from streams.stages import changelogs
+from streams.stages import changelogs, policies
 
 TYPES: Final[dict[str, Any]] = {
     **{t.topic: t for t in (Response, Label, Outcome, Closure, Calibration, Alarm, DeadLetter)},
@@ -70,7 +70,7 @@ def drive(settings: Settings, plan: Plan, run: Run, out: Path, console: Console)
         began = time.monotonic()
         feed = Feed(settings, plan.items, plan.end)
         feed.start()
-        with LiveView(accounts := Accounts(), run, console) as view:
+        with LiveView(accounts := Accounts(policies(settings.policy).default.target), run, console) as view:
             rest = Rest(accounts, feed, run, time.monotonic())
             for records in tail(settings, *TYPES, wait_ms=20):
                 _observe(accounts, feed, records, settings.topic_prefix)

@@ -1,15 +1,19 @@
 """A run of the demonstration or a replay: whatever becomes of a message, it ends, and says so."""
 
+from contextlib import nullcontext
 from datetime import timedelta
+from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
+from rich.console import Console
 
 from models.accounts import Accounts, Run
-from streams import drive, feed
+from streams import drive, feed, runs
 from streams.feed import Feed, items
 from streams.settings import Settings
 from tests.stagecraft import at, feedback
@@ -59,3 +63,31 @@ def test_what_the_broker_does_not_take_is_an_error_of_the_feed(
     feeding.run()
     assert feeding.error is error
     assert made.sent[:2] == ["responses", "feedback"]
+
+
+@pytest.fixture
+def nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No workers, no broker, no messages."""
+    monkeypatch.setattr(drive.topics, "create", lambda *_: None)
+    monkeypatch.setattr(drive, "_workers", lambda *_: nullcontext([]))
+    monkeypatch.setattr(drive, "Feed", lambda *_: SimpleNamespace(start=lambda: None, error=None, finished=True))
+    monkeypatch.setattr(drive, "tail", lambda *_, **__: iter([[]]))
+
+
+@pytest.mark.usefixtures("nothing_to_do")
+def test_the_accounts_of_a_run_count_what_the_policy_means_by_rejected(tmp_path: Path) -> None:
+    rules = tmp_path / "policy.toml"
+    rules.write_text('target = "deep"')
+    plan, run = drive.Plan([], at(0)), Run(title="", broker="")
+    accounts, _ = drive.drive(Settings(policy=rules), plan, run, tmp_path, Console(file=StringIO()))
+    assert accounts.target == "deep"
+
+
+def test_a_report_says_whose_promise_it_shows(tmp_path: Path) -> None:
+    rules = tmp_path / "policy.toml"
+    rules.write_text("green = 0.04\n[deployments.icu]\ngreen = 0.01\n[deployments.ward]\naudit_rate = 0.5")
+    run = runs._run(Settings(policy=rules), title="", broker="", note="Events.")
+    assert run.promise.green == 0.04
+    assert run.note == "Events. Promise and target are the default policy's; deployments with others of their own: 1."
+    rules.write_text("green = 0.04")
+    assert runs._run(Settings(policy=rules), title="", broker="", note="Events.").note == "Events."
