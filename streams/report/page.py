@@ -176,8 +176,15 @@ def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
     )
 
 
-def _groups(accounts: Accounts, run: Run, dimension: str) -> list[GroupRow]:
-    return [_group(accounts, run, scope) for scope in accounts.tallies.scopes(dimension)[:MAX_GROUPS]]
+def _groups(accounts: Accounts, run: Run, dimension: str) -> tuple[list[GroupRow], int]:
+    """Return the rows of the busiest, in order of name, and how many groups more there are."""
+    scopes = accounts.tallies.scopes(dimension)
+    busiest = sorted(scopes, key=lambda scope: -_decided(accounts.tallies.total(scope)))[:MAX_GROUPS]
+    return [_group(accounts, run, scope) for scope in sorted(busiest)], len(scopes) - len(busiest)
+
+
+def _decided(row: Tiers) -> int:
+    return sum(cell.count for cell in row.values())
 
 
 def _group(accounts: Accounts, run: Run, scope: str) -> GroupRow:

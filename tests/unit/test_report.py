@@ -171,3 +171,16 @@ def test_a_run_of_months_is_drawn_in_months(tmp_path):
     accounts = fed(long)
     assert accounts.clock > START + timedelta(days=100)
     assert write_report(accounts, week.run(), tmp_path).stat().st_size < 500_000
+
+
+def test_of_many_groups_the_busiest_are_shown_and_the_rest_counted(week, tmp_path):
+    """Names come last in the alphabet when they are busiest: the first ones of the alphabet are no better."""
+    decisions = [(t, e, at) for t, e, at in week.records if isinstance(e, Decision)]
+    named = [
+        (t, changed(e, groups={"site": f"site-{min(n, 69):02}"}), at) for n, (t, e, at) in enumerate(decisions[:200])
+    ]
+    text = write_report(fed(named), week.run(), tmp_path).read_text()
+    shown = set(re.findall(r"site-\d\d", text))
+    assert len(shown) == 60
+    assert "site-69" in shown
+    assert "And 10 more, with fewer decisions." in text
