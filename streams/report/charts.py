@@ -101,19 +101,19 @@ def _title(scope: str) -> str:
 
 
 def _stack(axes: Axes, found: list[Span]) -> None:
-    """Stack tier shares, green at the bottom; each names itself at the right edge."""
-    drawn = [s for s in found if s.decided]
-    if not drawn:
+    """Stack tier shares, green at the bottom; each names itself at the right edge. Without decisions: a gap."""
+    last = max((n for n, span in enumerate(found) if span.decided), default=None)
+    if last is None:
         return
-    drawn.append(drawn[-1])
-    x, base = [*(at(s.start) for s in drawn[:-1]), at(drawn[-1].start + _length(found))], [0.0] * len(drawn)
+    edges = [*found, found[-1]]
+    x, base = [*(at(s.start) for s in found), at(found[-1].start + _length(found))], [0.0] * len(edges)
     for tier in TIERS:
-        top = [b + s.tiers[tier].count / s.decided for b, s in zip(base, drawn, strict=True)]
+        top = [b + s.tiers[tier].count / max(1, s.decided) for b, s in zip(base, edges, strict=True)]
         axes.fill_between(
             x, base, top, facecolor=TIER[tier], step="post", linewidth=0, hatch=HATCH[tier], edgecolor=PAPER
         )
-        middle = (base[-1] + top[-1]) / 2
-        if top[-1] - base[-1] > 0.08:
+        middle = (base[last] + top[last]) / 2
+        if top[last] - base[last] > 0.08:
             axes.annotate(
                 tier,
                 (1.005, middle),

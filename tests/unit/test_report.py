@@ -6,11 +6,16 @@ from html.parser import HTMLParser
 
 import orjson
 import pytest
+from matplotlib.figure import Figure
 from msgspec.structs import replace as changed
 
 from models.accounts import Accounts, Drift
+from models.accounts.spans import spans
+from models.accounts.tallies import Cell
 from models.events import Alarm, Decision
 from streams.report import write_report
+from streams.report.axes import at
+from streams.report.charts import _stack
 from tests.synthetic_week import CANARY, DRIFT, START, Record, Week
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -184,3 +189,17 @@ def test_of_many_groups_the_busiest_are_shown_and_the_rest_counted(week, tmp_pat
     assert len(shown) == 60
     assert "site-69" in shown
     assert "And 10 more, with fewer decisions." in text
+
+
+def test_an_outage_is_not_drawn_as_service():
+    """Nothing was decided in the third hour, nor before the scope's first response and after its last."""
+    cells = {"green": Cell(count=3), "yellow": Cell(count=1), "red": Cell(count=0)}
+    axes = Figure().add_subplot()
+    _stack(axes, spans(dict.fromkeys((1, 3, 4), cells), 0, 5, at_most=6))
+
+    def drawn(hour: int) -> bool:
+        point = at(hour + 0.5), 0.5
+        return any(path.contains_point(point) for area in axes.collections for path in area.get_paths())
+
+    assert [drawn(hour) for hour in range(6)] == [False, True, False, True, True, False]
+    assert [text.get_text() for text in axes.texts] == ["green", "yellow"]
