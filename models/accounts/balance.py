@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from models.accounts.accounts import Accounts
 from models.accounts.lives import ARRIVED, DECIDED
+from models.events import Feedback
 
 
 class Account(NamedTuple):
@@ -46,25 +47,33 @@ def _responses(accounts: Accounts) -> Account:
 
 
 def _feedback(accounts: Accounts) -> Account:
+    """Feedback that could be read may be refused, for there is too much of it; its dead letter does not name it."""
     ends = accounts.endings
+    dead = max(0, _letters(accounts, Feedback.topic) - accounts.invalid[Feedback.topic])
     parts = {
         "labels": accounts.labels,
         "duplicates": ends["duplicate"],
         "superseded": ends["superseded"],
         "orphans": ends["orphan"],
+        "dead letters": dead,
     }
-    open_ = {"without an outcome": accounts.feedback.over, "with an outcome too many": accounts.feedback.under}
+    over = accounts.feedback.over - dead
+    open_ = {"without an outcome": max(0, over), "with an outcome too many": accounts.feedback.under + max(0, -over)}
     wrong = _sentence("feedback records", open_)
     return Account("feedback records", parts, accounts.feedback_in, sum(parts.values()), wrong)
 
 
 def _invalid(accounts: Accounts) -> Account:
     """A stage may refuse a message that decodes (so more dead letters are right), but none that does not is dropped."""
-    letters = {topic: sum(n for (t, _), n in accounts.dead.items() if t == topic) for topic in accounts.invalid}
+    letters = {topic: _letters(accounts, topic) for topic in accounts.invalid}
     silent = sum(max(0, n - letters[topic]) for topic, n in accounts.invalid.items())
     name, parts = "undecodable messages", {f"dead letters from {t}": n for t, n in letters.items()}
     wrong = _sentence(name, {"without a dead letter": silent})
     return Account(name, parts or {"dead letters": 0}, accounts.invalid.total(), sum(letters.values()), wrong)
+
+
+def _letters(accounts: Accounts, topic: str) -> int:
+    return sum(n for (source, _), n in accounts.dead.items() if source == topic)
 
 
 def _planted(accounts: Accounts, planted: int) -> Account:

@@ -104,6 +104,16 @@ def test_a_broken_response_that_names_itself_is_one_decision():
     assert balances(accounts) == ["responses: 1 without a decision"]
 
 
+def test_a_feedback_that_is_too_much_ends_as_a_dead_letter(week):
+    [feedback, other] = [r for r in week.records if isinstance(r[1], Feedback)][:2]
+    letter = next(e for _, e, _ in week.records if isinstance(e, DeadLetter))
+    letter = replace(letter, source_topic="feedback", stage="join", code="excessive")
+    told = [*week.records, feedback, ("dead-letters", letter, 0)]
+    assert balances(fed(told)) == []
+    assert balances(fed([*told, other])) == ["feedback records: 1 without an outcome"]
+    assert balances(fed([*told, ("feedback", None, 0)])) == ["feedback records: 1 without an outcome"]
+
+
 def test_corrections_are_counted_as_labels_and_kept_out_of_the_rates(week):
     accounts = fed(week.records)
     first = next(e for _, e, _ in week.records if isinstance(e, Label))
