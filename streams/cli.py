@@ -190,13 +190,17 @@ REPLAYED: Final = {"time_source": "event", "horizon_s": 3 * 86_400.0}
 
 
 def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str, Any]:
-    """Settings of a run that replays: time is what the events say, topics are made, horizons fit a week."""
+    """Settings of a run that replays: time is what the events say, topics are made, horizons fit a week.
+
+    Nobody waits for its decisions, so the deadline is the longest there is: a busy machine changes no byte.
+    """
     own = {} if given is None else {"topic_prefix": f"run-{data.name}."}
     return {
         "bootstrap": address,
         "model": model,
         "data_dir": data,
         "session_timeout_s": 3.0,
+        "deadline_s": 60.0,
         **REPLAYED,
         **own,
     }

@@ -1,13 +1,15 @@
 """What the commands print: names and words of people as they stand, and one sentence when something is wrong."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.calibration.control import Difference, Effect
-from models.errors import StateError
+from models.errors import SettingsError, StateError
 from streams import cli
 from streams.commands import calibrator, say
+from streams.settings import load
 
 HOSTILE = "ward [icu], see [/wiki] :warning:"
 
@@ -50,3 +52,10 @@ def test_names_in_tables_are_printed_as_they_stand(
     calibrator._show(found, json=False)
     out = capsys.readouterr().out
     assert [name for name in ("d [/x]", "offset [site=north]", "site=ward [/icu]") if name not in out] == []
+
+
+def test_a_replay_waits_for_its_encoder_as_long_as_it_may(tmp_path: Path) -> None:
+    """What a busy machine cannot score in two seconds would be red, and the bytes would differ by its speed."""
+    settings = load(**cli._replay("127.0.0.1:9092", "m", tmp_path, None))
+    with pytest.raises(SettingsError, match="DEMUR_DEADLINE_S"):
+        load(deadline_s=settings.deadline_s + 1)
