@@ -6,6 +6,7 @@ the way back (`history`).
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 
 import msgspec
 from msgspec import Struct
@@ -89,7 +90,7 @@ def again(decisions: Iterable[Decision], version: Calibration | None, policy: Po
         return effect(map(_as_made, decisions), policy)
     reading = thresholds(version).braked({})
     missing = missing_labels(version.labels, reading.deviation(policy.green), policy)
-    return effect((_made_anew(one, reading, missing) for one in decisions), policy)
+    return effect((_made_anew(one, version, reading, missing) for one in decisions), policy)
 
 
 def _as_made(decision: Decision) -> Facts:
@@ -98,14 +99,24 @@ def _as_made(decision: Decision) -> Facts:
         valid="invalid_input" not in decision.reasons,
         truncated=decision.truncated,
         in_distribution="out_of_distribution" not in decision.reasons,
+        same_model="model_mismatch" not in decision.reasons,
+        on_time="deadline_missed" not in decision.reasons,
+        calibration_age_s=inf if "calibration_stale" in decision.reasons else 0.0,
         calibrated="calibration_missing" not in decision.reasons,
         missing_labels=any(reason.startswith("warming_up") for reason in decision.reasons),
     )
 
 
-def _made_anew(decision: Decision, reading: Thresholds, missing: int) -> Facts:
+def _made_anew(decision: Decision, version: Calibration, reading: Thresholds, missing: int) -> Facts:
     upper = None if decision.logit is None else reading.risk(decision.logit, decision.groups)[1]
-    return msgspec.structs.replace(_as_made(decision), upper=upper, calibrated=True, missing_labels=missing)
+    return msgspec.structs.replace(
+        _as_made(decision),
+        upper=upper,
+        same_model=version.model_hash in {"", decision.model_hash},
+        calibrated=True,
+        calibration_age_s=0.0,
+        missing_labels=missing,
+    )
 
 
 def effect(facts: Iterable[Facts], policy: Policy) -> Effect:

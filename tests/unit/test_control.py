@@ -316,3 +316,18 @@ def test_decisions_are_made_anew_with_what_spoke_against_them():
     young = [decision("r", logit=-5.0, upper=0.01, reasons=("warming_up: 12 labels missing",))]
     assert again(young, None, Policy()).tiers == {"yellow": 1.0}
     assert again(young, version, Policy()).tiers == {"green": 1.0}
+
+
+@pytest.mark.parametrize("doubt", ["deadline_missed", "model_mismatch", "calibration_stale"])
+def test_a_doubt_about_a_scored_response_stays_a_doubt(doubt):
+    made = [decision("r", logit=-5.0, upper=0.01, reasons=(doubt,))]
+    assert again(made, None, Policy(max_calibration_age_s=86_400.0)).tiers == {"yellow": 1.0}
+
+
+def test_a_response_made_anew_is_as_late_as_before_and_of_its_own_model():
+    version = msgspec.structs.replace(fold(log(3000))[0].calibration(), model_hash="m")
+    late = [decision("r", logit=-5.0, upper=0.01, reasons=("deadline_missed",))]
+    assert again(late, version, Policy()).tiers == {"yellow": 1.0}
+    mismatched = [decision("r", logit=-5.0, upper=0.01, reasons=("model_mismatch",))]
+    assert again(mismatched, version, Policy()).tiers == {"green": 1.0}
+    assert again(mismatched, msgspec.structs.replace(version, model_hash="other"), Policy()).tiers == {"yellow": 1.0}
