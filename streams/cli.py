@@ -70,8 +70,13 @@ def demo(
 
 @app.command()
 def replay(  # noqa: PLR0913, PLR0917 (one parameter per option)
-    responses: Annotated[list[Path], typer.Option("--responses", help="JSON lines; may be given several times.")],
-    feedback: Annotated[Path | None, typer.Option("--feedback", help="JSON lines of feedback events.")] = None,
+    responses: Annotated[
+        list[Path],
+        typer.Option("--responses", help="JSON lines; may be given several times.", exists=True, dir_okay=False),
+    ],
+    feedback: Annotated[
+        Path | None, typer.Option("--feedback", help="JSON lines of feedback events.", exists=True, dir_okay=False)
+    ] = None,
     out: Out = Path("demur-out"),
     seed: Seed = 7,
     model: Model = None,
@@ -136,7 +141,9 @@ def verify(
         str | None, typer.Option("--bootstrap", help="A Kafka broker; by default the settings'.")
     ] = None,
     prefix: Annotated[str | None, typer.Option("--prefix", help="What stands before the topics' names.")] = None,
-    policy: Annotated[list[Path] | None, typer.Option("--policy", help="Each policy that was in force.")] = None,
+    policy: Annotated[
+        list[Path] | None, typer.Option("--policy", help="Each policy that was in force.", exists=True, dir_okay=False)
+    ] = None,
     config: Config = None,
     replayed: Annotated[bool, typer.Option("--replayed", help="The topics of `demur demo` or `replay`.")] = False,  # noqa: FBT002 (typer's way)
 ) -> None:
@@ -161,7 +168,9 @@ def score(
     model: Model = None,
     device: Device = None,
     config: Config = None,
-    calibrations: Annotated[Path | None, typer.Option("--calibrations", help="JSON lines of calibrations.")] = None,
+    calibrations: Annotated[
+        Path | None, typer.Option("--calibrations", help="JSON lines of calibrations.", exists=True, dir_okay=False)
+    ] = None,
 ) -> None:
     """Read responses as JSON lines on standard input, write decisions: offline, by the code that decides in the stream.
 

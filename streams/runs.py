@@ -80,6 +80,8 @@ def replay(  # noqa: PLR0913 (one argument per thing that a user says)
 ) -> Finished:
     """Stream files through the same path: our own events, or judged answers in the shape of a verdict file."""
     own = _is_own(responses[0])
+    if feedback and not own:
+        raise SettingsError(f"{responses[0]} holds judged answers, and their verdicts: leave --feedback out")
     arrivals = _events(responses, feedback) if own else to_events(read(*responses), seed)
     if not arrivals:
         raise SettingsError(f"{responses[0]} holds no responses: give a file of JSON lines")

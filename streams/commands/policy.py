@@ -21,6 +21,7 @@ from streams.settings import load
 app = typer.Typer(help="What a policy does, before it is applied.", no_args_is_help=True)
 
 DAY_S: Final = 86_400.0
+LINES: Final = "JSON lines; by default, the topic."
 TIERS: Final[tuple[Tier, ...]] = ("green", "yellow", "red")
 ACTIONS: Final[tuple[Action, ...]] = ("show", "banner", "review", "withhold")
 
@@ -35,13 +36,13 @@ def policy() -> None:
 
 @app.command()
 def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
-    proposed: Annotated[Path, typer.Argument(help="TOML file of the proposed policy.")],
+    proposed: Annotated[Path, typer.Argument(help="TOML file of the proposed policy.", exists=True, dir_okay=False)],
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")
     ] = None,
-    decisions: Annotated[Path | None, typer.Option("--decisions", help="JSON lines; by default, the topic.")] = None,
+    decisions: Annotated[Path | None, typer.Option("--decisions", help=LINES, exists=True, dir_okay=False)] = None,
     calibrations: Annotated[
-        Path | None, typer.Option("--calibrations", help="JSON lines; by default, the topic.")
+        Path | None, typer.Option("--calibrations", help=LINES, exists=True, dir_okay=False)
     ] = None,
     last: Annotated[int, typer.Option("--last", min=1, help="How many decisions of each partition to take.")] = 5000,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 (typer's way)

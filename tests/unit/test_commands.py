@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from typer.testing import CliRunner
 
 from models.calibration.control import Difference, Effect
 from models.errors import SettingsError, StateError
-from streams import cli
+from streams import cli, runs
 from streams.commands import calibrator, say
 from streams.settings import load
 
@@ -59,3 +61,30 @@ def test_a_replay_waits_for_its_encoder_as_long_as_it_may(tmp_path: Path) -> Non
     settings = load(**cli._replay("127.0.0.1:9092", "m", tmp_path, None))
     with pytest.raises(SettingsError, match="DEMUR_DEADLINE_S"):
         load(deadline_s=settings.deadline_s + 1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("policy", "simulate", "none.toml"),
+        ("policy", "simulate", __file__, "--decisions", "none.jsonl"),
+        ("policy", "simulate", __file__, "--calibrations", "none.jsonl"),
+        ("score", "--calibrations", "none.jsonl"),
+        ("replay", "--responses", "none.jsonl"),
+        ("replay", "--responses", __file__, "--feedback", "none.jsonl"),
+        ("verify", "--policy", "none.toml"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_before_anything_starts(words: tuple[str, ...]) -> None:
+    said = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200"})
+    assert said.exit_code == 2
+    assert f"'{words[-1]}' does not exist" in said.output
+
+
+def test_feedback_beside_judged_answers_is_refused(tmp_path: Path) -> None:
+    """They hold their verdicts; what was given beside them would be left out without a word."""
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"id": "1", "query": "Dose?", "response": "5 mg", "label": 1}')
+    how: Any = {"seed": 1, "console": Console(), "broker": ""}
+    with pytest.raises(SettingsError, match="leave --feedback out"):
+        runs.replay(load(), [answers], answers, tmp_path, **how)
