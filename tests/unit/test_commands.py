@@ -31,6 +31,7 @@ def test_an_error_is_printed_as_it_stands(capsys: pytest.CaptureFixture[str], mo
         raise StateError(HOSTILE)
 
     monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.setattr(cli.structlog, "configure", lambda **_: None)  # for all tests that follow
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
