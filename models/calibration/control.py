@@ -83,8 +83,8 @@ def again(decisions: Iterable[Decision], version: Calibration | None, policy: Po
     """Return the tiers and actions of decisions if they were made anew under `policy`, before it is applied.
 
     By `version`, with its brake let go: so it will be in the end; by None, at the upper risk they were made with. What
-    spoke against a response itself speaks against it again. The policy's `target` and `calibrator` act on labels to
-    come, and are not foreseen.
+    spoke against a response itself speaks against it again. Another `target`, `groups` or `calibrator` is learnt anew,
+    and not foreseen.
     """
     if version is None:
         return effect(map(_as_made, decisions), policy)

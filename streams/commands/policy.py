@@ -50,8 +50,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     """Show shares of tiers and actions and the review load under a proposed policy, beside the current one.
 
     Decisions are made anew with the newest calibration of each deployment; those of a file, without --calibrations,
-    keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact; `target` and
-    `calibrator` act on labels to come, which nobody can foresee.
+    keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact; another `target`, `groups` or
+    `calibrator` is learnt anew from the labels, which is not foreseen.
     """
     from streams import logbook, offline  # noqa: PLC0415 (quick `--help`)
     from streams.stages import policies  # noqa: PLC0415 (the same)
@@ -84,8 +84,11 @@ def notes(name: str, version: Calibration | None, current: Policy, proposed: Pol
         said.append(f"{name}: no calibration given, so each response keeps the upper risk it was decided with")
     elif version.parameters.get("brakes"):
         said.append(f"{name}: loosening is being held back; the table shows where it ends")
-    if (current.target, current.calibrator) != (proposed.target, proposed.calibrator):
-        said.append(f"{name}: another target or calibrator acts on labels to come; that is not in the table")
+    if current.basis != proposed.basis:
+        said.append(
+            f"{name}: another target, other groups or calibrator settings: nothing is green under them until `demur "
+            "calibrator rebuild --corrected --apply` has learnt the labels for them; the table is of what is learnt now"
+        )
     return said
 
 
