@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final
 
+import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -26,6 +27,16 @@ START_S: Final = 10.0
 FETCH_MS: Final = 50
 UNKNOWN: Final = Calibrated()
 
+
+class Head(msgspec.Struct):
+    """What of a version says whether it is the newest."""
+
+    deployment: str
+    version: int
+
+
+HEAD: Final = msgspec.json.Decoder(Head)
+
 log = structlog.get_logger(__name__)
 
 
@@ -37,13 +48,18 @@ class Calibrations:
         topic = settings.topic_prefix + Calibration.topic
         self._partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
         self._options = kafka_options(settings)
+        self._heard: dict[str, tuple[int, bytes]] = {}
+        """By deployment the newest version, and its record."""
         self._held: dict[str, Calibrated] = {}
+        """What is read of them: a version is superseded more often than asked for."""
         self._contact: float | None = None
         self._caught_up = asyncio.Event()
 
     def of(self, deployment: str) -> Calibrated:
         """Return what is known of a deployment's calibrator."""
         held = self._held.get(deployment, UNKNOWN)
+        if held is UNKNOWN and (heard := self._heard.get(deployment)):
+            held = self._held[deployment] = read(heard[1])
         return held if self.in_contact else held._replace(current=False)
 
     @property
@@ -76,22 +92,22 @@ class Calibrations:
         if error := fault(record, self._prefix, self._keys):
             log.error("a calibration is forged: it is not used", error=str(error))
         elif record.value is None:
-            self._held.pop((record.key or b"").decode(errors="replace"), None)
+            deployment = (record.key or b"").decode(errors="replace")
+            self._heard.pop(deployment, None)
+            self._held.pop(deployment, None)
         else:
             self.take(record.value)
 
     def take(self, value: bytes) -> None:
-        """Take in one version; an older one than held, or a damaged one, is not served."""
+        """Take in one version, unless a newer one is known."""
         try:
-            found: Calibration = decode(Calibration, value)
-            serving = thresholds(found)
-            serving.risk(0.0, {})
-        except (EventError, StateError, ArithmeticError, ValueError) as error:  # numbers may be absurd, too
-            log.error("a calibration cannot be read: it is not used", error=type(error).__name__)  # noqa: TRY400 (no values)
+            head = HEAD.decode(value)
+        except msgspec.MsgspecError as error:
+            log.error("a record is no calibration: it is not used", error=type(error).__name__)  # noqa: TRY400 (no values)
             return
-        held = self._held.get(found.deployment, UNKNOWN).calibration
-        if held is None or found.version >= held.version:
-            self._held[found.deployment] = Calibrated(found, serving)
+        if head.version >= self._heard.get(head.deployment, (0, b""))[0]:
+            self._heard[head.deployment] = head.version, value
+            self._held.pop(head.deployment, None)
 
     async def _follow(self) -> None:
         consumer = AIOKafkaConsumer(
@@ -117,6 +133,18 @@ class Calibrations:
                 if self._contact != asked and await _passed(consumer, ends):
                     self._contact = asked
                     self._caught_up.set()
+
+
+def read(value: bytes) -> Calibrated:
+    """Read a version. One that cannot be is not replaced by an older one: nothing is green until the next."""
+    try:
+        found: Calibration = decode(Calibration, value)
+        serving = thresholds(found)
+        serving.risk(0.0, {})
+    except (EventError, StateError, ArithmeticError, ValueError) as error:  # numbers may be absurd, too
+        log.error("a calibration cannot be read: nothing is green until the next", error=type(error).__name__)  # noqa: TRY400 (no values)
+        return Calibrated()
+    return Calibrated(found, serving)
 
 
 async def _passed(consumer: Any, ends: dict[TopicPartition, int]) -> bool:

@@ -74,5 +74,7 @@ def calibrations(path: Path | None) -> dict[str, Calibrated]:
             found: Calibration = decode(Calibration, line)
         except EventError as error:
             raise SettingsError(f"{path}, line {number}: {error}") from None
-        held[found.deployment] = Calibrated(found, thresholds(found))
+        known = held.get(found.deployment, Calibrated()).calibration
+        if known is None or found.version >= known.version:
+            held[found.deployment] = Calibrated(found, thresholds(found))
     return held

@@ -50,8 +50,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     """Show shares of tiers and actions and the review load under a proposed policy, beside the current one.
 
     Decisions are made anew with the newest calibration of each deployment; those of a file, without --calibrations,
-    keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact; another `target`, `groups` or
-    `calibrator` is learnt anew from the labels, which is not foreseen.
+    keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact; another `target`,
+    `groups` or `calibrator` is learnt anew from the labels, which is not foreseen.
     """
     from streams import logbook, offline  # noqa: PLC0415 (quick `--help`)
     from streams.stages import policies  # noqa: PLC0415 (the same)

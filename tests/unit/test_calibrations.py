@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from aiokafka.errors import KafkaError
 
@@ -25,13 +26,25 @@ def version(labels: int) -> Calibration:
     return found
 
 
-async def test_the_newest_version_serves_and_a_damaged_one_does_not() -> None:
+async def test_the_newest_version_serves() -> None:
     known = Calibrations(load())
     for value in (encode(version(2)), encode(version(3)), encode(version(1)), b"{}", b"\xff"):
         known.take(value)
     held = known.of("ward").calibration
     assert held
     assert held.version == 3
+
+
+@pytest.mark.parametrize("damage", [{"parameters": {}}, {"schema": 99}, {"labels": -1}])
+async def test_where_the_newest_version_cannot_be_read_no_older_one_serves(damage: dict[str, Any]) -> None:
+    """LEARN was upgraded first, say: what it has found out since may have tightened the cuts."""
+    known = Calibrations(load())
+    known.take(encode(version(2)))
+    assert known.of("ward").calibration is not None
+    known.take(orjson.dumps({**orjson.loads(encode(version(3))), **damage}))
+    assert known.of("ward").calibration is None
+    known.take(encode(version(4)))
+    assert known.of("ward").calibration is not None
 
 
 async def test_a_deployment_whose_calibrator_was_taken_away_has_none() -> None:
