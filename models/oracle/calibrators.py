@@ -104,29 +104,24 @@ class Versions:
         self._due: dict[str, int] = {}
         self._passed: dict[Key, list[str]] = {}
         """Versions that a rollback names, and the digests of what they were."""
-        self._unfollowed: list[tuple[Entry, str]] = []
-        self.unknown = topics.logs.is_cut(Label.topic)
-        """Whether the label log is beyond retention, so that no version can be recomputed."""
-        if not self.unknown:
-            self._fold()
-
-    @property
-    def unfollowed(self) -> list[tuple[Entry, str]] | None:
-        """Instructions that cannot be followed, and why; None: that can no longer be known."""
-        return None if self.unknown else self._unfollowed
+        self.unfollowed: list[tuple[Entry, str]] = []
+        """Instructions that cannot be followed, and why, as far as the label log is whole."""
+        self._homes = {found.event.deployment: found.entry.partition for found in topics.found[Label.topic]}
+        self._fold()
+        self._stand()
 
     def cited(self, decision: Decision) -> list[Calibration | None] | None:
-        """Return what a decision's version may stand for (None among them: the prior); None if it does not exist."""
+        """Return what a decision's version may stand for (None among them: the prior); None if it does not exist.
+
+        Empty: it can be neither recomputed nor read any more.
+        """
         if decision.calibrator_version == 0:
             return [None]
-        return [*_versions(*self._made.get((decision.deployment, decision.calibrator_version), []))] or None
+        made = _versions(*self._made.get((decision.deployment, decision.calibrator_version), []))
+        return [*made] if made or self._is_cut(decision.deployment) else None
 
     def check(self) -> None:
         """Hold the published versions and alarms against the fold."""
-        if self.unknown:
-            for topic in (Calibration.topic, Change.topic):
-                self._report.beyond[topic] += len(self._topics.found[topic])
-            return
         newest: dict[str, int] = {}
         for found in self._topics.found[Calibration.topic]:
             self._check_published(found)
@@ -137,13 +132,26 @@ class Versions:
         self._check_alarms()
         self._check_changes()
 
+    def _is_cut(self, deployment: str) -> bool:
+        """Whether a deployment's label log is beyond retention, so that no version can be recomputed."""
+        return self._topics.logs.is_cut(Label.topic, self._homes.get(deployment))
+
+    def _stand(self) -> None:
+        """Take the versions that stand in their topic for what they say, where they cannot be recomputed."""
+        for entry, published in self._topics.found[Calibration.topic]:
+            if self._is_cut(published.deployment):
+                self._made[published.deployment, published.version].append(compress(entry.value, 1))
+
+    def _folded(self) -> list[Found[Any]]:
+        return [found for found in self._topics.folded if not self._is_cut(found.event.deployment)]
+
     def _fold(self) -> None:
         cited = {(d.event.deployment, d.event.calibrator_version) for d in self._topics.decisions.values()}
         published = {(c.deployment, c.version) for _, c in self._topics.found[Calibration.topic]}
         needed = cited | published
         self._passed = {(by.deployment, by.version): [] for by in self._instructions() if by.order == "rollback"}
         running: dict[str, Calibrator] = {}
-        for found in self._topics.folded:
+        for found in self._folded():
             deployment = found.event.deployment
             if (calibrator := running.get(deployment)) is None:
                 policy = self._rules.policies[-1].of(deployment)
@@ -165,7 +173,7 @@ class Versions:
         if self._topics.logs.consumed("learn", found.entry):
             self._due[event.deployment], self._last[event.deployment] = key[1], found
         if refusal is not None:
-            self._unfollowed.append((found.entry, refusal))
+            self.unfollowed.append((found.entry, refusal))
         elif isinstance(event, Instruction):
             self._check_instruction(found.entry, event)
         self._report.checked["instructions" if isinstance(event, Instruction) else "labels folded"] += 1
@@ -189,6 +197,9 @@ class Versions:
 
     def _check_published(self, found: Found[Calibration]) -> None:
         entry, published = found
+        if self._is_cut(published.deployment):
+            self._report.beyond["calibrations"] += 1
+            return
         if not self._topics.logs.judged(entry):
             self._report.pending["calibrations"] += 1
             return
@@ -210,7 +221,7 @@ class Versions:
     def _check_alarms(self) -> None:
         raised = {found.event.alarm_id for found in self._topics.found[Alarm.topic]}
         for entry, found in self._topics.found[Alarm.topic]:
-            if found.kind in LEARNT and self._topics.logs.judged(entry):
+            if found.kind in LEARNT and not self._is_cut(found.deployment) and self._topics.logs.judged(entry):
                 self._report.checked["alarms of LEARN"] += 1
                 if self._alarms.get(found.alarm_id) != entry.value:
                     self._report.differ("I8", entry, "an alarm that the fold of the labels does not raise")
@@ -220,13 +231,15 @@ class Versions:
 
     def _check_changes(self) -> None:
         told = self._topics.first_by(Change, lambda event: (event.deployment, event.last))
-        for key, (entry, _) in told.items():
-            if self._topics.logs.judged(entry):
+        for key, (entry, event) in told.items():
+            if self._is_cut(event.deployment):
+                self._report.beyond["changes"] += 1
+            elif self._topics.logs.judged(entry):
                 self._report.checked["changes"] += 1
                 self._check_change(entry, self._changes.get(key))
             else:
                 self._report.pending["changes"] += 1
-        for found in self._topics.folded if not self._topics.logs.is_cut(Change.topic) else ():
+        for found in self._folded() if not self._topics.logs.is_cut(Change.topic) else ():
             key = found.event.deployment, _id(found.event)
             if key in self._changes.keys() - told.keys():
                 self._missing_change(found.entry)

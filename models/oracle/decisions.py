@@ -11,7 +11,7 @@ from models.errors import EventError
 from models.events import DeadLetter, Decision, Outcome, Response, as_id, parse
 from models.oracle.calibrators import Versions
 from models.oracle.logs import Entry, Found, Report, Rules, Source, Topics, fields_that_differ
-from models.oracle.tiering import complaints, config_hash, policy_of
+from models.oracle.tiering import complaints, complaints_of_any, config_hash, policy_of
 from models.policy import Policy
 from models.salience import digest as salience
 
@@ -104,12 +104,13 @@ class Decisions:
             yield "I7", "`config_hash` names no policy that was given: pass every policy that was in force"
             return
         yield from _groups(decision, asked.response, policy, self._histories.get(decision.conversation_id, []))
-        if self._versions.unknown and decision.calibrator_version:
-            self._report.beyond["risks"] += 1
-            return
         cited = self._versions.cited(decision)
         if cited is None:
             yield "I8", f"cites version {decision.calibrator_version}, to which no beginning of the label log leads"
+            return
+        if not cited:
+            self._report.beyond["risks"] += 1
+            yield from complaints_of_any(decision, policy)
             return
         found = [list(complaints(decision, policy, one)) for one in cited]
         yield from min(found, key=len)

@@ -18,20 +18,20 @@ Where = tuple[str, tuple[str, int, int]]
 """A stage, and the place of what it reads."""
 
 
-def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]] | None, report: Report) -> None:
+def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], report: Report) -> None:
     """Hold dead letters and refused records against each other, both ways.
 
-    `unfollowed`: instructions that LEARN could not follow, and why; None: the logs do not show that any more.
+    `unfollowed`: instructions that LEARN could not follow, and why, as far as the label log is whole.
     """
     refused = {(stage, _place(one)): one for one in _broken(topics) for stage in READERS.get(one.entry.topic, ())}
-    refused |= {("learn", _place(one)): one for one in (Refused(e, Invalid(why)) for e, why in unfollowed or ())}
+    refused |= {("learn", _place(one)): one for one in (Refused(e, Invalid(why)) for e, why in unfollowed)}
     there: set[Where] = set()
     for found in topics.found[DeadLetter.topic]:
         letter = found.event
         topic = letter.source_topic.removeprefix(topics.logs.prefix)
         place = (topic, letter.partition, letter.offset)
         there.add((letter.stage, place))
-        if unfollowed is None and (letter.stage, topic) == ("learn", Label.topic):
+        if (letter.stage, topic) == ("learn", Label.topic) and topics.logs.is_cut(topic, letter.partition):
             report.beyond["dead letters"] += 1
             continue
         for what in _complaints(topics, found, topic, refused.get((letter.stage, place))):

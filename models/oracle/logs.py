@@ -109,8 +109,10 @@ class Logs(NamedTuple):
         """Whether the batch that this record of ours belongs to must be complete."""
         return self.until_ms is None or entry.at_ms <= self.until_ms
 
-    def is_cut(self, topic: str) -> bool:
-        """Whether records of a topic are beyond retention."""
+    def is_cut(self, topic: str, partition: int | None = None) -> bool:
+        """Whether records of a topic, or of one partition of it, are beyond retention."""
+        if partition is not None:
+            return self.starts.get((topic, partition), 0) > 0
         return any(start > 0 for (name, _), start in self.starts.items() if name == topic)
 
 

@@ -19,6 +19,8 @@ from models.oracle.risk import TOLERANCE, risks
 from models.policy import Policy
 
 DOUBTED: Final = ("out_of_distribution", "calibration_missing")
+OF_VERSIONS: Final = ("model_mismatch", "warming_up", "calibration_stale")
+"""Doubts that follow from the version that a decision cites."""
 MAX_WAIT_S: Final = 300.0
 FAILURES: Final = frozenset({"deadline_missed", "model_error", "model_missing", "shutting_down"})
 """Why there may be no score; a number that is not finite has no further reason."""
@@ -55,17 +57,36 @@ def basis_of(policy: Policy) -> str:
 
 def complaints(decision: Decision, policy: Policy, cited: Calibration | None) -> Iterator[tuple[str, str]]:
     """Yield (invariant, what is wrong) of a decision on a valid response; `cited` None: it was made on the prior."""
+    yield from _routed(decision, policy)
+    if decision.logit is None:
+        yield from _unscored(decision)
+        return
+    yield from _risk(decision, policy, cited)
+    yield from _tiered(decision, policy, tuple(_doubts(decision, policy, cited)))
+
+
+def complaints_of_any(decision: Decision, policy: Policy) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong whatever the version was that a decision cites: it is beyond retention."""
+    yield from _routed(decision, policy)
+    if decision.logit is None:
+        yield from _unscored(decision)
+        return
+    if decision.risk is None:
+        yield "I7", "`logit` without `risk`"
+    yield from _tiered(decision, policy, tuple(_doubts_of_any(decision)))
+
+
+def _routed(decision: Decision, policy: Policy) -> Iterator[tuple[str, str]]:
     audit = _drawn(decision.response_id, policy.audit_key) < policy.audit_rate
     if (decision.audit, decision.propensity) != (audit, policy.audit_rate if audit else 1.0):
         yield "I7", "`audit` or `propensity` is not what the draw and the policy give"
     action = "review" if audit else SHOWN[policy.plan, decision.tier]
     if decision.action != action:
         yield "I7", f"`action` is {decision.action}; its tier, plan and audit give {action}"
-    if decision.logit is None:
-        yield from _unscored(decision)
-        return
-    yield from _risk(decision, policy, cited)
-    tier, reasons = _tier(decision, policy, cited)
+
+
+def _tiered(decision: Decision, policy: Policy, doubts: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    tier, reasons = _tier(decision, policy, doubts)
     if decision.tier != tier:
         yield ("I6" if decision.tier == "green" else "I7"), f"`tier` is {decision.tier}; its facts give {tier}"
     if decision.reasons != reasons:
@@ -94,11 +115,10 @@ def _risk(decision: Decision, policy: Policy, cited: Calibration | None) -> Iter
             )
 
 
-def _tier(decision: Decision, policy: Policy, cited: Calibration | None) -> tuple[Tier, tuple[str, ...]]:
+def _tier(decision: Decision, policy: Policy, doubts: tuple[str, ...]) -> tuple[Tier, tuple[str, ...]]:
     upper = decision.upper
     if upper is None or not isfinite(upper):
         return "red", ("score_missing",)
-    doubts = tuple(_doubts(decision, policy, cited))
     if upper >= policy.red:
         return "red", (f"risk_above_red: {upper:.4f} >= {policy.red:g}", *doubts)
     if upper >= policy.green:
@@ -127,8 +147,21 @@ def _doubts(decision: Decision, policy: Policy, cited: Calibration | None) -> It
         yield f"warming_up: {missing} labels missing"
     if age > policy.max_calibration_age_s:
         yield "calibration_stale"
-    if abs((decision.decided_at - decision.occurred_at).total_seconds()) > MAX_WAIT_S:
+    if _is_late(decision):
         yield "deadline_missed"
+
+
+def _doubts_of_any(decision: Decision) -> Iterator[str]:
+    """Yield the doubts where the version is not known: for those of it the reasons are believed, the rest must be."""
+    if decision.truncated:
+        yield "truncated"
+    yield from (reason for reason in decision.reasons if reason.partition(":")[0] in (*DOUBTED, *OF_VERSIONS))
+    if _is_late(decision):
+        yield "deadline_missed"
+
+
+def _is_late(decision: Decision) -> bool:
+    return abs((decision.decided_at - decision.occurred_at).total_seconds()) > MAX_WAIT_S
 
 
 def _drawn(response_id: str, key: str) -> float:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from models.calibration.ledger import Ledger
-from models.events import Instruction, decode, encode
+from models.events import Decision, Instruction, decode, encode
 from models.oracle import Entry, Logs, Rules, check
 from models.oracle.logs import CONTRACT
 from models.policy import Policy
@@ -125,15 +125,80 @@ def test_a_client_that_sends_in_a_loop_is_set_aside_and_nothing_is_lost() -> Non
 
 
 def test_what_is_beyond_retention_is_no_difference() -> None:
-    logs = whole()
     starts = {("responses", 0): 10, ("responses", 1): 10, ("feedback", 0): 9, ("feedback", 1): 9}
+    report = check(cut(whole(), starts), RULES)
+    assert report.differences == []
+    assert {"decisions", "labels"} <= set(report.beyond)
+
+
+def cut(logs: Logs, starts: dict[tuple[str, int], int]) -> Logs:
+    """Let the beginnings of logs expire."""
     kept = {
         topic: [e for e in entries if e.offset >= starts.get((topic, e.partition), 0)]
         for topic, entries in logs.entries.items()
     }
-    report = check(Logs(kept, starts=starts), RULES)
-    assert report.differences == []
-    assert {"decisions", "labels"} <= set(report.beyond)
+    return logs._replace(entries=kept, starts={**logs.starts, **starts})
+
+
+def rewritten(logs: Logs, old: Entry, event: Any) -> Logs:
+    """Say something else in a record's place, well-formed and with a digest that fits."""
+    send = outgoing("", event, (old.key or b"").decode())
+    new = old._replace(value=send.value or b"", headers=tuple(send.headers or ()))
+    entries = [new if entry is old else entry for entry in logs.entries[old.topic]]
+    return logs._replace(entries={**logs.entries, old.topic: entries})
+
+
+def decided(logs: Logs) -> list[tuple[Entry, Decision]]:
+    found = [(entry, decode(CONTRACT["decisions"], entry.value)) for entry in logs.entries["decisions"]]
+    return [(entry, event) for entry, event in found if isinstance(event, Decision)]
+
+
+def wrong_of(logs: Logs, entry: Entry) -> list[str]:
+    """The differences in one record."""
+    place = entry.topic, entry.partition, entry.offset
+    return [one.invariant for one in check(logs, RULES).differences if one[1:4] == place]
+
+
+HALF_A_YEAR = {("labels", 0): 1, ("labels", 1): 1}
+GREEN: dict[str, Any] = {"tier": "green", "action": "show", "audit": False, "propensity": 1.0}
+
+
+def test_when_the_label_log_begins_late_no_green_goes_unchecked() -> None:
+    """Not the version, but what the decision itself says must still give its tier."""
+    logs = cut(whole(), HALF_A_YEAR)
+    without = logs._replace(entries={**logs.entries, "calibrations": []})
+    versioned = [(entry, one) for entry, one in decided(logs) if one.calibrator_version and one.tier != "green"]
+    assert len(versioned) > 30
+    assert {bool(one.truncated) for _, one in versioned} == {False, True}
+    for entry, one in versioned:
+        assert not wrong_of(without, entry)
+        reason = f"risk_below_green: {one.upper or 0.0:.4f} < 0.05"
+        forged = msgspec.structs.replace(one, **GREEN, reasons=(reason,))
+        certain = (one.upper or 1.0) >= 0.05 or one.truncated or one.logit is None
+        assert bool(wrong_of(rewritten(without, entry, forged), entry)) == certain, one
+        assert wrong_of(
+            rewritten(without, entry, msgspec.structs.replace(one, action="show", audit=not one.audit)), entry
+        )
+
+
+def test_a_version_that_still_stands_is_held_against_who_cites_it() -> None:
+    logs = cut(whole(), HALF_A_YEAR)
+    report = check(logs, RULES)
+    assert report.beyond["calibrations"] == len(logs.entries["calibrations"])
+    for entry, one in decided(logs):
+        if one.calibrator_version and one.logit is not None:
+            assert not wrong_of(logs, entry)
+            forged = msgspec.structs.replace(
+                one, **GREEN, risk=0.01, upper=0.01, reasons=("risk_below_green: 0.0100 < 0.05",)
+            )
+            assert wrong_of(rewritten(logs, entry, forged), entry)
+
+
+def test_a_deployment_whose_labels_are_all_there_is_recomputed_though_others_have_expired() -> None:
+    logs = cut(learnt(), {("labels", 1): 5})
+    assert check(logs, Rules()).checked["labels folded"] == 5602
+    at = place(logs, b'"approval"')
+    assert complaints(changed(logs, "labels", at, ceilings={"all": 2.0}))
 
 
 NO_EFFECT = (8033,)
