@@ -2,21 +2,25 @@
 
 JOIN's time in a partition is the lesser of two watermarks: the latest times of what it has consumed of `decisions` and
 of `feedback`. Each topic is consumed in order; how they interleave is in no log. In a replay nothing else moves time.
-Live, the wall clock does: then there is no upper bound, and an event counts for the lower one at most as late as its
-record's timestamp.
+Live, the wall clock does, and an event may run ahead of it by `SKEW`: then time had come at most that far beyond the
+timestamp of what followed (its first record: a retry is later), and an event counts for the lower bound at most as late
+as its own record's timestamp.
 """
 
 from bisect import bisect_left
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Final
 
 from models.events import Decision, Feedback, Watermark
-from models.oracle.logs import Found, Rules, Topics
+from models.oracle.logs import Entry, Found, Rules, Topics
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 FOREVER: Final = datetime(9000, 1, 1, tzinfo=UTC)
+LAST_MS: Final = (FOREVER - EPOCH) // timedelta(milliseconds=1)
+SKEW: Final = timedelta(minutes=5)
+"""How far an event from the future moves JOIN's time, live."""
 Input = Decision | Feedback | Watermark
 
 
@@ -45,10 +49,13 @@ class Tides:
         """Return how far time has surely come."""
         return min(self._low[Decision.topic, partition], self._low[Feedback.topic, partition])
 
-    def high(self, partition: int, before: int | None = None) -> datetime:
-        """Return how far it may have come at most, before the feedback at this offset was taken (None: in the end)."""
+    def high(self, partition: int, before: int | None = None, *, end: Entry | None = None) -> datetime:
+        """Return how far it may have come at most, before the feedback at this offset was taken (None: in the end).
+
+        `end`: what JOIN wrote after that moment.
+        """
         if not self._replayed:
-            return FOREVER
+            return FOREVER if end is None or end.at_ms <= 0 else moment(end) + SKEW
         offsets = self._offsets[partition]
         place = len(offsets) if before is None else bisect_left(offsets, before)
         told = self._told[partition][place - 1] if place else EPOCH
@@ -56,4 +63,9 @@ class Tides:
 
     def _surely(self, found: Found[Input]) -> datetime:
         at = found.event.occurred_at
-        return at if self._replayed else min(at, datetime.fromtimestamp(found.entry.at_ms / 1000.0, UTC))
+        return at if self._replayed else min(at, moment(found.entry))
+
+
+def moment(entry: Entry) -> datetime:
+    """Return a record's timestamp. Whoever writes may set it: to no moment at all, or to none that is a date."""
+    return EPOCH + timedelta(milliseconds=max(0, min(entry.at_ms, LAST_MS)))

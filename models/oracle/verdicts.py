@@ -139,16 +139,16 @@ class Verdicts:
         found, wait = told.closed["orphan"], self._rules.horizons.orphan
         self._compare(found, rows.orphan(told.said, told.origin, wait))
         first = min(other.said.occurred_at for other in row.told if "orphan" in other.closed)
-        given_up = self._tides.high(row.partition) >= first + wait
-        late = self._may_be_over(row, told.entry.offset)
+        given_up = self._tides.high(row.partition, end=found.entry) >= first + wait
+        late = self._may_be_over(row, told.entry.offset, end=found.entry)
         if row.decided and told.said.occurred_at > row.decided.event.occurred_at + self._rules.horizons.response:
-            late = self._may_be_over(row)
+            late = self._may_be_over(row, end=found.entry)
         if not given_up and not late:
             self._report.differ("I5", found.entry, "an orphan before its time: its response might still have come")
 
-    def _may_be_over(self, row: Row, before: int | None = None) -> bool:
-        """Whether the row may have ended by then, so that further feedback comes too late."""
-        return row.decided is not None and self._tides.high(row.partition, before) >= self._end(row.decided)
+    def _may_be_over(self, row: Row, before: int | None = None, *, end: Entry | None = None) -> bool:
+        """Whether the row may have ended by then, so that further feedback comes too late. See `Tides.high`."""
+        return row.decided is not None and self._tides.high(row.partition, before, end=end) >= self._end(row.decided)
 
     def _end(self, decided: Found[Decision]) -> datetime:
         """When a response is closed: a settle window after its horizon."""
@@ -187,7 +187,12 @@ class Verdicts:
         self._report.checked["labels"] += len(labels)
         known = {told.said.feedback_id: told for told in heard}
         start = Course(decided.event, self._rules.horizons.settle, self._rules.key)
-        arrivals = [(told.said, self._tides.high(row.partition, told.entry.offset)) for told in heard]
+        ends = {label.event.feedback_id: label.entry for label in reversed(labels)}
+        ends |= {told.said.feedback_id: found.entry for told in heard for found in told.closed.values()}
+        arrivals = [
+            (told.said, self._tides.high(row.partition, told.entry.offset, end=ends.get(told.said.feedback_id)))
+            for told in heard
+        ]
         tries = (
             list(self._complaints(row, known, course, labels))
             for course in courses(start, arrivals, lambda judged: not any(self._wrong(row, known, judged)))
@@ -221,7 +226,7 @@ class Verdicts:
         wanted = judged.label or rows.superseded(row.decided.event, told.said, told.origin)
         if names := fields_that_differ(found.event, wanted):
             yield "I5", found.entry, f"not what feedback and decision give: {', '.join(names)}"
-        if judged.due > self._tides.high(row.partition):
+        if judged.due > self._tides.high(row.partition, end=found.entry):
             yield "I5", found.entry, "judged before its time had come"
 
     def _check_silence(self, row: Row, decided: Found[Decision], *, heard: bool, settled: bool) -> None:
@@ -239,7 +244,7 @@ class Verdicts:
         self._compare(found, wanted)
         if settled:
             self._report.differ("I1", found.entry, "closed as unlabelled, though it has a label")
-        if self._tides.high(row.partition) < self._end(decided):
+        if self._tides.high(row.partition, end=found.entry) < self._end(decided):
             self._report.differ("I5", found.entry, "closed as unlabelled before its horizon")
 
     def _check_open(self, row: Row, decided: Found[Decision]) -> None:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Any
 
@@ -13,11 +13,16 @@ from models.calibration.ledger import Ledger
 from models.events import Decision, Instruction, decode, encode
 from models.oracle import Entry, Logs, Rules, check
 from models.oracle.logs import CONTRACT
+from models.oracle.tides import SKEW
 from models.policy import Policy
+from streams.agents.common import Context
+from streams.agents.join import Join
+from streams.clock import MAX_SKEW
 from streams.feed import broken, items
+from streams.metrics import Metrics
 from streams.wire import Record, outgoing
-from tests.rehearsal import RULES, Rehearsal, week
-from tests.stagecraft import feedback
+from tests.rehearsal import HORIZONS, KEY, RULES, HandClock, Rehearsal, week
+from tests.stagecraft import Theatre, feedback
 from tests.tampering import Forger
 from tests.unit.test_fold import label, theatre
 from tests.unit.test_history import course
@@ -157,6 +162,52 @@ def wrong_of(logs: Logs, entry: Entry) -> list[str]:
     """The differences in one record."""
     place = entry.topic, entry.partition, entry.offset
     return [one.invariant for one in check(logs, RULES).differences if one[1:4] == place]
+
+
+class LiveClock(HandClock):
+    """A wall clock moved by hand, which events from the future outrun as they do the real one."""
+
+    def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
+        return min(occurred_at, self.at + MAX_SKEW)
+
+
+LIVE = RULES._replace(replayed=False)
+
+
+def lived(seed: int, *, jump: timedelta = timedelta(0)) -> Logs:
+    """What the stages leave in live operation. `jump`: how far JOIN's clock is ahead of the others'."""
+    what = list(items(week(60, seed).arrivals))
+    clock, ahead = LiveClock(what[0].arrives_at), LiveClock(what[0].arrives_at)
+    stages = Rehearsal(seed, clock=clock)
+    if jump:
+        stages.stages["join"] = Theatre(lambda s: Join(Context("", Metrics()), s, HORIZONS, ahead, KEY))
+    for item in what:
+        clock.at = max(clock.at, item.arrives_at)
+        ahead.at = clock.at + jump
+        stages.put(item.topic, item.key, item.value, item.headers)
+        if stages.rng.random() < 0.05:
+            stages.finish(clock.at + jump)
+    for horizons in (0, 1, 2):
+        clock.at += horizons * HORIZONS.response
+        ahead.at = clock.at + jump
+        stages.finish(clock.at + jump)
+    logs = stages.left()
+    return logs._replace(
+        entries={t: [e for e in es if b'"watermark"' not in e.value] for t, es in logs.entries.items()}
+    )
+
+
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 500), marks=pytest.mark.slow)])
+def test_live_the_wall_clock_bounds_how_early_anything_may_end(seeds: Iterable[int]) -> None:
+    assert SKEW == MAX_SKEW
+    wrong: set[str] = set()
+    for seed in seeds:
+        report = check(lived(seed), LIVE)
+        assert report.differences == [], seed
+        assert report.checked["labels"] > 10
+        wrong |= {one.what for one in check(lived(seed, jump=timedelta(days=30)), LIVE).differences}
+    assert "closed as unlabelled before its horizon" in wrong
+    assert any(what.startswith("an orphan before its time") for what in wrong)
 
 
 HALF_A_YEAR = {("labels", 0): 1, ("labels", 1): 1}
