@@ -4,7 +4,7 @@
     wire.py         each record of ours: contract, canonical bytes, digest, key, identical repeats
     decisions.py    responses against decisions;  tiering.py, risk.py: tier, reasons, action and risk anew
     verdicts.py     feedback and decisions against labels and closures;  rows.py the join anew, tides.py its clock
-    told.py         labels against outcomes
+    told.py         labels against outcomes;  edges.py since when each log is whole
     calibrators.py  labels and instructions against every published or cited version;  changes.py the calibrator's log
     letters.py      dead letters against the records that they point at
 
@@ -39,6 +39,7 @@ On a live system inputs that are not committed or not due, and whatever was writ
 
 from models.oracle.calibrators import Versions
 from models.oracle.decisions import Decisions
+from models.oracle.edges import Edges
 from models.oracle.letters import check_letters
 from models.oracle.logs import Difference, Entry, Logs, Report, Rules, Topics
 from models.oracle.told import check_labels
@@ -54,8 +55,9 @@ def check(logs: Logs, rules: Rules) -> Report:
     check_wire(topics, report)
     versions = Versions(topics, rules, report)
     versions.check()
-    check_letters(topics, versions.unfollowed, report)
-    Decisions(topics, rules, versions, report).check()
-    Verdicts(topics, rules, report).check()
-    check_labels(topics, report)
+    edges = Edges(topics, rules)
+    check_letters(topics, versions.unfollowed, edges, report)
+    Decisions(topics, rules, versions, edges, report).check()
+    Verdicts(topics, rules, edges, report).check()
+    check_labels(topics, edges, report)
     return report

@@ -10,6 +10,7 @@ import orjson
 from models.errors import EventError
 from models.events import DeadLetter, Decision, Outcome, Response, as_id, parse
 from models.oracle.calibrators import Versions
+from models.oracle.edges import Edges
 from models.oracle.logs import Entry, Found, Report, Rules, Source, Topics, fields_that_differ
 from models.oracle.tiering import complaints, complaints_of_any, config_hash, policy_of
 from models.policy import Policy
@@ -40,8 +41,9 @@ class Asked(NamedTuple):
 class Decisions:
     """The check of every decision."""
 
-    def __init__(self, topics: Topics, rules: Rules, versions: Versions, report: Report) -> None:
+    def __init__(self, topics: Topics, rules: Rules, versions: Versions, edges: Edges, report: Report) -> None:
         self._topics = topics
+        self._edges = edges
         self._rules = rules
         self._versions = versions
         self._report = report
@@ -71,6 +73,8 @@ class Decisions:
     def _check_asked(self, asked: Asked) -> None:
         if asked.whose.response_id in self._topics.decisions:
             self._report.checked["responses"] += 1
+        elif not self._edges.whole(Decision.topic, self._edges.time(Found(asked.entry, asked.response))):
+            self._report.beyond["responses"] += 1
         elif self._topics.logs.consumed("score", asked.entry):
             self._report.differ("I1", asked.entry, "a response without a decision, though its offset is committed")
         else:
@@ -80,7 +84,7 @@ class Decisions:
         logs, candidates = self._topics.logs, self._asked.get(decided.event.response_id, [])
         if not logs.judged(decided.entry):
             self._report.pending["decisions"] += 1
-        elif not candidates and logs.is_cut(Response.topic):
+        elif not candidates and not self._edges.whole(Response.topic, decided.event.occurred_at):
             self._report.beyond["decisions"] += 1
         elif not candidates:
             self._report.differ("I1", decided.entry, "decides on a response that is not in the log")
@@ -115,13 +119,18 @@ class Decisions:
         found = [list(complaints(decision, policy, one)) for one in cited]
         yield from min(found, key=len)
 
+    def _is_told(self, asked: Asked) -> bool:
+        """Whether a dead letter on it must still stand."""
+        return self._edges.whole(DeadLetter.topic, self._edges.time(Found(asked.entry, None)))
+
     def _refusal(self, decision: Decision, asked: Asked) -> Iterator[Complaint]:
         """What holds of the red decision on a message that breaks the contract."""
         if decision.reasons[:1] != ("invalid_input",) or len(decision.reasons) != 2:
             yield "I6", "the response breaks the contract, and `reasons` do not say so"
             return
         code = decision.reasons[1]
-        if code not in asked.codes or self._letters.get(self._place(asked.entry)) != code:
+        told = self._letters.get(self._place(asked.entry), None if self._is_told(asked) else code)
+        if code not in asked.codes or told != code:
             yield "I1", "refused for a reason that its record and its dead letter do not give"
         wanted = Decision(
             response_id=decision.response_id,

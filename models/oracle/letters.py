@@ -6,6 +6,7 @@ from typing import Final
 from models.errors import Invalid
 from models.events import DeadLetter, Feedback, Label, Response
 from models.oracle.decisions import whose
+from models.oracle.edges import Edges
 from models.oracle.logs import READERS, Entry, Found, Refused, Report, Source, Topics
 
 MOST_TOLD: Final = 1000
@@ -18,7 +19,7 @@ Where = tuple[str, tuple[str, int, int]]
 """A stage, and the place of what it reads."""
 
 
-def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], report: Report) -> None:
+def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], edges: Edges, report: Report) -> None:
     """Hold dead letters and refused records against each other, both ways.
 
     `unfollowed`: instructions that LEARN could not follow, and why, as far as the label log is whole.
@@ -39,7 +40,9 @@ def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], repor
         report.checked["dead letters"] += 1
     for stage, place in refused.keys() - there:
         one = refused[stage, place]
-        if topics.logs.consumed(stage, one.entry):
+        if not edges.whole(DeadLetter.topic, edges.time(Found(one.entry, None))):
+            report.beyond["dead letters"] += 1
+        elif topics.logs.consumed(stage, one.entry):
             report.differ("I1", one.entry, f"cannot be processed, and {stage} wrote no dead letter: {one.error}")
         else:
             report.pending["dead letters"] += 1

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from models.events import Closure, Decision, Depth, Feedback, Label, Outcome, Scored
-from models.oracle.tides import EPOCH, FOREVER
+from models.oracle.edges import EPOCH, FOREVER
 from models.salience import digest
 
 MOST_LOOKED: Final = 5_000

@@ -9,26 +9,22 @@ as its own record's timestamp.
 
 from bisect import bisect_left
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import accumulate
-from typing import Final
 
 from models.events import Decision, Feedback, Watermark
+from models.oracle.edges import EPOCH, FOREVER, SKEW, Edges, moment
 from models.oracle.logs import Entry, Found, Rules, Topics
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-FOREVER: Final = datetime(9000, 1, 1, tzinfo=UTC)
-LAST_MS: Final = (FOREVER - EPOCH) // timedelta(milliseconds=1)
-SKEW: Final = timedelta(minutes=5)
-"""How far an event from the future moves JOIN's time, live."""
 Input = Decision | Feedback | Watermark
 
 
 class Tides:
     """Bounds of the event time in every partition of JOIN."""
 
-    def __init__(self, topics: Topics, rules: Rules) -> None:
+    def __init__(self, topics: Topics, rules: Rules, edges: Edges) -> None:
         self._replayed = rules.replayed
+        self._edges = edges
         self._low: dict[tuple[str, int], datetime] = defaultdict(lambda: EPOCH)
         self._decided: dict[int, datetime] = defaultdict(lambda: EPOCH)
         self._offsets: dict[int, list[int]] = defaultdict(list)
@@ -59,13 +55,11 @@ class Tides:
         offsets = self._offsets[partition]
         place = len(offsets) if before is None else bisect_left(offsets, before)
         told = self._told[partition][place - 1] if place else EPOCH
-        return min(told, self._decided[partition])
+        gone = self._edges.gone
+        return min(
+            max(told, gone(Feedback.topic, partition)), max(self._decided[partition], gone(Decision.topic, partition))
+        )
 
     def _surely(self, found: Found[Input]) -> datetime:
         at = found.event.occurred_at
         return at if self._replayed else min(at, moment(found.entry))
-
-
-def moment(entry: Entry) -> datetime:
-    """Return a record's timestamp. Whoever writes may set it: to no moment at all, or to none that is a date."""
-    return EPOCH + timedelta(milliseconds=max(0, min(entry.at_ms, LAST_MS)))

@@ -1,11 +1,12 @@
 """Labels against each other and against what conversations are told of them."""
 
-from models.events import Label
+from models.events import Label, Outcome
 from models.oracle import rows
+from models.oracle.edges import Edges
 from models.oracle.logs import Found, Report, Topics, fields_that_differ
 
 
-def check_labels(topics: Topics, report: Report) -> None:
+def check_labels(topics: Topics, edges: Edges, report: Report) -> None:
     """Each feedback id counts once, a revision follows what it revises, and a conversation learns of each verdict."""
     counted: dict[str, Found[Label]] = {}
     for found in topics.labels.values():
@@ -17,23 +18,29 @@ def check_labels(topics: Topics, report: Report) -> None:
             where = f"{other.entry.partition}/{other.entry.offset}"
             report.differ("I4", found.entry, f"its feedback id is counted in {where} too")
         if label.revises is not None:
-            _check_revision(topics, found, report)
-        _check_told(topics, found, report)
+            _check_revision(topics, found, edges, report)
+        _check_told(topics, found, edges, report)
     for id_, outcome in topics.outcomes.items():
-        if id_ not in topics.labels and topics.logs.judged(outcome.entry) and not topics.logs.is_cut(Label.topic):
+        if id_ in topics.labels or not topics.logs.judged(outcome.entry):
+            continue
+        if not edges.whole(Label.topic, edges.time(outcome)):
+            report.beyond["outcomes"] += 1
+        else:
             report.differ("I1", outcome.entry, "tells of a label that is not in the log")
 
 
-def _check_revision(topics: Topics, found: Found[Label], report: Report) -> None:
+def _check_revision(topics: Topics, found: Found[Label], edges: Edges, report: Report) -> None:
     revised = topics.labels.get(str(found.event.revises))
-    if revised is None and topics.logs.is_cut(Label.topic):
-        return
-    if revised is None or revised.entry[1:3] >= found.entry[1:3]:
+    before = revised is not None and revised.entry.place < found.entry.place
+    if not before and edges.whole(Label.topic, found.event.decision.occurred_at, found.entry.partition):
         report.differ("I5", found.entry, "revises a label that does not stand before it")
 
 
-def _check_told(topics: Topics, found: Found[Label], report: Report) -> None:
+def _check_told(topics: Topics, found: Found[Label], edges: Edges, report: Report) -> None:
     wanted, told = rows.outcome(found.event), topics.outcomes.get(found.event.label_id)
+    if wanted is not None and told is None and not edges.whole(Outcome.topic, edges.time(found)):
+        report.beyond["outcomes"] += 1
+        return
     report.checked["outcomes"] += 1
     if wanted is None and told is not None:
         report.differ("I5", told.entry, "tells of a label that is no first verdict or carries no evidence")

@@ -7,12 +7,14 @@ from typing import Final, NamedTuple
 
 from models.events import Closure, DeadLetter, Decision, Ending, Feedback, Label
 from models.oracle import rows
+from models.oracle.edges import Edges
 from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
 from models.oracle.rows import Course, Judged, courses
 from models.oracle.tides import Tides
 
 ENDINGS: Final[tuple[Ending, ...]] = ("duplicate", "superseded", "orphan")
 
+UNENDED: Final = "feedback without an end, though its time has come"
 Complaint = tuple[str, Entry, str]
 
 
@@ -33,6 +35,7 @@ class Row(NamedTuple):
     """What the logs have of one response in one partition of JOIN."""
 
     partition: int
+    response_id: str
     decided: Found[Decision] | None
     told: list[Told]
 
@@ -40,12 +43,13 @@ class Row(NamedTuple):
 class Verdicts:
     """The check of every row."""
 
-    def __init__(self, topics: Topics, rules: Rules, report: Report) -> None:
+    def __init__(self, topics: Topics, rules: Rules, edges: Edges, report: Report) -> None:
         self._topics = topics
         self._logs = topics.logs
         self._rules = rules
+        self._edges = edges
         self._report = report
-        self._tides = Tides(topics, rules)
+        self._tides = Tides(topics, rules, edges)
         self._labels: dict[str, list[Found[Label]]] = defaultdict(list)
         for label in topics.labels.values():
             self._labels[label.event.response_id].append(label)
@@ -57,9 +61,9 @@ class Verdicts:
         for row in self._rows().values():
             self._check_row(row)
         for id_, label in self._topics.labels.items():
-            self._check_stray(id_, label.entry)
+            self._check_stray(id_, label)
         for id_, closure in self._topics.closures.items():
-            self._check_stray(id_, closure.entry)
+            self._check_stray(id_, closure)
 
     def _rows(self) -> dict[tuple[int, str], Row]:
         """Cut the inputs by response, as JOIN does; what it set aside never reached a row."""
@@ -75,7 +79,7 @@ class Verdicts:
 
     def _put(self, found: dict[tuple[int, str], Row], entry: Entry, event: Decision | Feedback) -> None:
         key = entry.partition, event.response_id
-        row = found.setdefault(key, Row(entry.partition, None, []))
+        row = found.setdefault(key, Row(*key, None, []))
         if isinstance(event, Feedback):
             row.told.append(self._told(entry, event))
         elif row.decided is None:
@@ -98,6 +102,9 @@ class Verdicts:
             self._explained |= {label.event.label_id for label in labels}
             self._report.pending["rows in the making"] += 1
             return
+        if self._is_old(row):
+            self._check_old(row, self._labels.get(row.response_id, []))
+            return
         heard = self._hear(row)
         settled = bool(labels) or any("superseded" in told.closed for told in heard)
         if settled and row.decided:
@@ -107,6 +114,58 @@ class Verdicts:
         if row.decided:
             self._check_silence(row, row.decided, heard=bool(heard), settled=settled)
 
+    def _is_old(self, row: Row) -> bool:
+        """Whether anything that belongs to a row may be beyond retention."""
+        whole, partition = self._edges.whole, row.partition
+        since = (
+            min(told.said.occurred_at for told in row.told) if row.decided is None else row.decided.event.occurred_at
+        )
+        kept = row.decided is not None or whole(Decision.topic, since - self._rules.horizons.response, partition)
+        kept = kept and whole(Feedback.topic, since, partition) and whole(Closure.topic, since, partition)
+        return not (kept and whole(Label.topic, since))
+
+    def _check_old(self, row: Row, labels: Sequence[Found[Label]]) -> None:
+        """Hold against each other what is left of a row, as far as what is not left cannot matter."""
+        self._report.beyond["rows"] += 1
+        self._report.beyond["labels"] += len(labels)
+        known, named = {told.said.feedback_id for told in row.told}, {label.event.feedback_id for label in labels}
+        for told in row.told:
+            self._check_old_feedback(row, told, named)
+        if row.decided is None:
+            return
+        self._explained |= {label.event.label_id for label in labels}
+        for label in labels:
+            since = max(row.decided.event.occurred_at, label.event.occurred_at - self._rules.horizons.response)
+            if label.event.feedback_id not in known and self._edges.whole(Feedback.topic, since, row.partition):
+                self._report.differ("I4", label.entry, "a label that does not follow from the feedback on its response")
+        self._check_silence(row, row.decided, heard=True, settled=bool(labels))
+
+    def _check_old_feedback(self, row: Row, told: Told, named: set[str]) -> None:
+        self._check_one_end(told)
+        at = told.said.occurred_at
+        for reason, found in told.closed.items():
+            if (wanted := self._wanted(row, told, reason)) is not None:
+                self._compare(found, wanted)
+        if told.closed or told.said.feedback_id in named:
+            return
+        if self._edges.whole(Label.topic, at) and self._edges.whole(Closure.topic, at, row.partition):
+            self._check_missing(row, told, UNENDED, at_once=False)
+        else:
+            self._report.beyond["feedback"] += 1
+
+    def _wanted(self, row: Row, told: Told, reason: Ending) -> Closure | None:
+        """Return the closure that a feedback must have if it ended so."""
+        if reason == "superseded":
+            return None if row.decided is None else rows.superseded(row.decided.event, told.said, told.origin)
+        if reason == "duplicate":
+            return rows.duplicate(told.said, told.origin)
+        return rows.orphan(told.said, told.origin, self._rules.horizons.orphan)
+
+    def _check_one_end(self, told: Told) -> None:
+        self._report.checked["feedback"] += 1
+        if len(told.closed) > 1:
+            self._report.differ("I1", told.entry, f"has {len(told.closed)} ends: {', '.join(told.closed)}")
+
     def _hear(self, row: Row) -> list[Told]:
         """Return the feedback that counts, first of its id; check the ends of what does not."""
         heard: list[Told] = []
@@ -114,9 +173,7 @@ class Verdicts:
         lost: set[str] = set()
         for told in row.told:
             id_, closed = told.said.feedback_id, told.closed
-            self._report.checked["feedback"] += 1
-            if len(closed) > 1:
-                self._report.differ("I1", told.entry, f"has {len(closed)} ends: {', '.join(closed)}")
+            self._check_one_end(told)
             if "orphan" in closed:
                 lost.add(id_)
                 self._check_orphan(row, told)
@@ -157,10 +214,10 @@ class Verdicts:
 
     def _check_unsettled(self, row: Row, heard: Sequence[Told]) -> None:
         for told in heard:
-            if "superseded" in told.closed and not self._logs.is_cut(Decision.topic):
+            if "superseded" in told.closed:
                 self._report.differ("I5", told.closed["superseded"].entry, "superseded, but no decision is in the log")
             elif not told.closed:
-                self._check_missing(row, told, "feedback without an end, though its time has come", at_once=False)
+                self._check_missing(row, told, UNENDED, at_once=False)
 
     def _check_missing(self, row: Row, told: Told, what: str, *, at_once: bool) -> None:
         """Note a feedback that has no end: a difference only where it must have one, whatever the interleaving."""
@@ -179,11 +236,7 @@ class Verdicts:
         self, row: Row, decided: Found[Decision], heard: Sequence[Told], labels: Sequence[Found[Label]]
     ) -> None:
         """Take the course of things that leaves least to complain of."""
-        named = {label.event.feedback_id for label in labels}
         self._explained |= {label.event.label_id for label in labels}
-        if self._logs.is_cut(Feedback.topic) and named - {told.said.feedback_id for told in row.told}:
-            self._report.beyond["labels"] += len(labels)
-            return
         self._report.checked["labels"] += len(labels)
         known = {told.said.feedback_id: told for told in heard}
         start = Course(decided.event, self._rules.horizons.settle, self._rules.key)
@@ -260,16 +313,27 @@ class Verdicts:
             what = f"not the closure that feedback and decision give: {', '.join(names)}"
             self._report.differ("I5", found.entry, what)
 
-    def _check_stray(self, id_: str, entry: Entry) -> None:
+    def _check_stray(self, id_: str, found: Found[Label] | Found[Closure]) -> None:
         """What follows from no input at all."""
         if id_ in self._explained:
             return
-        if not self._logs.judged(entry):
+        if not self._logs.judged(found.entry):
             self._report.pending["ends in the making"] += 1
-        elif self._logs.is_cut(Feedback.topic) or self._logs.is_cut(Decision.topic):
+        elif self._may_follow(found):
             self._report.beyond["ends"] += 1
         else:
-            self._report.differ("I1", entry, "follows from no feedback and no decision in the log")
+            self._report.differ("I1", found.entry, "follows from no feedback and no decision in the log")
+
+    def _may_follow(self, found: Found[Label] | Found[Closure]) -> bool:
+        """Whether what an end follows from may be beyond retention."""
+        event, horizons, partition = found.event, self._rules.horizons, found.entry.partition
+        if isinstance(event, Label):
+            since = max(event.decision.occurred_at, event.occurred_at - horizons.response)
+            return not self._edges.whole(Decision.topic, since)
+        if event.reason == "unlabelled":
+            return not self._edges.whole(Decision.topic, event.closed_at - horizons.response, partition)
+        since = event.closed_at - horizons.orphan * (event.reason == "orphan")
+        return not self._edges.whole(Feedback.topic, since, partition)
 
 
 def _least(tries: Iterator[list[Complaint]]) -> list[Complaint]:

@@ -1,5 +1,6 @@
 """The oracle finds nothing in what the stages leave, whatever the interleaving, and every change of it."""
 
+import random
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -11,9 +12,9 @@ import pytest
 
 from models.calibration.ledger import Ledger
 from models.events import Decision, Instruction, decode, encode
-from models.oracle import Entry, Logs, Rules, check
+from models.oracle import Entry, Logs, Rules, check, rows
+from models.oracle.edges import SKEW
 from models.oracle.logs import CONTRACT
-from models.oracle.tides import SKEW
 from models.policy import Policy
 from streams.agents.common import Context
 from streams.agents.join import Join
@@ -208,6 +209,84 @@ def test_live_the_wall_clock_bounds_how_early_anything_may_end(seeds: Iterable[i
         wrong |= {one.what for one in check(lived(seed, jump=timedelta(days=30)), LIVE).differences}
     assert "closed as unlabelled before its horizon" in wrong
     assert any(what.startswith("an orphan before its time") for what in wrong)
+
+
+@cache
+def alive() -> Logs:
+    return lived(0)
+
+
+def any_cut(logs: Logs, rng: random.Random) -> Logs:
+    """Let any beginning of any partition of any topic expire; of a compacted one, the newest of a key never does."""
+    ends = {(e.topic, e.partition): e.offset + 1 for entries in logs.entries.values() for e in entries}
+    topics = {topic for topic in logs.entries if topic != "calibrations" and rng.random() < 0.5}
+    return cut(logs, {place: rng.randint(0, end) for place, end in ends.items() if place[0] in topics})
+
+
+@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 2000), marks=pytest.mark.slow)])
+def test_wherever_the_logs_begin_nothing_is_taken_for_wrong_that_is_only_too_old(seeds: Iterable[int]) -> None:
+    for seed in seeds:
+        for logs, rules in ((alive(), LIVE), (whole(), RULES)):
+            left = any_cut(logs, random.Random(seed))
+            assert check(left, rules).differences == [], (seed, rules.replayed)
+
+
+def test_between_a_feedback_and_its_repeat_a_log_may_begin_anywhere() -> None:
+    for partition in (0, 1):
+        for start in range(25):
+            assert check(cut(whole(), {("feedback", partition): start}), RULES).differences == []
+
+
+def added(logs: Logs, event: Any, key: str, like: Entry) -> tuple[Logs, Entry]:
+    """Write one more record at the end of a partition."""
+    send = outgoing("", event, key)
+    last = max(e.offset for e in logs.entries[send.topic] if e.partition == like.partition)
+    new = like._replace(
+        topic=send.topic, offset=last + 1, key=send.key, value=send.value or b"", headers=tuple(send.headers or ())
+    )
+    entries = sorted([*logs.entries[send.topic], new], key=lambda e: e.place)
+    return logs._replace(entries={**logs.entries, send.topic: entries}), new
+
+
+def test_though_the_oldest_has_expired_what_is_forged_now_is_seen() -> None:
+    """An end without its input is too old only if its input can be."""
+    logs = cut(alive(), {(topic, p): 1 for topic in ("responses", "decisions", "feedback", "labels") for p in (0, 1)})
+    assert check(logs, LIVE).differences == []
+    assert check(logs, LIVE).beyond.total() > 0
+    entry, one = decided(logs)[-1]
+    never = msgspec.structs.replace(one, response_id="never-asked")
+    found = [(e, decode(CONTRACT["labels"], e.value)) for e in logs.entries["labels"]]
+    le, label = found[-1]
+    other = msgspec.structs.replace(label, label_id="x", clinician="mallory", feedback_id="invented", kind="verdict")
+    stray = msgspec.structs.replace(other, response_id="never-asked")
+    said = feedback("f", "never-asked", occurred_at=one.occurred_at)
+    lost, stray_end = (
+        "decides on a response that is not in the log",
+        "follows from no feedback and no decision in the log",
+    )
+    forged: list[tuple[Any, str, Entry, str]] = [
+        (never, "never-asked", entry, lost),
+        (other, label.deployment, le, "a label that does not follow from the feedback on its response"),
+        (stray, label.deployment, le, stray_end),
+        (rows.duplicate(said, "f@0:99"), "never-asked", entry, stray_end),
+        (rows.unlabelled(never, HORIZONS.response), "never-asked", entry, stray_end),
+    ]
+    for event, key, like, what in forged:
+        more, new = added(logs, event, key, like)
+        assert what in {d.what for d in check(more, LIVE).differences if d[1:4] == (new.topic, *new.place)}
+
+
+def test_an_old_response_takes_no_label_of_today_without_its_feedback() -> None:
+    """Its row is too old to be judged, but whoever judged it now would be in the log."""
+    logs = cut(alive(), {("feedback", p): 8 for p in (0, 1)})
+    assert check(logs, LIVE).differences == []
+    labels = [(e, decode(CONTRACT["labels"], e.value)) for e in logs.entries["labels"]]
+    last = max(label.occurred_at for _, label in labels) + HORIZONS.response + MAX_SKEW
+    le, label = labels[0]
+    later = msgspec.structs.replace(label, label_id="x", clinician="m", feedback_id="invented", occurred_at=last)
+    more, new = added(logs, later, label.deployment, le)
+    what = "a label that does not follow from the feedback on its response"
+    assert what in {d.what for d in check(more, LIVE).differences if d[1:4] == (new.topic, *new.place)}
 
 
 HALF_A_YEAR = {("labels", 0): 1, ("labels", 1): 1}
