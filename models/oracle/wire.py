@@ -10,9 +10,11 @@ from models.events import (
     Closure,
     DeadLetter,
     Decision,
+    Feedback,
     Instruction,
     Label,
     Outcome,
+    Response,
 )
 from models.oracle.logs import INPUTS, Entry, Found, Report, Topics
 
@@ -39,6 +41,10 @@ IDENTITY: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
 """What may be sent again, and only byte for byte. Calibrations: see `calibrators`."""
 
 
+JOINED: Final = ((Decision.topic, Feedback.topic, "response_id"), (Outcome.topic, Response.topic, "conversation_id"))
+"""What we write, the input that a stage joins it with, and by which id. Others write it, and choose its place."""
+
+
 def check_wire(topics: Topics, report: Report) -> None:
     """Check each record of ours for itself and against its repeats."""
     for topic, refused in topics.refused.items():
@@ -54,6 +60,8 @@ def check_wire(topics: Topics, report: Report) -> None:
         _check_record(found, report)
         _check_home(found.entry, homes, report)
         _check_repeat(found, first, report)
+    for ours, inputs, name in JOINED:
+        _check_joined(topics, ours, inputs, name, report)
 
 
 def _check_record(found: Found[Any], report: Report) -> None:
@@ -67,6 +75,15 @@ def _check_home(entry: Entry, homes: dict[tuple[str, bytes | None], Entry], repo
     home = homes.setdefault((entry.topic, entry.key), entry)
     if home.partition != entry.partition:
         report.differ("I5", entry, f"its key lies in partition {home.partition} too: what is joined must lie in one")
+
+
+def _check_joined(topics: Topics, ours: str, inputs: str, name: str, report: Report) -> None:
+    homes = {getattr(event, name, None): entry.partition for entry, event in topics.found[ours]}
+    for entry, event in topics.found[inputs]:
+        home = homes.get(getattr(event, name, ""), entry.partition)
+        if home != entry.partition:
+            what = f"what it is joined with, in {ours}, lies in partition {home}: is it partitioned by its `{name}`?"
+            report.differ("I5", entry, what)
 
 
 def _check_repeat(found: Found[Any], first: dict[tuple[str, Any], Entry], report: Report) -> None:

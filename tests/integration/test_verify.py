@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,8 @@ import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from models.events import Calibration, Change, Decision, Feedback, Instruction, Label, Response, decode
+from models.errors import EventError
+from models.events import Calibration, Change, Decision, Feedback, Instruction, Label, Response, decode, parse
 from models.oracle.logs import CONTRACT, INPUTS
 from models.training.reactions import Arrival
 from streams.clock import WallClock
@@ -23,6 +25,7 @@ from streams.settings import Settings, environment
 from streams.stages import changelogs
 from streams.verify import read, verify
 from streams.wire import outgoing
+from tests.fuzz.nasty import GOOD
 from tests.integration.test_cli import demur
 from tests.integration.test_restart import WEEK, Theatre, theatre
 from tests.property.test_canary import leaks, messages
@@ -61,9 +64,17 @@ def forge(stage: Theatre) -> tuple[str, str]:
 
 
 def canaries(at: datetime) -> list[Item]:
-    """Messages that name a patient, every seventh of those that the unit tests go through; all in one partition."""
+    """Messages that name a patient, every seventh of those that the unit tests go through; in one conversation."""
     chosen = islice(messages(), 0, None, 7)
-    return [Item(topic, b"k", value, [*headers], None, at) for topic, value, headers in chosen]
+    return [Item(topic, home(topic, value), value, [*headers], None, at) for topic, value, headers in chosen]
+
+
+def home(topic: str, value: bytes) -> bytes:
+    """What a message is keyed by, so that it meets what it is joined with; the conversation also if it is broken."""
+    with suppress(EventError):
+        if topic == Feedback.topic:
+            return str(parse(value).get("response_id")).encode()
+    return str(next(event["conversation_id"] for event in GOOD if event["type"] == "response")).encode()
 
 
 def forge_control(stage: Theatre, rolled: Calibration) -> list[str]:

@@ -1,6 +1,7 @@
 """The oracle finds nothing in what the stages leave, whatever the interleaving, and every change of it."""
 
 import random
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -329,6 +330,27 @@ def test_a_deployment_whose_labels_are_all_there_is_recomputed_though_others_hav
     assert check(logs, Rules()).checked["labels folded"] == 5602
     at = place(logs, b'"approval"')
     assert complaints(changed(logs, "labels", at, ceilings={"all": 2.0}))
+
+
+def misplaced(topic: str) -> Logs:
+    """A gateway that partitions a topic by another hash than everyone else; the rest follows."""
+    stages = Rehearsal(7, crashes=False)
+    what = list(items(week(45, 7).arrivals))
+    for item in what:
+        wrong = 1 - zlib.crc32(item.key) % 2 if item.topic == topic else None
+        stages.put(item.topic, item.key, item.value, item.headers, wrong)
+        stages.run(some=True)
+    stages.run()
+    return stages.finish(what[-1].arrives_at + 2 * HORIZONS.response).left()
+
+
+@pytest.mark.parametrize(("topic", "ours"), [("feedback", "decisions"), ("responses", "outcomes")])
+def test_inputs_that_lie_where_they_cannot_be_joined_are_named(topic: str, ours: str) -> None:
+    logs = misplaced(topic)
+    wrong = check(logs, RULES).differences
+    assert {one[:2] for one in wrong} == {("I5", topic)}
+    assert all(one.what.startswith(f"what it is joined with, in {ours}, lies in partition") for one in wrong)
+    assert len(wrong) > 20
 
 
 NO_EFFECT = (8033,)
