@@ -4,8 +4,9 @@ Feedback is judged `settle` after it occurred, in the order in which it occurred
 with all that occurred within `settle` of it: the last verdict of each clinician by (occurred_at, feedback_id) becomes
 a label, the others are superseded, and those who give evidence share the weight. Whatever is judged later is a label
 of a further clinician (who takes one share more), a correction or a revocation if it is its clinician's latest, and
-superseded if it is not. What arrives after its time is judged as it comes: *when* it arrived is in no log, only
-bounds of it, so `Course` is asked for each possibility.
+superseded if it is not. What occurred after the response's horizon is an orphan, except in that window. What arrives
+after its time is judged as it comes: *when* it arrived is in no log, only bounds of it, so `Course` is asked for each
+possibility.
 """
 
 import hashlib
@@ -67,6 +68,8 @@ class Course(NamedTuple):
     """A settled response on its way: what waits, what has become of the rest, each clinician's labels and share."""
 
     decision: Decision
+    end: datetime
+    """Of the response's horizon."""
     settle: timedelta
     key: bytes
     waiting: tuple[Feedback, ...] = ()
@@ -79,9 +82,9 @@ class Course(NamedTuple):
         return self._replace(waiting=tuple(sorted((*self.waiting, said), key=_when)))
 
     def until(self, now: datetime) -> "Course":
-        """Let event time reach `now`: judge what is due."""
-        course = self
-        while course.waiting and course.waiting[0].occurred_at + course.settle <= now:
+        """Let event time reach `now`: judge what is due. What waits longer than the horizon is never judged."""
+        course, last = self, min(now - self.settle, self.end)
+        while course.waiting and course.waiting[0].occurred_at <= last:
             course = course._next() if course.judged else course._first()
         return course
 

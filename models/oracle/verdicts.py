@@ -239,7 +239,9 @@ class Verdicts:
         self._explained |= {label.event.label_id for label in labels}
         self._report.checked["labels"] += len(labels)
         known = {told.said.feedback_id: told for told in heard}
-        start = Course(decided.event, self._rules.horizons.settle, self._rules.key)
+        horizons = self._rules.horizons
+        end = decided.event.occurred_at + horizons.response
+        start = Course(decided.event, end, horizons.settle, self._rules.key)
         ends = {label.event.feedback_id: label.entry for label in reversed(labels)}
         ends |= {told.said.feedback_id: found.entry for told in heard for found in told.closed.values()}
         arrivals = [
@@ -247,21 +249,35 @@ class Verdicts:
             for told in heard
         ]
         tries = (
-            list(self._complaints(row, known, course, labels))
+            list(self._complaints(row, decided, known, course, labels))
             for course in courses(start, arrivals, lambda judged: not any(self._wrong(row, known, judged)))
         )
         for complaint in _least(tries):
             self._report.differ(*complaint)
 
     def _complaints(
-        self, row: Row, known: Mapping[str, Told], course: Course, labels: Sequence[Found[Label]]
+        self,
+        row: Row,
+        decided: Found[Decision],
+        known: Mapping[str, Told],
+        course: Course,
+        labels: Sequence[Found[Label]],
     ) -> Iterator[Complaint]:
         """Yield what is wrong with a row if this was its course."""
         for judged in course.judged:
             yield from self._wrong(row, known, judged)
+        for said in course.waiting:
+            yield from self._left(row, decided, known[said.feedback_id])
         ids = {judged.label.label_id for judged in course.judged if judged.label}
         for extra in (label for label in labels if label.event.label_id not in ids):
             yield "I4", extra.entry, "a label that does not follow from the feedback on its response"
+
+    def _left(self, row: Row, decided: Found[Decision], told: Told) -> Iterator[Complaint]:
+        """Yield what is wrong with feedback that occurred after its response's horizon."""
+        if "superseded" in told.closed:
+            yield "I5", told.closed["superseded"].entry, "superseded, but its response's horizon was over: an orphan"
+        elif self._end(decided) <= self._tides.low(row.partition) and self._logs.consumed("join", told.entry):
+            yield "I1", told.entry, "has no end: it must be an orphan, for its response's horizon was over"
 
     def _wrong(self, row: Row, known: Mapping[str, Told], judged: Judged) -> Iterator[Complaint]:
         """Yield what is wrong with the end of one feedback."""

@@ -353,6 +353,28 @@ def test_inputs_that_lie_where_they_cannot_be_joined_are_named(topic: str, ours:
     assert len(wrong) > 20
 
 
+def patient(horizon: timedelta) -> Logs:
+    """What JOIN leaves under a response horizon, when one clinician judges after six days and another after ten."""
+    stages, asked = Rehearsal(5, crashes=False), [i for i in items(week(10, 5).arrivals) if i.topic == "responses"]
+    horizons = HORIZONS._replace(response=horizon)
+    stages.stages["join"] = Theatre(lambda s: Join(Context("", Metrics()), s, horizons, stages.clock, KEY))
+    for n, item in enumerate(asked):
+        stages.put(item.topic, item.key, item.value, item.headers)
+        for day in (6, 10):
+            when = item.arrives_at + timedelta(days=day)
+            said = feedback(f"{n}-{day}", str(item.response_id), clinician=f"c{day}", occurred_at=when)
+            stages.put("feedback", said.response_id.encode(), encode(said), [])
+    return stages.run().finish(asked[-1].arrives_at + timedelta(days=90)).left()
+
+
+@pytest.mark.parametrize("rules", [RULES, LIVE])
+def test_a_verdict_after_its_responses_horizon_does_not_count(rules: Rules) -> None:
+    assert check(patient(HORIZONS.response), rules).differences == []
+    wrong = check(patient(timedelta(days=30)), rules).differences
+    what = [one.what for one in wrong if one.topic == "labels"]
+    assert what.count("a label that does not follow from the feedback on its response") == 10
+
+
 NO_EFFECT = (8033,)
 """The ceiling of an approval that let nothing through."""
 
