@@ -163,6 +163,9 @@ class Versions:
 
     def _fold_one(self, calibrator: Calibrator, found: Found[Any], needed: set[Key]) -> None:
         before, event = calibrator.state, found.event
+        if isinstance(event, Label) and event.decision.calibrator_version > before[0]:
+            what = f"its decision cites version {event.decision.calibrator_version}, which did not exist before it"
+            self._report.differ("I8", found.entry, what)
         refusal = calibrator.fold(event)
         key = event.deployment, calibrator.state[0]
         if calibrator.state != before:

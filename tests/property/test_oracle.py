@@ -420,6 +420,15 @@ def changed(logs: Logs, topic: str, where: int, **fields: Any) -> Logs:
     return logs._replace(entries={**logs.entries, topic: entries})
 
 
+def test_no_decision_cites_a_version_that_its_own_label_made() -> None:
+    labels = [label(n) for n in range(30)]
+    own = "labels/0/20: its decision cites version 21, which did not exist before it (I8)"
+    for version, wrong in ((20, []), (21, [own])):
+        scored = msgspec.structs.replace(labels[20].decision, calibrator_version=version)
+        told = [*labels[:20], msgspec.structs.replace(labels[20], decision=scored), *labels[21:]]
+        assert complaints(left_by(told)) == wrong
+
+
 def test_a_calibrator_that_people_instructed_is_recomputed_bit_for_bit() -> None:
     logs = learnt()
     assert complaints(logs) == []
