@@ -429,6 +429,16 @@ def test_no_decision_cites_a_version_that_its_own_label_made() -> None:
         assert complaints(left_by(told)) == wrong
 
 
+def test_an_alarm_that_is_missing_is_missed_on_a_stream_that_flows_too() -> None:
+    logs = learnt()
+    silent = logs._replace(entries={**logs.entries, "alarms": []}, until_ms=1)
+    what = "this label raises an alarm that was not published"
+    for read, missed in ((len(logs.entries["labels"]), True), (0, False)):
+        report = check(silent._replace(committed={("learn", "labels", 0): read}), Rules())
+        assert (what in {one.what for one in report.differences}) == missed
+        assert bool(report.pending["alarms of LEARN"]) != missed
+
+
 def test_a_calibrator_that_people_instructed_is_recomputed_bit_for_bit() -> None:
     logs = learnt()
     assert complaints(logs) == []
