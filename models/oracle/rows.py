@@ -10,7 +10,7 @@ possibility.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -18,8 +18,10 @@ from models.events import Closure, Decision, Depth, Feedback, Label, Outcome, Sc
 from models.oracle.edges import EPOCH, FOREVER
 from models.salience import digest
 
-MOST_LOOKED: Final = 5_000
+MOST_LOOKED: Final = 20_000
 """Steps of courses looked into. A response has a handful of feedback, and most of it comes in its time."""
+MOST_HEARD: Final = 64
+"""With more feedback on a response, only the course is looked into in which nothing came late."""
 CONTENT: Final = frozenset({"recipient-disagrees-evidence", "recipient-concerns-outcomes"})
 CONTEXT: Final = frozenset({
     "not-convenient-feasible", "does-not-align-preferences", "cds-suboptimal-context", "cds-not-applicable",
@@ -77,6 +79,12 @@ class Course(NamedTuple):
     chains: tuple[tuple[Feedback, ...], ...] = ()
     shares: tuple[int, ...] = ()
 
+    @property
+    def state(self) -> Hashable:
+        """What its further way depends on, beside the time."""
+        chains = tuple(tuple(map(_id, chain)) for chain in self.chains)
+        return tuple(map(_id, self.waiting)), chains, self.shares, frozenset(_id(judged.said) for judged in self.judged)
+
     def hear(self, said: Feedback) -> "Course":
         """Let a feedback arrive."""
         return self._replace(waiting=tuple(sorted((*self.waiting, said), key=_when)))
@@ -123,8 +131,10 @@ class Course(NamedTuple):
 
 def courses(
     start: Course, arrivals: Sequence[tuple[Feedback, datetime]], fits: Callable[[Judged], bool]
-) -> Iterator[Course]:
-    """Yield the courses that a row may have taken, likely ones first.
+) -> Iterator[Course | None]:
+    """Yield the courses that a row may have taken, likely ones first; None in the end if not all were looked into.
+
+    No state is gone on from twice: whatever is still possible later was possible earlier.
 
     Args:
         start: nothing has arrived yet.
@@ -132,20 +142,28 @@ def courses(
         fits: whether what became of a feedback is what the logs say; what follows from a misfit is not looked into.
     """
     yield _straight(start, arrivals)
-    open_, looked = [(0, EPOCH, start)], 0
+    looked, open_ = 0, [(0, EPOCH, start)] if len(arrivals) <= MOST_HEARD else []
+    since: dict[Hashable, datetime] = {}
     while open_ and looked < MOST_LOOKED:
-        looked += 1
         at, now, course = open_.pop()
         if at == len(arrivals):
             yield course.until(FOREVER)
             continue
-        said, high = arrivals[at]
-        dues = {one.occurred_at + course.settle for one in (*course.waiting, said)}
-        times = [now, *sorted(due for due in dues if now < due <= high)]
-        for then in reversed(times):
-            moved = course.until(then).hear(said).until(then)
-            if all(map(fits, moved.judged[len(course.judged) :])):
+        for then, moved in _moves(course, now, *arrivals[at]):
+            looked += 1
+            state = at, moved.state
+            if since.get(state, FOREVER) > then and all(map(fits, moved.judged[len(course.judged) :])):
+                since[state] = then
                 open_.append((at + 1, then, moved))
+    if open_ or len(arrivals) > MOST_HEARD:
+        yield None
+
+
+def _moves(course: Course, now: datetime, said: Feedback, high: datetime) -> Iterator[tuple[datetime, Course]]:
+    """Yield where a course may stand when a feedback has arrived, for each time that matters; the earliest last."""
+    dues = {one.occurred_at + course.settle for one in (*course.waiting, said)}
+    for then in reversed([now, *sorted(due for due in dues if now < due <= high)]):
+        yield then, course.until(then).hear(said).until(then)
 
 
 def _straight(course: Course, arrivals: Sequence[tuple[Feedback, datetime]]) -> Course:
@@ -222,6 +240,10 @@ def orphan(said: Feedback, origin: str, wait: timedelta) -> Closure:
 def name(*parts: str) -> str:
     """Return the id that derives from these parts."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+def _id(said: Feedback) -> str:
+    return said.feedback_id
 
 
 def _when(said: Feedback) -> tuple[datetime, str]:

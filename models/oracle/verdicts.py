@@ -1,7 +1,7 @@
 """Feedback and decisions against labels and closures: each input has its one end, and each end its input."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -15,6 +15,7 @@ from models.oracle.tides import Tides
 ENDINGS: Final[tuple[Ending, ...]] = ("duplicate", "superseded", "orphan")
 
 UNENDED: Final = "feedback without an end, though its time has come"
+UNFOUNDED: Final = "a label that does not follow from the feedback on its response"
 Complaint = tuple[str, Entry, str]
 
 
@@ -134,10 +135,16 @@ class Verdicts:
         if row.decided is None:
             return
         self._explained |= {label.event.label_id for label in labels}
-        for label in labels:
-            since = max(row.decided.event.occurred_at, label.event.occurred_at - self._rules.horizons.response)
-            if label.event.feedback_id not in known and self._edges.whole(Feedback.topic, since, row.partition):
-                self._report.differ("I4", label.entry, "a label that does not follow from the feedback on its response")
+        decided_at, horizon = row.decided.event.occurred_at, self._rules.horizons.response
+        for complaint in _unfounded(
+            (
+                one
+                for one in labels
+                if self._edges.whole(Feedback.topic, max(decided_at, one.event.occurred_at - horizon), row.partition)
+            ),
+            known,
+        ):
+            self._report.differ(*complaint)
         self._check_silence(row, row.decided, heard=True, settled=bool(labels))
 
     def _check_old_feedback(self, row: Row, told: Told, named: set[str]) -> None:
@@ -249,10 +256,13 @@ class Verdicts:
             for told in heard
         ]
         tries = (
-            list(self._complaints(row, decided, known, course, labels))
+            None if course is None else list(self._complaints(row, decided, known, course, labels))
             for course in courses(start, arrivals, lambda judged: not any(self._wrong(row, known, judged)))
         )
-        for complaint in _least(tries):
+        if (least := _least(tries)) is None:
+            self._report.beyond["rows of many verdicts"] += 1
+            least = list(_unfounded(labels, known))
+        for complaint in least:
             self._report.differ(*complaint)
 
     def _complaints(
@@ -270,7 +280,7 @@ class Verdicts:
             yield from self._left(row, decided, known[said.feedback_id])
         ids = {judged.label.label_id for judged in course.judged if judged.label}
         for extra in (label for label in labels if label.event.label_id not in ids):
-            yield "I4", extra.entry, "a label that does not follow from the feedback on its response"
+            yield "I4", extra.entry, UNFOUNDED
 
     def _left(self, row: Row, decided: Found[Decision], told: Told) -> Iterator[Complaint]:
         """Yield what is wrong with feedback that occurred after its response's horizon."""
@@ -352,11 +362,18 @@ class Verdicts:
         return not self._edges.whole(Feedback.topic, since, partition)
 
 
-def _least(tries: Iterator[list[Complaint]]) -> list[Complaint]:
-    """Return the shortest list, the first empty one at once."""
+def _unfounded(labels: Iterable[Found[Label]], known: Container[str]) -> Iterator[Complaint]:
+    """Yield the labels whose feedback is not among what is known."""
+    for label in labels:
+        if label.event.feedback_id not in known:
+            yield "I4", label.entry, UNFOUNDED
+
+
+def _least(tries: Iterator[list[Complaint] | None]) -> list[Complaint] | None:
+    """Return the shortest list, the first empty one at once; None if that cannot be told."""
     best: list[Complaint] | None = None
     for found in tries:
         if not found:
-            return []
+            return found
         best = found if best is None or len(found) < len(best) else best
     return best or []

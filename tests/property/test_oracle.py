@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from models.calibration.ledger import Ledger
-from models.events import Decision, Instruction, decode, encode
+from models.events import Decision, Instruction, Watermark, decode, encode
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
 from models.oracle.logs import CONTRACT
@@ -373,6 +373,64 @@ def test_a_verdict_after_its_responses_horizon_does_not_count(rules: Rules) -> N
     wrong = check(patient(timedelta(days=30)), rules).differences
     what = [one.what for one in wrong if one.topic == "labels"]
     assert what.count("a label that does not follow from the feedback on its response") == 10
+
+
+VERBS = ("accepted", "edited", "disagreed", "retracted", "abandoned")
+
+
+def disputed(verdicts: Iterable[tuple[float, float, str, Any]]) -> Logs:
+    """What is left of one response and verdicts on it: arrival and occurrence in seconds, by whom, and what."""
+    stages, [item, *_] = Rehearsal(crashes=False, partitions=1), items(week().arrivals)
+    stages.put(item.topic, item.key, item.value, item.headers)
+    stages.run()
+    for n, (arrives, occurred, who, what) in enumerate(sorted(verdicts)):
+        for topic in Watermark.topics:
+            reached = item.arrives_at + timedelta(seconds=arrives)
+            stages.put(topic, None, encode(Watermark(occurred_at=reached)), [], 0)
+        stages.run()
+        when = item.arrives_at + timedelta(seconds=occurred)
+        said = feedback(f"f{n}", str(item.response_id), occurred_at=when, clinician=who, action=what)
+        stages.put("feedback", said.response_id.encode(), encode(said), [])
+        stages.run()
+    return stages.finish(item.arrives_at + timedelta(days=30)).left()
+
+
+def dispute(seed: int) -> Logs:
+    rng = random.Random(seed)
+    span, delay = rng.choice((300, 600, 1200)), rng.choice((60, 300, 600))
+    occurred = [rng.uniform(1, span) for _ in range(rng.randint(6, 20))]
+    return disputed([(at + rng.uniform(0, delay), at, f"c{rng.randint(0, 4)}", rng.choice(VERBS)) for at in occurred])
+
+
+@pytest.mark.parametrize(
+    "seeds", [(*range(5), 10, 48, 103, 105, 106, 110), pytest.param(range(15, 3000), marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("rules", [RULES, LIVE])
+def test_a_response_on_which_many_differ_and_late_is_judged_all_the_same(seeds: Iterable[int], rules: Rules) -> None:
+    for seed in seeds:
+        logs = dispute(seed)
+        report = check(logs, rules)
+        assert report.differences == [], seed
+        assert not report.beyond
+        entry = logs.entries["labels"][-1]
+        one = decode(CONTRACT["labels"], entry.value)
+        assert check(rewritten(logs, entry, msgspec.structs.replace(one, weight=0.77)), rules).differences
+
+
+@pytest.mark.parametrize("rules", [RULES, LIVE])
+def test_what_is_too_much_to_be_looked_into_is_not_called_a_difference(rules: Rules) -> None:
+    in_time = [(10.0 * n - 1.0, 10.0 * n, "c1", "accepted") for n in range(1, 160)]
+    assert check(disputed(in_time), rules).beyond.total() == 0
+    logs = disputed([*in_time, (2000.0, 31.0, "c2", "accepted")])
+    report = check(logs, rules)
+    assert report.differences == []
+    assert report.beyond["rows of many verdicts"] == 1
+    entry = logs.entries["labels"][-1]
+    label = decode(CONTRACT["labels"], entry.value)
+    more, new = added(logs, msgspec.structs.replace(label, label_id="x", feedback_id="invented"), "d", entry)
+    assert "a label that does not follow from the feedback on its response" in {
+        one.what for one in check(more, rules).differences if one[1:4] == (new.topic, *new.place)
+    }
 
 
 NO_EFFECT = (8033,)
