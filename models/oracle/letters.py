@@ -1,7 +1,8 @@
 """Dead letters: each points at a real record, by its digest, and says what is wrong with it; none is missing."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeGuard
 
 from models.errors import Invalid
 from models.events import DeadLetter, Feedback, Label, Response
@@ -26,6 +27,7 @@ def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], edges
     """
     refused = {(stage, _place(one)): one for one in _broken(topics) for stage in READERS.get(one.entry.topic, ())}
     refused |= {("learn", _place(one)): one for one in (Refused(e, Invalid(why)) for e, why in unfollowed)}
+    loops = _Loops(topics, edges)
     there: set[Where] = set()
     for found in topics.found[DeadLetter.topic]:
         letter = found.event
@@ -35,7 +37,7 @@ def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], edges
         if (letter.stage, topic) == ("learn", Label.topic) and topics.logs.is_cut(topic, letter.partition):
             report.beyond["dead letters"] += 1
             continue
-        for what in _complaints(topics, found, topic, refused.get((letter.stage, place))):
+        for what in _complaints(topics, found, topic, refused.get((letter.stage, place)), loops):
             report.differ("I1", found.entry, what)
         report.checked["dead letters"] += 1
     for stage, place in refused.keys() - there:
@@ -48,7 +50,43 @@ def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], edges
             report.pending["dead letters"] += 1
 
 
-def _complaints(topics: Topics, found: Found[DeadLetter], topic: str, refused: Refused | None) -> Iterator[str]:
+class _Loops:
+    """How much feedback each response had that is said to have had too much."""
+
+    def __init__(self, topics: Topics, edges: Edges) -> None:
+        self._topics = topics
+        self._edges = edges
+        named = (letter for _, letter in topics.found[DeadLetter.topic] if letter.code == "excessive")
+        sources = (topics.at(Feedback.topic, letter.partition, letter.offset) for letter in named)
+        self._news: dict[tuple[int, str], list[int]] = {_row(one): [] for one in sources if _is_feedback(one)}
+        """The offsets at which an id came for the first time, by partition and response."""
+        ids: set[tuple[int, str, str]] = set()
+        for found in topics.found[Feedback.topic]:
+            if _is_feedback(found) and (row := _row(found)) in self._news:
+                if (known := (*row, found.event.feedback_id)) not in ids:
+                    self._news[row].append(found.entry.offset)
+                ids.add(known)
+
+    def may_exceed(self, source: Found[Feedback]) -> bool:
+        """Whether JOIN may have kept as much as it keeps when this one came."""
+        decided = self._topics.decisions.get(source.event.response_id)
+        since = decided and decided.event.occurred_at
+        if not self._edges.whole(Feedback.topic, since, source.entry.partition):
+            return True
+        return bisect_left(self._news[_row(source)], source.entry.offset) >= MOST_TOLD
+
+
+def _is_feedback(source: Source | None) -> TypeGuard[Found[Feedback]]:
+    return isinstance(source, Found) and isinstance(source.event, Feedback)
+
+
+def _row(found: Found[Feedback]) -> tuple[int, str]:
+    return found.entry.partition, found.event.response_id
+
+
+def _complaints(
+    topics: Topics, found: Found[DeadLetter], topic: str, refused: Refused | None, loops: _Loops
+) -> Iterator[str]:
     letter = found.event
     source = topics.at(topic, letter.partition, letter.offset)
     if source is None:
@@ -59,27 +97,19 @@ def _complaints(topics: Topics, found: Found[DeadLetter], topic: str, refused: R
         yield f"no stage {letter.stage} reads that topic"
     if (letter.digest, letter.size_bytes) != (source.entry.digest.hex(), source.entry.size):
         yield "`digest` or `size_bytes` is not that of the record that it points at"
-    if not _is_right(topics, letter, source, refused):
+    if not _is_right(letter, source, refused, loops):
         yield "`code` or `detail` is not what is wrong with the record that it points at"
     response_id = whose(source).response_id if letter.stage == "score" and topic == Response.topic else None
     if letter.response_id != response_id:
         yield "`response_id` is not what the record says"
 
 
-def _is_right(topics: Topics, letter: DeadLetter, source: Source, refused: Refused | None) -> bool:
+def _is_right(letter: DeadLetter, source: Source, refused: Refused | None, loops: _Loops) -> bool:
     """Whether a letter says what is wrong with its record, as far as a log can show it."""
     said = (letter.code, letter.detail)
-    if letter.code == "excessive" and isinstance(source, Found) and isinstance(source.event, Feedback):
-        return _told_before(topics, source) >= MOST_TOLD
+    if letter.code == "excessive" and _is_feedback(source):
+        return loops.may_exceed(source)
     return said == INTERNAL or (refused is not None and said == (refused.error.code, str(refused.error)))
-
-
-def _told_before(topics: Topics, source: Found[Feedback]) -> int:
-    """Count the feedback that its response had when a record came."""
-    (_, partition, offset, *_), whose = source.entry, source.event.response_id
-    before = (f for f in topics.found[Feedback.topic] if f.entry.partition == partition and f.entry.offset < offset)
-    told = (f.event for f in before if isinstance(f.event, Feedback) and f.event.response_id == whose)
-    return len({event.feedback_id for event in told})
 
 
 def _broken(topics: Topics) -> Iterator[Refused]:

@@ -120,15 +120,29 @@ def test_what_is_committed_must_have_its_outcome() -> None:
     assert str(lost) == f"responses/{entry.partition}/0: {LOST} (I1)"
 
 
-def test_a_client_that_sends_in_a_loop_is_set_aside_and_nothing_is_lost() -> None:
+@cache
+def loop() -> Logs:
     stages, [item, *_] = Rehearsal(crashes=False), items(week().arrivals)
     stages.put(item.topic, item.key, item.value, item.headers)
     for n in range(1010):
         said = feedback(f"f{n}", str(item.response_id), occurred_at=item.arrives_at + timedelta(seconds=n % 90))
         stages.put("feedback", said.response_id.encode(), encode(said), [])
-    report = check(stages.run().finish(item.arrives_at + timedelta(days=30)).left(), RULES)
+    return stages.run().finish(item.arrives_at + timedelta(days=30)).left()
+
+
+def test_a_client_that_sends_in_a_loop_is_set_aside_and_nothing_is_lost() -> None:
+    report = check(loop(), RULES)
     assert report.differences == []
     assert (report.checked["dead letters"], report.checked["labels"]) == (10, 1)
+    less = [entry for entry in loop().entries["feedback"] if entry.offset != 500]
+    wrong = check(loop()._replace(entries={**loop().entries, "feedback": less}), RULES).differences
+    assert [one[:2] for one in wrong if one.topic == "dead-letters"] == [("I1", "dead-letters")]
+
+
+def test_within_a_loop_the_log_may_begin_anywhere() -> None:
+    for start in (1, 600, 1005):
+        report = check(cut(loop(), {("feedback", p): start for p in (0, 1)}), RULES)
+        assert report.differences == [], start
 
 
 def test_what_is_beyond_retention_is_no_difference() -> None:
