@@ -246,6 +246,17 @@ def test_wherever_the_logs_begin_nothing_is_taken_for_wrong_that_is_only_too_old
             assert check(left, rules).differences == [], (seed, rules.replayed)
 
 
+def test_a_calibrator_that_was_taken_away_from_the_scorers_need_not_stand() -> None:
+    """Scorers honour a record without a value, and Kafka compacts away what lies before it."""
+    entries = list(whole().entries["calibrations"])
+    gone = entries[-1]._replace(offset=entries[-1].offset + 1, value=b"", headers=())
+    for left in ([*entries, gone], [gone]):
+        logs = whole()._replace(entries={**whole().entries, "calibrations": left})
+        assert check(logs, RULES).differences == []
+    without = whole()._replace(entries={**whole().entries, "calibrations": []})
+    assert "the newest that was published is 0" in str(check(without, RULES).differences)
+
+
 def test_between_a_feedback_and_its_repeat_a_log_may_begin_anywhere() -> None:
     for partition in (0, 1):
         for start in range(25):
