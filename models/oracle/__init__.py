@@ -17,7 +17,8 @@ calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drug
 - I1, I2: each response, feedback and broken message has its one end if its offset is committed and its time has come;
 - I3, I4: one decision per response and one label per verdict, repeats byte for byte, no feedback id counted twice;
 - I5: labels, weights, corrections and closures are what the rules give for *some* moment at which the settle window may
-  have closed; in a replay, where the watermark follows from the logs, for a moment that it can have reached;
+  have closed: in a replay, where the watermark follows from the logs, a moment that it can have reached, and live one
+  that the clock had when they were written; inputs lie in the partition of what they are joined with;
 - I6, I7: risk (to 1e-9), tier, reasons, action, audit draw and digests of every decision;
 - I8: version n is the fold of the first n changes of the label log, labels and instructions, bit for bit, published or
   cited; a rollback takes what its version was; the calibrator's log has its entries, bit for bit, and no other;
@@ -32,7 +33,11 @@ calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drug
   edit leaves no trace; nor does a swap of two labels that carry no evidence;
 - the alarms of WATCH; who a person was that gave an instruction, and what a rebuild honoured (corrections up to some
   moment before it); a calibrator whose policy changed on the way (it is folded under the last policy given);
-- what is beyond retention: counted as such. Calibrations that Kafka has compacted away are recomputed if cited.
+- the parameters that a rebuild brings: any are taken;
+- the course of a response on which very many verdicts came late: counted as beyond;
+- what is beyond retention: counted as such, if it can be as old as what its log has lost (`edges`). Calibrations that
+  Kafka has compacted away are recomputed if cited; where the label log has begun to expire, those that still stand are
+  believed, and of a decision under another version all is checked that does not depend on it.
 
 On a live system inputs that are not committed or not due, and whatever was written in the last moments, are pending.
 """

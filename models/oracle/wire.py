@@ -41,10 +41,6 @@ IDENTITY: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
 """What may be sent again, and only byte for byte. Calibrations: see `calibrators`."""
 
 
-JOINED: Final = ((Decision.topic, Feedback.topic, "response_id"), (Outcome.topic, Response.topic, "conversation_id"))
-"""What we write, the input that a stage joins it with, and by which id. Others write it, and choose its place."""
-
-
 def check_wire(topics: Topics, report: Report) -> None:
     """Check each record of ours for itself and against its repeats."""
     for topic, refused in topics.refused.items():
@@ -60,8 +56,7 @@ def check_wire(topics: Topics, report: Report) -> None:
         _check_record(found, report)
         _check_home(found.entry, homes, report)
         _check_repeat(found, first, report)
-    for ours, inputs, name in JOINED:
-        _check_joined(topics, ours, inputs, name, report)
+    _check_joined(topics, report)
 
 
 def _check_record(found: Found[Any], report: Report) -> None:
@@ -77,13 +72,20 @@ def _check_home(entry: Entry, homes: dict[tuple[str, bytes | None], Entry], repo
         report.differ("I5", entry, f"its key lies in partition {home.partition} too: what is joined must lie in one")
 
 
-def _check_joined(topics: Topics, ours: str, inputs: str, name: str, report: Report) -> None:
-    homes = {getattr(event, name, None): entry.partition for entry, event in topics.found[ours]}
-    for entry, event in topics.found[inputs]:
-        home = homes.get(getattr(event, name, ""), entry.partition)
-        if home != entry.partition:
-            what = f"what it is joined with, in {ours}, lies in partition {home}: is it partitioned by its `{name}`?"
-            report.differ("I5", entry, what)
+def _check_joined(topics: Topics, report: Report) -> None:
+    """Others write the inputs, and choose the partitions in which stages join them with what we write."""
+    outcomes = {outcome.conversation_id: entry.partition for entry, outcome in topics.found[Outcome.topic]}
+    for entry, event in topics.found[Response.topic]:
+        _check_place(entry, outcomes.get(event.conversation_id), "outcomes", "conversation_id", report)
+    for entry, event in topics.found[Feedback.topic]:
+        if isinstance(event, Feedback) and (decided := topics.decisions.get(event.response_id)):
+            _check_place(entry, decided.entry.partition, "decisions", "response_id", report)
+
+
+def _check_place(entry: Entry, home: int | None, ours: str, name: str, report: Report) -> None:
+    if home not in {None, entry.partition}:
+        what = f"what it is joined with, in {ours}, lies in partition {home}: is it partitioned by its `{name}`?"
+        report.differ("I5", entry, what)
 
 
 def _check_repeat(found: Found[Any], first: dict[tuple[str, Any], Entry], report: Report) -> None:
