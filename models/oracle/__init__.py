@@ -32,7 +32,8 @@ calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drug
 - what an input would have said: of a field on which nothing depends (a comment, the action of a superseded verdict), an
   edit leaves no trace; nor does a swap of two labels that carry no evidence;
 - the alarms of WATCH; who a person was that gave an instruction, and what a rebuild honoured (corrections up to some
-  moment before it); a calibrator whose policy changed on the way (it is folded under the last policy given);
+  moment before it); a calibrator whose policy changed on the way
+  (where the policies given differ, its versions are believed);
 - the parameters that a rebuild brings: any are taken;
 - the course of a response on which very many verdicts came late: counted as beyond;
 - what is beyond retention: counted as such, if it can be as old as what its log has lost (`edges`). Calibrations that
@@ -61,7 +62,7 @@ def check(logs: Logs, rules: Rules) -> Report:
     versions = Versions(topics, rules, report)
     versions.check()
     edges = Edges(topics, rules)
-    check_letters(topics, versions.unfollowed, edges, report)
+    check_letters(topics, versions, edges, report)
     Decisions(topics, rules, versions, edges, report).check()
     Verdicts(topics, rules, edges, report).check()
     check_labels(topics, edges, report)

@@ -18,6 +18,7 @@ from models.errors import StateError
 from models.events import Alarm, Calibration, Change, Decision, Event, Instruction, Label, decode, digest, encode
 from models.oracle.changes import Course, superfluous
 from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
+from models.policy import Policy
 
 LEARNT: Final = frozenset({"jump", "quarantine", "bias", "tightening"})
 """Alarms that the fold raises."""
@@ -118,7 +119,7 @@ class Versions:
         if decision.calibrator_version == 0:
             return [None]
         made = _versions(*self._made.get((decision.deployment, decision.calibrator_version), []))
-        return [*made] if made or self._is_cut(decision.deployment) else None
+        return [*made] if made or self.is_beyond(decision.deployment) else None
 
     def check(self) -> None:
         """Hold the published versions and alarms against the fold."""
@@ -132,18 +133,19 @@ class Versions:
         self._check_alarms()
         self._check_changes()
 
-    def _is_cut(self, deployment: str) -> bool:
-        """Whether a deployment's label log is beyond retention, so that no version can be recomputed."""
-        return self._topics.logs.is_cut(Label.topic, self._homes.get(deployment))
+    def is_beyond(self, deployment: str) -> bool:
+        """Whether no version can be recomputed: the label log is beyond retention, or the policy has changed since."""
+        policies = {_learnt_by(policies.of(deployment)) for policies in self._rules.policies}
+        return len(policies) > 1 or self._topics.logs.is_cut(Label.topic, self._homes.get(deployment))
 
     def _stand(self) -> None:
         """Take the versions that stand in their topic for what they say, where they cannot be recomputed."""
         for entry, published in self._topics.found[Calibration.topic]:
-            if self._is_cut(published.deployment):
+            if self.is_beyond(published.deployment):
                 self._made[published.deployment, published.version].append(compress(entry.value, 1))
 
     def _folded(self) -> list[Found[Any]]:
-        return [found for found in self._topics.folded if not self._is_cut(found.event.deployment)]
+        return [found for found in self._topics.folded if not self.is_beyond(found.event.deployment)]
 
     def _fold(self) -> None:
         cited = {(d.event.deployment, d.event.calibrator_version) for d in self._topics.decisions.values()}
@@ -200,7 +202,7 @@ class Versions:
 
     def _check_published(self, found: Found[Calibration]) -> None:
         entry, published = found
-        if self._is_cut(published.deployment):
+        if self.is_beyond(published.deployment):
             self._report.beyond["calibrations"] += 1
             return
         if not self._topics.logs.judged(entry):
@@ -226,7 +228,7 @@ class Versions:
     def _check_alarms(self) -> None:
         raised = {found.event.alarm_id for found in self._topics.found[Alarm.topic]}
         for entry, found in self._topics.found[Alarm.topic]:
-            if found.kind in LEARNT and not self._is_cut(found.deployment) and self._topics.logs.judged(entry):
+            if found.kind in LEARNT and not self.is_beyond(found.deployment) and self._topics.logs.judged(entry):
                 self._report.checked["alarms of LEARN"] += 1
                 if self._alarms.get(found.alarm_id) != entry.value:
                     self._report.differ("I8", entry, "an alarm that the fold of the labels does not raise")
@@ -236,7 +238,7 @@ class Versions:
     def _check_changes(self) -> None:
         told = self._topics.first_by(Change, lambda event: (event.deployment, event.last))
         for key, (entry, event) in told.items():
-            if self._is_cut(event.deployment):
+            if self.is_beyond(event.deployment):
                 self._report.beyond["changes"] += 1
             elif self._topics.logs.judged(entry):
                 self._report.checked["changes"] += 1
@@ -274,6 +276,13 @@ class Versions:
 
 def _id(event: Event) -> str:
     return event.label_id if isinstance(event, Label) else str(getattr(event, "instruction_id", ""))
+
+
+@lru_cache(maxsize=256)
+def _learnt_by(policy: Policy) -> Policy:
+    """The part of a policy that a calibrator depends on."""
+    shown = ("plan", "audit_rate", "audit_key", "max_calibration_age_s")
+    return msgspec.structs.replace(policy, **{name: getattr(Policy(), name) for name in shown})
 
 
 def _digest(parameters: Any) -> str:

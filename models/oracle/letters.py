@@ -1,14 +1,15 @@
 """Dead letters: each points at a real record, by its digest, and says what is wrong with it; none is missing."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final, TypeGuard
 
 from models.errors import Invalid
 from models.events import DeadLetter, Feedback, Label, Response
+from models.oracle.calibrators import Versions
 from models.oracle.decisions import whose
 from models.oracle.edges import Edges
-from models.oracle.logs import READERS, Entry, Found, Refused, Report, Source, Topics
+from models.oracle.logs import READERS, Found, Refused, Report, Source, Topics
 
 MOST_TOLD: Final = 1000
 """Feedback that JOIN keeps of one response."""
@@ -20,13 +21,10 @@ Where = tuple[str, tuple[str, int, int]]
 """A stage, and the place of what it reads."""
 
 
-def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], edges: Edges, report: Report) -> None:
-    """Hold dead letters and refused records against each other, both ways.
-
-    `unfollowed`: instructions that LEARN could not follow, and why, as far as the label log is whole.
-    """
+def check_letters(topics: Topics, versions: Versions, edges: Edges, report: Report) -> None:
+    """Hold dead letters and refused records against each other, both ways."""
     refused = {(stage, _place(one)): one for one in _broken(topics) for stage in READERS.get(one.entry.topic, ())}
-    refused |= {("learn", _place(one)): one for one in (Refused(e, Invalid(why)) for e, why in unfollowed)}
+    refused |= {("learn", _place(one)): one for one in (Refused(e, Invalid(why)) for e, why in versions.unfollowed)}
     loops = _Loops(topics, edges)
     there: set[Where] = set()
     for found in topics.found[DeadLetter.topic]:
@@ -34,7 +32,7 @@ def check_letters(topics: Topics, unfollowed: Sequence[tuple[Entry, str]], edges
         topic = letter.source_topic.removeprefix(topics.logs.prefix)
         place = (topic, letter.partition, letter.offset)
         there.add((letter.stage, place))
-        if (letter.stage, topic) == ("learn", Label.topic) and topics.logs.is_cut(topic, letter.partition):
+        if (letter.stage, topic) == ("learn", Label.topic) and _is_beyond(topics, place, versions):
             report.beyond["dead letters"] += 1
             continue
         for what in _complaints(topics, found, topic, refused.get((letter.stage, place)), loops):
@@ -74,6 +72,13 @@ class _Loops:
         if not self._edges.whole(Feedback.topic, since, source.entry.partition):
             return True
         return bisect_left(self._news[_row(source)], source.entry.offset) >= MOST_TOLD
+
+
+def _is_beyond(topics: Topics, place: tuple[str, int, int], versions: Versions) -> bool:
+    """Whether it can no longer be known if LEARN could follow an instruction that it set aside."""
+    source = topics.at(*place)
+    told = isinstance(source, Found) and versions.is_beyond(source.event.deployment)
+    return told or topics.logs.is_cut(*place[:2])
 
 
 def _is_feedback(source: Source | None) -> TypeGuard[Found[Feedback]]:

@@ -16,14 +16,14 @@ from models.events import Decision, Instruction, Watermark, decode, encode
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
 from models.oracle.logs import CONTRACT
-from models.policy import Policy
+from models.policy import Policies, Policy
 from streams.agents.common import Context
 from streams.agents.join import Join
 from streams.clock import MAX_SKEW
 from streams.feed import broken, items
 from streams.metrics import Metrics
 from streams.wire import Record, outgoing
-from tests.rehearsal import HORIZONS, KEY, RULES, HandClock, Rehearsal, week
+from tests.rehearsal import HORIZONS, KEY, POLICIES, RULES, HandClock, Rehearsal, week
 from tests.stagecraft import Theatre, feedback
 from tests.tampering import Forger
 from tests.unit.test_fold import label, theatre
@@ -93,6 +93,19 @@ def test_what_the_stages_leave_is_what_it_must_be(seeds: range) -> None:
         assert report.differences == [], seed
         assert not report.pending + report.beyond
         assert report.checked["labels"] > 10
+
+
+@pytest.mark.parametrize("changed", [{"green": 0.04}, {"target": "deep"}])
+def test_a_policy_that_changed_since_makes_no_difference_of_what_was_right(changed: dict[str, Any]) -> None:
+    """No log says when a stage began to follow another: its versions are believed, and decisions held against them."""
+    other = Policies(msgspec.structs.replace(POLICIES.default, **changed))
+    report = check(whole(), RULES._replace(policies=(POLICIES, other)))
+    assert report.differences == []
+    assert report.beyond["calibrations"] > 0
+    assert report.checked["decisions"] == check(whole(), RULES).checked["decisions"]
+    unlearnt = Policies(msgspec.structs.replace(POLICIES.default, plan="green-only", audit_rate=0.5))
+    report = check(whole(), RULES._replace(policies=(POLICIES, unlearnt)))
+    assert not [*report.differences, *report.beyond]
 
 
 @pytest.mark.parametrize("seed", range(3))
