@@ -20,7 +20,7 @@ origin) returns the same outcomes again, byte for byte: at-least-once delivery w
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -35,6 +35,10 @@ Effect = Label | Outcome | Closure
 
 MAX_TOLD = 1000
 """Feedback that is kept of one response: half a megabyte of state, which brokers take in one message."""
+
+
+MAX_AHEAD: Final = timedelta(minutes=5)
+"""Of a response's date before its decision, as far as a clock may be wrong."""
 
 
 class Horizons(NamedTuple):
@@ -66,6 +70,8 @@ class Known(Struct, frozen=True, array_like=True):
     deployment: str
     salience_digest: str
     scored: Scored
+    shown: datetime | None = None
+    """The latest that the response can have been shown, if it is dated later: else it would wait for years."""
 
 
 class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -103,13 +109,15 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
     def end(self, horizons: Horizons) -> datetime:
         """Return the end of the response's horizon: what occurs later is an orphan."""
         assert self.known is not None
-        return self.known.scored.occurred_at + horizons.response
+        return (self.known.shown or self.known.scored.occurred_at) + horizons.response
 
 
 def known(decision: Decision) -> Known:
     """Return the part of a decision that the join keeps."""
     scored = msgspec.convert(decision, Scored, from_attributes=True)
-    return Known(decision.deployment, decision.salience_digest, scored)
+    latest = decision.decided_at + MAX_AHEAD
+    shown = latest if latest < decision.occurred_at else None
+    return Known(decision.deployment, decision.salience_digest, scored, shown)
 
 
 def heard(feedback: Feedback, origin: str, key: bytes) -> Heard:

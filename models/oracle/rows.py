@@ -188,6 +188,11 @@ def outcome(label: Label) -> Outcome | None:
     )
 
 
+def shown(decision: Decision) -> datetime:
+    """Return when a response's horizon begins: a date that is minutes ahead of the decision is wrong."""
+    return min(decision.occurred_at, decision.decided_at + timedelta(minutes=5))
+
+
 def unlabelled(decision: Decision, horizon: timedelta) -> Closure:
     """Return the closure of a response that nobody judged in time."""
     return Closure(
@@ -197,7 +202,7 @@ def unlabelled(decision: Decision, horizon: timedelta) -> Closure:
         deployment=decision.deployment,
         tier=decision.tier,
         groups=decision.groups,
-        closed_at=decision.occurred_at + horizon,
+        closed_at=shown(decision) + horizon,
     )
 
 

@@ -205,7 +205,7 @@ class Verdicts:
         first = min(other.said.occurred_at for other in row.told if "orphan" in other.closed)
         given_up = self._tides.high(row.partition, end=found.entry) >= first + wait
         late = self._may_be_over(row, told.entry.offset, end=found.entry)
-        if row.decided and told.said.occurred_at > row.decided.event.occurred_at + self._rules.horizons.response:
+        if row.decided and told.said.occurred_at > rows.shown(row.decided.event) + self._rules.horizons.response:
             late = self._may_be_over(row, end=found.entry)
         if not given_up and not late:
             self._report.differ("I5", found.entry, "an orphan before its time: its response might still have come")
@@ -217,7 +217,7 @@ class Verdicts:
     def _end(self, decided: Found[Decision]) -> datetime:
         """When a response is closed: a settle window after its horizon."""
         horizons = self._rules.horizons
-        return decided.event.occurred_at + horizons.response + horizons.settle
+        return rows.shown(decided.event) + horizons.response + horizons.settle
 
     def _check_unsettled(self, row: Row, heard: Sequence[Told]) -> None:
         for told in heard:
@@ -247,7 +247,7 @@ class Verdicts:
         self._report.checked["labels"] += len(labels)
         known = {told.said.feedback_id: told for told in heard}
         horizons = self._rules.horizons
-        end = decided.event.occurred_at + horizons.response
+        end = rows.shown(decided.event) + horizons.response
         start = Course(decided.event, end, horizons.settle, self._rules.key)
         ends = {label.event.feedback_id: label.entry for label in reversed(labels)}
         ends |= {told.said.feedback_id: found.entry for told in heard for found in told.closed.values()}

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from models.calibration.ledger import Ledger
-from models.events import Decision, Instruction, Watermark, decode, encode
+from models.events import Closure, Decision, Instruction, Label, Response, Watermark, decode, encode
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
 from models.oracle.logs import CONTRACT
@@ -203,8 +203,11 @@ class LiveClock(HandClock):
 LIVE = RULES._replace(replayed=False)
 
 
-def lived(seed: int, *, jump: timedelta = timedelta(0)) -> Logs:
-    """What the stages leave in live operation. `jump`: how far JOIN's clock is ahead of the others'."""
+def lived(seed: int, *, jump: timedelta = timedelta(0), ahead_of: str = "") -> Logs:
+    """What the stages leave in live operation. `jump`: how far JOIN's clock is ahead of the others'.
+
+    `ahead_of`: ids that end so are of responses dated ten years ahead.
+    """
     what = list(items(week(60, seed).arrivals))
     clock, ahead = LiveClock(what[0].arrives_at), LiveClock(what[0].arrives_at)
     stages = Rehearsal(seed, clock=clock)
@@ -213,7 +216,11 @@ def lived(seed: int, *, jump: timedelta = timedelta(0)) -> Logs:
     for item in what:
         clock.at = max(clock.at, item.arrives_at)
         ahead.at = clock.at + jump
-        stages.put(item.topic, item.key, item.value, item.headers)
+        value = item.value
+        if ahead_of and item.response_id and item.response_id.endswith(ahead_of):
+            asked = decode(Response, value)
+            value = encode(msgspec.structs.replace(asked, occurred_at=asked.occurred_at + timedelta(days=3650)))
+        stages.put(item.topic, item.key, value, item.headers)
         if stages.rng.random() < 0.05:
             stages.finish(clock.at + jump)
     for horizons in (0, 1, 2):
@@ -237,6 +244,17 @@ def test_live_the_wall_clock_bounds_how_early_anything_may_end(seeds: Iterable[i
         wrong |= {one.what for one in check(lived(seed, jump=timedelta(days=30)), LIVE).differences}
     assert "closed as unlabelled before its horizon" in wrong
     assert any(what.startswith("an orphan before its time") for what in wrong)
+
+
+def test_responses_dated_years_ahead_end_like_all_others() -> None:
+    logs = lived(1, ahead_of="t1")
+    assert check(logs, LIVE).differences == []
+    decisions = [decode(Decision, one.value) for one in logs.entries["decisions"]]
+    assert any(one.occurred_at > one.decided_at + timedelta(days=3000) for one in decisions)
+    decided = {one.response_id for one in decisions}
+    labelled = {decode(Label, one.value).response_id for one in logs.entries["labels"]}
+    closed = {decode(Closure, one.value).response_id for one in logs.entries["closures"]}
+    assert decided <= labelled | closed
 
 
 @cache

@@ -164,6 +164,14 @@ def test_a_rejection_reaches_the_conversation() -> None:
     assert (outcome.conversation_id, outcome.turn, outcome.rejected, outcome.depth) == ("c-r1", 2, True, "deep")
 
 
+def test_a_response_dated_years_ahead_comes_to_its_end_all_the_same() -> None:
+    years = decision(occurred_at=at(10 * 365 * 86_400))
+    assert told(years, END) == ["unlabelled r1"]
+    assert told(years, feedback("f"), END) == ["verdict f: ann accepts none x1"]
+    late = feedback("f", seconds=2 * 86_400)
+    assert told(years, late, END) == ["orphan f", "unlabelled r1"]
+
+
 def test_a_row_that_a_batch_closes_and_opens_again_is_kept() -> None:
     stage = theatre()
     stage.run([record(feedback("f1"), 0)])
