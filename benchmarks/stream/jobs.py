@@ -36,6 +36,8 @@ NOTES: Final = {
 LABELS_PER_S: Final = 1000
 WARM: Final = 40
 """Labels before those whose lag is measured."""
+HISTORY: Final = 200
+"""Labels of a deployment, at least: a calibrator is made with its first, and written into its log."""
 DECADES: Final = (1_000, 10_000, 100_000)
 Row = dict[str, Any]
 
@@ -127,7 +129,8 @@ def whole(bench: Bench, engines: Sequence[Engine], events: int, number: int) -> 
 def deployments(bench: Bench, engines: Sequence[Engine], events: int, _: int) -> Iterator[Row]:
     """LEARN's cost a label, against deployments."""
     for number in (1, 10, 100, 1000):
-        work = Work("learn", feed.labels(events, number), ("calibrations", "alarms"), ("learn",))
+        labels = max(events, HISTORY * number)
+        work = Work("learn", feed.labels(labels, number), ("calibrations", "alarms"), ("learn",))
         for found in compare(bench, ours(engines)[:1], work, 1):
             yield {**found, "job": "deployments", "deployments": number}
 

@@ -5,7 +5,8 @@ Settings come from the environment, as a worker's do; the only argument is `pass
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from benchmarks.stream import rule
@@ -39,7 +40,7 @@ class Pass:
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:  # noqa: ARG002 (the stage's interface)
         return Plan({}, [Send(self._target, r.key, r.value) for r in records])
 
-    async def tick(self, partition: int) -> Plan:  # noqa: ARG002
+    async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:  # noqa: ARG002
         return Plan({}, [])
 
     async def poison(self, record: Record) -> Plan:  # noqa: ARG002
@@ -53,9 +54,9 @@ class Pass:
 
 
 class Sized:
-    """Stands for a tokenised response."""
+    """Stands for a tokenised response of three hundred characters and a question."""
 
-    size = 1
+    size = 100
 
 
 class Free:
