@@ -19,7 +19,7 @@ from models.oracle.risk import TOLERANCE, risks
 from models.policy import Policy
 
 DOUBTED: Final = ("out_of_distribution", "calibration_missing")
-OF_VERSIONS: Final = ("model_mismatch", "warming_up", "calibration_stale")
+OF_VERSIONS: Final = ("model_mismatch", "settings_mismatch", "warming_up", "calibration_stale")
 """Doubts that follow from the version that a decision cites."""
 MAX_WAIT_S: Final = 300.0
 FAILURES: Final = frozenset({"deadline_missed", "model_error", "model_missing", "shutting_down"})
