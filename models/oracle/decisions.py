@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -84,7 +85,7 @@ class Decisions:
         logs, candidates = self._topics.logs, self._asked.get(decided.event.response_id, [])
         if not logs.judged(decided.entry):
             self._report.pending["decisions"] += 1
-        elif not candidates and not self._edges.whole(Response.topic, decided.event.occurred_at):
+        elif not (candidates or self._edges.whole(Response.topic, self._since(decided))):
             self._report.beyond["decisions"] += 1
         elif not candidates:
             self._report.differ("I1", decided.entry, "decides on a response that is not in the log")
@@ -118,6 +119,10 @@ class Decisions:
             return
         found = [list(complaints(decision, policy, one)) for one in cited]
         yield from min(found, key=len)
+
+    def _since(self, decided: Found[Decision]) -> datetime:
+        """Return since when its response may have been written."""
+        return self._edges.since(decided.entry, decided.event.occurred_at)
 
     def _is_told(self, asked: Asked) -> bool:
         """Whether a dead letter on it must still stand."""

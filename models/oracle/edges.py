@@ -1,9 +1,9 @@
 """Since when a log is whole: what is older than its first record may be beyond retention, what is younger may not.
 
-Live, a record's timestamp says when it was written, and nothing that belongs to an event is written before it. In a
-replay all is written at once: there the edge is what the first record says of its time. Inputs come in some disorder
-then, for which an orphan's wait is allowed, and what the stages write in more: their partitions may be a response's
-horizon apart.
+Live, a record's timestamp says when it was written, and nothing that belongs to an event is written before it; the
+clocks that date events may be fast, for which an orphan's wait is allowed. In a replay all is written at once: there
+the edge is what the first record says of its time. Inputs come in some disorder then, for which that wait is allowed as
+well, and what the stages write in more: their partitions may be a response's horizon apart.
 """
 
 from bisect import bisect_left
@@ -18,6 +18,8 @@ FOREVER: Final = datetime(9000, 1, 1, tzinfo=UTC)
 LAST_MS: Final = (FOREVER - EPOCH) // timedelta(milliseconds=1)
 SKEW: Final = timedelta(minutes=5)
 """How far an event from the future moves the stages' time, live."""
+CLOCKS: Final = timedelta(minutes=1)
+"""How far the clocks of workers and brokers may differ."""
 
 
 class Edges:
@@ -44,10 +46,21 @@ class Edges:
 
     def time(self, found: Found[Any]) -> datetime | None:
         """Return when a record was written, or, in a replay, what it says of its time; None if it does not."""
-        if not self._rules.replayed and found.entry.at_ms > 0:
+        if self._is_dated(found.entry):
             return moment(found.entry)
         said: datetime | None = getattr(found.event, "occurred_at", None) or getattr(found.event, "closed_at", None)
         return said
+
+    def since(self, entry: Entry, said: datetime) -> datetime:
+        """Return since when what belongs to an event may have been written; `entry` says when that was.
+
+        Live, a date after it was written is from a fast clock and tells nothing: within a response's horizon, then.
+        """
+        wrong = self._is_dated(entry) and said > moment(entry)
+        return moment(entry) - self._rules.horizons.response if wrong else said
+
+    def _is_dated(self, entry: Entry) -> bool:
+        return not self._rules.replayed and entry.at_ms > 0
 
     def _edge(self, topic: str, partition: int) -> datetime:
         """The time of the first record that can be read; for ever if nothing is left."""
@@ -58,7 +71,7 @@ class Edges:
 
     def _slack(self, topic: str) -> timedelta:
         horizons = self._rules.horizons
-        return SKEW if not self._rules.replayed else horizons.orphan if topic in INPUTS else horizons.response
+        return horizons.response if self._rules.replayed and topic not in INPUTS else horizons.orphan
 
 
 def moment(entry: Entry) -> datetime:

@@ -68,7 +68,7 @@ class _Loops:
     def may_exceed(self, source: Found[Feedback]) -> bool:
         """Whether JOIN may have kept as much as it keeps when this one came."""
         decided = self._topics.decisions.get(source.event.response_id)
-        since = decided and decided.event.occurred_at
+        since = decided and self._edges.since(decided.entry, decided.event.occurred_at)
         if not self._edges.whole(Feedback.topic, since, source.entry.partition):
             return True
         return bisect_left(self._news[_row(source)], source.entry.offset) >= MOST_TOLD

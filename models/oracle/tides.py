@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import accumulate
 
 from models.events import Decision, Feedback, Watermark
-from models.oracle.edges import EPOCH, FOREVER, SKEW, Edges, moment
+from models.oracle.edges import CLOCKS, EPOCH, FOREVER, SKEW, Edges, moment
 from models.oracle.logs import Entry, Found, Rules, Topics
 
 Input = Decision | Feedback | Watermark
@@ -51,7 +51,7 @@ class Tides:
         `end`: what JOIN wrote after that moment.
         """
         if not self._replayed:
-            return FOREVER if end is None or end.at_ms <= 0 else moment(end) + SKEW
+            return FOREVER if end is None or end.at_ms <= 0 else moment(end) + SKEW + CLOCKS
         offsets = self._offsets[partition]
         place = len(offsets) if before is None else bisect_left(offsets, before)
         told = self._told[partition][place - 1] if place else EPOCH

@@ -32,7 +32,8 @@ def check_labels(topics: Topics, edges: Edges, report: Report) -> None:
 def _check_revision(topics: Topics, found: Found[Label], edges: Edges, report: Report) -> None:
     revised = topics.labels.get(str(found.event.revises))
     before = revised is not None and revised.entry.place < found.entry.place
-    if not before and edges.whole(Label.topic, found.event.decision.occurred_at, found.entry.partition):
+    since = edges.since(found.entry, found.event.decision.occurred_at)
+    if not before and edges.whole(Label.topic, since, found.entry.partition):
         report.differ("I5", found.entry, "revises a label that does not stand before it")
 
 

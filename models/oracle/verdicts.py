@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from models.events import Closure, DeadLetter, Decision, Ending, Feedback, Label
@@ -118,9 +118,8 @@ class Verdicts:
     def _is_old(self, row: Row) -> bool:
         """Whether anything that belongs to a row may be beyond retention."""
         whole, partition = self._edges.whole, row.partition
-        since = (
-            min(told.said.occurred_at for told in row.told) if row.decided is None else row.decided.event.occurred_at
-        )
+        begun = [row.decided] if row.decided else [Found(told.entry, told.said) for told in row.told]
+        since = min(self._edges.since(entry, event.occurred_at) for entry, event in begun)
         kept = row.decided is not None or whole(Decision.topic, since - self._rules.horizons.response, partition)
         kept = kept and whole(Feedback.topic, since, partition) and whole(Closure.topic, since, partition)
         return not (kept and whole(Label.topic, since))
@@ -135,21 +134,21 @@ class Verdicts:
         if row.decided is None:
             return
         self._explained |= {label.event.label_id for label in labels}
-        decided_at, horizon = row.decided.event.occurred_at, self._rules.horizons.response
-        for complaint in _unfounded(
-            (
-                one
-                for one in labels
-                if self._edges.whole(Feedback.topic, max(decided_at, one.event.occurred_at - horizon), row.partition)
-            ),
-            known,
-        ):
+        certain = [one for one in labels if self._edges.whole(Feedback.topic, self._since(one), row.partition)]
+        for complaint in _unfounded(certain, known):
             self._report.differ(*complaint)
         self._check_silence(row, row.decided, heard=True, settled=bool(labels))
 
+    def _since(self, label: Found[Label]) -> datetime:
+        """Return since when what a label follows from may have been written."""
+        event = label.event
+        decided, said = event.decision.occurred_at, event.occurred_at
+        earliest = said - self._rules.horizons.response
+        return self._edges.since(label.entry, max(decided, earliest) if decided <= said else earliest)
+
     def _check_old_feedback(self, row: Row, told: Told, named: set[str]) -> None:
         self._check_one_end(told)
-        at = told.said.occurred_at
+        at = self._edges.since(told.entry, told.said.occurred_at)
         for reason, found in told.closed.items():
             if (wanted := self._wanted(row, told, reason)) is not None:
                 self._compare(found, wanted)
@@ -352,14 +351,13 @@ class Verdicts:
 
     def _may_follow(self, found: Found[Label] | Found[Closure]) -> bool:
         """Whether what an end follows from may be beyond retention."""
-        event, horizons, partition = found.event, self._rules.horizons, found.entry.partition
+        entry, event = found
         if isinstance(event, Label):
-            since = max(event.decision.occurred_at, event.occurred_at - horizons.response)
-            return not self._edges.whole(Decision.topic, since)
-        if event.reason == "unlabelled":
-            return not self._edges.whole(Decision.topic, event.closed_at - horizons.response, partition)
-        since = event.closed_at - horizons.orphan * (event.reason == "orphan")
-        return not self._edges.whole(Feedback.topic, since, partition)
+            return not self._edges.whole(Decision.topic, self._since(Found(entry, event)))
+        horizons = self._rules.horizons
+        waited = {"unlabelled": horizons.response, "orphan": horizons.orphan}.get(event.reason, timedelta(0))
+        topic = Decision.topic if event.reason == "unlabelled" else Feedback.topic
+        return not self._edges.whole(topic, self._edges.since(entry, event.closed_at - waited), entry.partition)
 
 
 def _unfounded(labels: Iterable[Found[Label]], known: Container[str]) -> Iterator[Complaint]:

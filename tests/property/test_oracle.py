@@ -24,7 +24,7 @@ from streams.feed import broken, items
 from streams.metrics import Metrics
 from streams.wire import Record, outgoing
 from tests.rehearsal import HORIZONS, KEY, POLICIES, RULES, HandClock, Rehearsal, week
-from tests.stagecraft import Theatre, feedback
+from tests.stagecraft import START, Theatre, feedback
 from tests.tampering import Forger
 from tests.unit.test_fold import label, theatre
 from tests.unit.test_history import course
@@ -258,8 +258,8 @@ def test_responses_dated_years_ahead_end_like_all_others() -> None:
 
 
 @cache
-def alive() -> Logs:
-    return lived(0)
+def alive(seed: int = 0, ahead_of: str = "") -> Logs:
+    return lived(seed, ahead_of=ahead_of)
 
 
 def any_cut(logs: Logs, rng: random.Random) -> Logs:
@@ -272,7 +272,7 @@ def any_cut(logs: Logs, rng: random.Random) -> Logs:
 @pytest.mark.parametrize("seeds", [range(40), pytest.param(range(40, 2000), marks=pytest.mark.slow)])
 def test_wherever_the_logs_begin_nothing_is_taken_for_wrong_that_is_only_too_old(seeds: Iterable[int]) -> None:
     for seed in seeds:
-        for logs, rules in ((alive(), LIVE), (whole(), RULES)):
+        for logs, rules in ((alive(), LIVE), (alive(1, "t1"), LIVE), (whole(), RULES)):
             left = any_cut(logs, random.Random(seed))
             assert check(left, rules).differences == [], (seed, rules.replayed)
 
@@ -333,6 +333,21 @@ def test_though_the_oldest_has_expired_what_is_forged_now_is_seen() -> None:
         assert what in {d.what for d in check(more, LIVE).differences if d[1:4] == (new.topic, *new.place)}
 
 
+@pytest.mark.parametrize("ahead", [timedelta(hours=2), timedelta(days=9000)])
+def test_the_date_of_a_fast_clock_does_not_make_what_has_expired_younger(ahead: timedelta) -> None:
+    stages = Rehearsal(crashes=False, partitions=1, clock=LiveClock(START))
+    clock, asked = stages.clock, [i for i in items(week(10, 5).arrivals) if i.topic == "responses"]
+    for n, item in enumerate(asked):
+        one = decode(CONTRACT["responses"], item.value)
+        dated = msgspec.structs.replace(one, occurred_at=clock.now() + (ahead if n == 4 else timedelta(0)))
+        stages.put(item.topic, item.key, encode(dated), item.headers)
+        stages.run()
+        clock.at += timedelta(minutes=20)
+    logs = stages.left(at_rest=False)
+    for start in range(len(asked)):
+        assert check(cut(logs, {("responses", 0): start}), LIVE).differences == [], start
+
+
 def test_an_old_response_takes_no_label_of_today_without_its_feedback() -> None:
     """Its row is too old to be judged, but whoever judged it now would be in the log."""
     logs = cut(alive(), {("feedback", p): 8 for p in (0, 1)})
@@ -341,7 +356,7 @@ def test_an_old_response_takes_no_label_of_today_without_its_feedback() -> None:
     last = max(label.occurred_at for _, label in labels) + HORIZONS.response + MAX_SKEW
     le, label = labels[0]
     later = msgspec.structs.replace(label, label_id="x", clinician="m", feedback_id="invented", occurred_at=last)
-    more, new = added(logs, later, label.deployment, le)
+    more, new = added(logs, later, label.deployment, le._replace(at_ms=int(last.timestamp() * 1000)))
     what = "a label that does not follow from the feedback on its response"
     assert what in {d.what for d in check(more, LIVE).differences if d[1:4] == (new.topic, *new.place)}
 
