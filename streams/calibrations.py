@@ -102,7 +102,7 @@ class Calibrations:
         """Take in one version, unless a newer one is known."""
         try:
             head = HEAD.decode(value)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             log.error("a record is no calibration: it is not used", error=type(error).__name__)  # noqa: TRY400 (no values)
             return
         if head.version >= self._heard.get(head.deployment, (0, b""))[0]:

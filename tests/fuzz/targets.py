@@ -187,6 +187,7 @@ def versions(values: Sequence[bytes], nasty: Nasty) -> None:
 def _serves(value: bytes) -> None:
     scorers = _scorers()
     scorers._held.clear()
+    scorers._heard.clear()
     scorers.take(value)
     if (serving := scorers.of("ward").thresholds) is not None:
         for logit in (-1e300, -2.0, 30.0):
