@@ -11,6 +11,7 @@ import pytest
 from kafka import KafkaProducer
 
 from models.events import Calibration, Decision, Event, encode
+from models.policy import Policy
 from streams import topics
 from streams.broker import free_port
 from streams.connection import kafka_options
@@ -153,3 +154,17 @@ def test_no_version_of_another_model_comes_back(learning: Settings) -> None:
     until(learning, lambda version: version.model_hash == "new")
     done = demur("calibrator", "rollback", "icu", "200", "--by", "dr.who", settings=learning)
     assert (done.returncode, b"version 200 is of another model" in done.stderr) == (1, True), done.stderr
+
+
+def test_a_changed_policy_is_learnt_for_when_a_person_says_so(learning: Settings, tmp_path: Path) -> None:
+    """Until then scorers that follow it give nothing green by this calibrator; no earlier version comes back."""
+    policy = tmp_path / "deep.toml"
+    policy.write_text('target = "deep"\n')
+    changed = learning.model_copy(update={"policy": policy})
+    assert newest(learning)["icu"].basis == Policy().basis
+    said(changed, "calibrator", "rebuild", "icu", "--corrected", "--apply", "--by", "dr.who")
+    new = until(learning, lambda version: version.basis == Policy(target="deep").basis)
+    assert (new.version, new.labels) == (401, 400)
+    assert "reproduces the running state bit for bit" in said(changed, "calibrator", "rebuild", "icu")
+    done = demur("calibrator", "rollback", "icu", "200", "--by", "dr.who", settings=changed)
+    assert (done.returncode, b"version 200 was learnt for another target" in done.stderr) == (1, True), done.stderr
