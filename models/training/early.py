@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from models.training.examples import Example, folds
+from models.training.places import put
 
 TENTHS: Final = 10
 """Nine tenths are enough like all of them for the number of epochs to carry over."""
@@ -54,5 +55,5 @@ def kept(folder: Path, found: Callable[[Path], list[float]]) -> list[float]:
     folder.mkdir(exist_ok=True)
     note = folder / "losses.json"
     if not note.exists():
-        note.write_bytes(msgspec.json.encode(found(folder)))
+        put(note, msgspec.json.encode(found(folder)))
     return msgspec.json.decode(note.read_bytes(), type=list[float])

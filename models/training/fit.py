@@ -33,6 +33,7 @@ from models.training.libraries import libraries
 from models.training.loop import Lesson, Rows, Stop, Track, run
 from models.training.losses import Loss, lessons, loss, severities
 from models.training.metrics import Metrics, measure, sigmoid
+from models.training.places import put
 from models.training.vocabulary import learn
 from models.training.warm import plant
 
@@ -261,7 +262,7 @@ def _owned(folder: Path, data: str, encoder: str | None, recipe: Recipe) -> Path
     note, own = folder / "training.json", msgspec.json.encode((data, encoder, recipe))
     if note.exists() and note.read_bytes() != own:
         raise SettingsError(f"{folder}: the checkpoints are of other data or settings: give another folder, or none")
-    note.write_bytes(own)
+    put(note, own)
     return folder
 
 

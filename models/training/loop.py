@@ -1,13 +1,13 @@
 """The training loop is Hugging Face Transformers' Trainer; this file only tells it about our rows."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from models.encoder.cross import padded
 from models.encoder.quiet import quiet
@@ -39,6 +39,14 @@ class Stop(NamedTuple):
     patience: int
     until: int | None
 
+    def reached(self, epoch: float) -> bool:
+        """Whether these were the epochs asked for."""
+        return self.until is not None and round(epoch) >= self.until
+
+    def tired(self, losses: Sequence[float]) -> bool:
+        """Whether the watched loss has not fallen for long enough."""
+        return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= self.patience
+
 
 class Lesson(NamedTuple):
     """What is trained on and, if anything, what is watched meanwhile."""
@@ -65,12 +73,11 @@ class _Told(TrainerCallback):
         self._tell(min(1.0, state.epoch / (self._stop.until or args.num_train_epochs)))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
-        if round(state.epoch) == self._stop.until:
+        if self._stop.reached(state.epoch):
             control.should_training_stop = True
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - the Trainer's signature
-        losses = _watched(state)
-        if len(losses) - 1 - np.argmin(losses) >= self._stop.patience:
+        if self._stop.tired(_watched(state)):
             control.should_training_stop = True
 
 
@@ -84,13 +91,14 @@ def run(
 ) -> list[float]:
     """Train `model` in place: AdamW, linear decay after a warm-up over a tenth, batches of similar length.
 
-    Where `output_dir` has checkpoints, the newest goes on. Returns the watched losses by epoch.
+    Where `output_dir` has checkpoints, the newest goes on, unless it had ended. Returns the watched losses by epoch.
     """
+    newest = _newest(Path(settings["output_dir"]))
     typed = getattr(model.config, "type_vocab_size", 0) > 1
     watching = {"eval_strategy": "epoch"} if lesson.watched else {}
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(**{**_QUIET, **watching, **settings}),
+        args=TrainingArguments(**{**_QUIET, **watching, **settings, **_no_more(newest, lesson.stop)}),
         train_dataset=lesson.rows,
         eval_dataset=lesson.watched,
         data_collator=lambda batch: _collate(batch, lesson.pad, typed=typed),
@@ -99,8 +107,36 @@ def run(
     )
     trainer.remove_callback(PrinterCallback)
     with quiet():
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(settings["output_dir"]))
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest.folder))
     return _watched(trainer.state)
+
+
+class _Checkpoint(NamedTuple):
+    folder: Path
+    state: TrainerState
+
+
+def _newest(folder: Path) -> _Checkpoint | None:
+    """Find the newest whole checkpoint: one that was being written when the process ended has no readable state."""
+    found = sorted(folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    states = ((path, _state(path / "trainer_state.json")) for path in found)
+    return next((_Checkpoint(path, state) for path, state in states if state), None)
+
+
+def _state(path: Path) -> TrainerState | None:
+    try:
+        found: TrainerState = TrainerState.load_from_json(str(path))
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _no_more(newest: _Checkpoint | None, stop: Stop) -> dict[str, float]:
+    """Of a training that had ended: as many epochs as it took, so that its weights are read and no step is made."""
+    if newest is None:
+        return {}
+    ended = stop.reached(newest.state.epoch) or stop.tired(_watched(newest.state))
+    return {"num_train_epochs": round(newest.state.epoch)} if ended else {}
 
 
 _QUIET: dict[str, Any] = {

@@ -165,10 +165,54 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_weights(recipe, at, don
     assert load(str(tmp_path / "cut")).model_hash == load(str(tmp_path / "whole")).model_hash
 
 
+@pytest.mark.parametrize("recipe", [SMALLEST, HASTY], ids=["once", "folds"])
+def test_a_training_that_has_ended_is_not_trained_on(recipe, tmp_path):
+    """It may have been cut off while it was measured, or be asked for again; or a fold before its losses were noted."""
+    examples, kept, steps, hashes = answers(250, seed=15), tmp_path / "kept", [], []
+    for _ in range(3):
+        told = []
+        train(examples, tmp_path / "x", recipe=recipe, checkpoints=kept, progress=lambda _, words: told.append(words))  # noqa: B023 (called before it changes)
+        hashes.append(load(str(tmp_path / "x")).model_hash)
+        steps.append(told.count("training"))
+        for note in kept.glob("fold-*/losses.json"):
+            note.unlink()
+    assert steps[0] > 0
+    assert steps[1:] == [0, 0]
+    assert len(set(hashes)) == 1
+
+
+def test_a_checkpoint_that_is_torn_is_passed_over(tmp_path):
+    examples, kept = answers(600, seed=14), tmp_path / "kept"
+    train(examples, tmp_path / "whole", recipe=SMALLEST)
+    with pytest.raises(Killed):
+        train(examples, tmp_path / "cut", recipe=SMALLEST, progress=killer(0.6), checkpoints=kept)
+    (kept / "checkpoint-1000").mkdir()
+    (kept / "checkpoint-1000" / "trainer_state.json").write_text('{"ep')
+    train(examples, tmp_path / "cut", recipe=SMALLEST, checkpoints=kept)
+    assert load(str(tmp_path / "cut")).model_hash == load(str(tmp_path / "whole")).model_hash
+
+
 def test_checkpoints_of_another_training_are_refused(tmp_path):
     (tmp_path / "training.json").write_text("{}")
     with pytest.raises(SettingsError, match="other data or settings"):
         train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize("note", ["training.json", "fold-0/losses.json"])
+def test_a_note_is_whole_or_not_there(note, tmp_path, monkeypatch):
+    examples, kept, write = answers(250, seed=15), tmp_path / "kept", Path.write_bytes
+
+    def full(path, data):
+        if note in str(path):
+            write(path, data[:3])
+            raise OSError("no space left")
+        return write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="no space"):
+            train(examples, tmp_path / "x", recipe=HASTY, checkpoints=kept)
+    train(examples, tmp_path / "x", recipe=HASTY, checkpoints=kept)
 
 
 def test_only_numbers_are_tracked(tmp_path):
