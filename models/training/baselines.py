@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models.training.examples import Example, folds
+from models.training.examples import Example, beside, folds
 
 Risks = NDArray[np.float64]
 Judge = Callable[[Sequence[Example], Sequence[Example]], Risks]
@@ -33,8 +33,7 @@ def out_of_fold(judge: Judge, examples: Sequence[Example], count: int = 5, seed:
     """Risks (N,) of each answer by a judge fitted to the other questions' answers."""
     risks = np.zeros(len(examples))
     for fold in folds(examples, count, seed):
-        inside = set(fold)
-        rest = [example for index, example in enumerate(examples) if index not in inside]
+        rest = [examples[index] for index in beside(examples, fold)]
         risks[fold] = judge(rest, [examples[index] for index in fold])
     return risks
 

@@ -20,7 +20,7 @@ from models.events import Depth, Event, Feedback, Label, Response, decode, parse
 from models.labels import reason_of, verdict
 from models.salience import tokens
 from models.training.draw import Draw
-from models.training.examples import Example, Verdict
+from models.training.examples import Example, Verdict, joined, plain
 from models.training.lines import read_lines
 from models.training.reactions import Arrival, delay
 from models.training.synth import Week
@@ -62,9 +62,11 @@ class _Row(msgspec.Struct, frozen=True):
 def read(*paths: Path) -> list[Example]:
     """Read verdict files, and folders with `responses.jsonl` and `feedback.jsonl`, as `demur synth` writes them.
 
+    Over all of them, what shares a question, a conversation or a query is one question.
+
     Raises `SettingsError` naming file, line and field.
     """
-    return [example for path in paths for example in (_folder(path) if path.is_dir() else _verdicts(path))]
+    return joined([example for path in paths for example in (_folder(path) if path.is_dir() else _verdicts(path))])
 
 
 def _verdicts(path: Path) -> list[Example]:
@@ -150,7 +152,7 @@ def _example(row: _Row) -> Example:
         depth=row.depth or _graded(row),
         verdict=row.verdict or ("reject" if row.label == 1 else "accept"),
         rater=row.rater,
-        question=row.liveqa_qid or row.question_id or " ".join(row.query.lower().split()),
+        question=row.liveqa_qid or row.question_id or plain(" ".join((*row.earlier, row.query))),
         edited=row.edited_response,
         title=_ALIASES.sub("", row.answer_title or "") or None,
     )

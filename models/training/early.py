@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from models.training.examples import Example, folds
+from models.training.examples import Example, beside, folds
 from models.training.places import put
 
 TENTHS: Final = 10
@@ -29,14 +29,11 @@ class Fold(NamedTuple):
 
 def watched_folds(examples: Sequence[Example], count: int, seed: int) -> list[Fold]:
     """Return the first `count` of the seeded folds that have questions on both sides."""
-    parts = [set(part) for part in folds(examples, TENTHS, seed + 1)[:count]]
+    parts = folds(examples, TENTHS, seed + 1)[:count]
     return [
-        Fold(
-            [example for index, example in enumerate(examples) if index not in part],
-            [example for index, example in enumerate(examples) if index in part],
-        )
+        Fold([examples[index] for index in rest], [examples[index] for index in part])
         for part in parts
-        if 0 < len(part) < len(examples)
+        if part and (rest := beside(examples, part))
     ]
 
 

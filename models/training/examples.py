@@ -54,10 +54,9 @@ def fold_of(question: str, seed: int) -> float:
 
 
 def split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Divide into (rest, about `share` of the questions); a question is never on both sides."""
-    held = [fold_of(example.question, seed) < share for example in examples]
-    rest = [example for example, out in zip(examples, held, strict=True) if not out]
-    return rest, [example for example, out in zip(examples, held, strict=True) if out]
+    """Divide into (rest, about `share` of the questions); neither a question nor a passage is on both sides."""
+    held = [index for index, example in enumerate(examples) if fold_of(example.question, seed) < share]
+    return [examples[index] for index in beside(examples, held)], [examples[index] for index in held]
 
 
 def folds(examples: Sequence[Example], count: int, seed: int) -> list[list[int]]:
@@ -68,3 +67,54 @@ def folds(examples: Sequence[Example], count: int, seed: int) -> list[list[int]]
     for index, example in enumerate(examples):
         parts[dealt[example.question]].append(index)
     return parts
+
+
+COPIED: Final = 60
+"""Words from which an answer that stands twice was copied; shorter ones coincide, as the synthetic hospital's do."""
+
+
+def beside(examples: Sequence[Example], held: Sequence[int]) -> list[int]:
+    """Indices of what may be learnt from while `held` is measured: the others, but for copies of answers in it."""
+    inside, known = set(held), {_passage(examples[index]) for index in held}
+    return [
+        index
+        for index, example in enumerate(examples)
+        if index not in inside and ((text := _passage(example)) is None or text not in known)
+    ]
+
+
+def _passage(example: Example) -> str | None:
+    text = plain(example.event.response or "")
+    return text if text.count(" ") >= COPIED - 1 else None
+
+
+def joined(examples: Sequence[Example]) -> list[Example]:
+    """Give one question to all that share a question, a conversation, or what was asked after the same turns."""
+    parents: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def root(key: tuple[str, ...]) -> tuple[str, ...]:
+        while (above := parents.setdefault(key, key)) != key:
+            parents[key] = key = parents[above]
+        return key
+
+    for example in examples:
+        for key in _shared(example):
+            parents[root(key)] = root(("question", example.question))
+    names: dict[tuple[str, ...], str] = {}
+    return [
+        msgspec.structs.replace(
+            example, question=names.setdefault(root(("question", example.question)), example.question)
+        )
+        for example in examples
+    ]
+
+
+def _shared(example: Example) -> tuple[tuple[str, ...], ...]:
+    event = example.event
+    asked = tuple(plain(text) for text in (*event.earlier, event.query))
+    return ("conversation", event.conversation_id), ("asked", *asked)
+
+
+def plain(text: str) -> str:
+    """A text as it is compared: without capitals, each space one."""
+    return " ".join(text.lower().split())

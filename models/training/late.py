@@ -33,7 +33,7 @@ from models.encoder.template import VERSION
 from models.errors import SettingsError
 from models.training.adapt import adapt
 from models.training.card import write_card
-from models.training.examples import Example, digest, folds
+from models.training.examples import Example, beside, digest, folds
 from models.training.fit import Progress, Report, plain
 from models.training.libraries import libraries
 from models.training.losses import DEPTH
@@ -135,7 +135,7 @@ def left_out(lesson: Lesson, seed: int) -> NDArray[np.float64]:
     """Risks (2, N) after the answer and before it, by heads fitted to the other folds' questions."""
     logits = np.zeros((2, len(lesson.examples)))
     for fold in folds(lesson.examples, FOLDS, seed):
-        weights, _ = fit_weights(lesson.only(sorted(set(range(len(lesson.examples))) - set(fold))), seed)
+        weights, _ = fit_weights(lesson.only(beside(lesson.examples, fold)), seed)
         for i in fold:
             reading = lesson.readings[i]
             logits[:, i] = logit(weights, reading), logit(weights, reading._replace(answer=None))

@@ -6,7 +6,8 @@ import pytest
 from models.errors import SettingsError
 from models.events import Feedback, Response
 from models.training.data import from_week, read, read_logs, to_events
-from models.training.examples import digest, folds, pending, split
+from models.training.early import watched_folds
+from models.training.examples import COPIED, digest, folds, pending, split
 from models.training.synth import FAST, Config, generate, write
 
 ROWS = [
@@ -31,7 +32,7 @@ def lines(path, rows):
 def test_rows_keep_what_they_say(examples):
     assert [example.rejected for example in examples] == [True, True, False, False]
     assert [example.depth for example in examples] == ["deep", "surface", "none", "deep"]
-    assert [example.question for example in examples] == ["q1", "q1", "is it safe?", "q2"]
+    assert [example.question for example in examples] == ["q1", "q1", "q1", "q2"]  # the third asks the same
     assert examples[3].event.response_id == "b_4"
 
 
@@ -84,6 +85,33 @@ def test_a_question_is_never_on_both_sides():
     assert not {example.question for example in rest} & {example.question for example in held}
     assert 0.15 < len(held) / len(examples) < 0.25
     assert len(rest) + len(held) == len(examples)
+
+
+def test_turns_and_queries_join_questions_over_all_files(tmp_path):
+    turns = [
+        {"id": f"c{c}t{k}", "conversation_id": f"c{c}", "query": f"q {c} {k}", "response": "a", "label": k % 2,
+         "earlier": [f"q {c} {j}" for j in range(k)]}
+        for c in range(50) for k in range(3)
+    ]  # fmt: skip
+    turns += [{**turns[3 * c + 2], "id": f"c{c}t3", "query": "Why?"} for c in range(50)]  # is no question of its own
+    again = [{"id": "x", "question_id": "x", "query": " Q 7  0", "response": "b", "label": 1}]
+    found = read(lines(tmp_path / "turns.jsonl", turns), lines(tmp_path / "again.jsonl", again))
+    assert len({example.question for example in found}) == 50
+    assert found[-1].question == found[21].question
+    rest, held = split(found, 0.15, seed=0)
+    assert not {e.event.conversation_id for e in rest} & {e.event.conversation_id for e in held if e is not found[-1]}
+
+
+def test_a_copied_passage_is_not_learnt_from_while_it_is_measured(tmp_path):
+    passage = " ".join(f"word{n}" for n in range(COPIED))
+    rows = [{"id": str(n), "query": f"q {n}", "response": passage if n < 20 else "No.", "label": 1} for n in range(60)]
+    found = read(lines(tmp_path / "rows.jsonl", rows))
+    rest, held = split(found, 0.15, seed=0)
+    assert {e.event.response for e in held} == {passage, "No."}
+    assert {e.event.response for e in rest} == {"No."}  # what is short is said of many things
+    for fold in watched_folds(found, 10, seed=0):
+        sides = [{e.event.response for e in side} for side in fold]
+        assert passage not in sides[0] & sides[1]
 
 
 def test_folds_cover_everything_once_and_never_leak():
