@@ -78,13 +78,22 @@ def _folder(path: Path) -> list[Example]:
 
 
 def read_logs(responses: Path, judgements: Path) -> list[Example]:
-    """Join a file of responses with one of labels or feedback; the last verdict counts, and silence is none."""
+    """Join a file of responses with one of labels or feedback.
+
+    As in the stream, the last word of each clinician counts by when it occurred, wherever it stands; one that says
+    nothing, such as a retraction, takes back what was said. The last verdict that stands is the response's.
+    """
     events = {event.response_id: event for event in read_lines(responses, lambda line: decode(Response, line))}
-    verdicts: dict[str, Example] = {}
-    for judged in read_lines(judgements, lambda line: decode(Label | Feedback, line)):
+    standing: dict[tuple[str, str], Example] = {}
+    for judged in sorted(
+        read_lines(judgements, lambda line: decode(Label | Feedback, line)),
+        key=lambda judged: (judged.occurred_at, judged.feedback_id),
+    ):
+        standing.pop((judged.response_id, judged.clinician), None)
         if (event := events.get(judged.response_id)) is not None:
-            verdicts.update(_judged(event, judged))
-    return list(verdicts.values())
+            standing.update(_judged(event, judged))
+    last = {example.event.response_id: example for example in standing.values()}
+    return [last[name] for name in events if name in last]
 
 
 def read_labels(path: Path) -> list[Label]:
@@ -184,15 +193,15 @@ def _graded(row: _Row) -> Depth:
     return "surface" if row.grade == 2 else "deep"
 
 
-def _judged(event: Response, judged: Label | Feedback) -> Iterator[tuple[str, Example]]:
-    """One entry for `verdicts`, unless nothing was said."""
+def _judged(event: Response, judged: Label | Feedback) -> Iterator[tuple[tuple[str, str], Example]]:
+    """One entry for what stands, unless nothing was said."""
     ruling = _ruling(event, judged)
     if ruling is not None:
         rejected, depth = ruling
         example = Example(
             event=event, rejected=rejected, depth=depth, rater=judged.clinician, question=event.conversation_id
         )
-        yield event.response_id, example
+        yield (event.response_id, judged.clinician), example
 
 
 def _ruling(event: Response, judged: Label | Feedback) -> tuple[bool, Depth] | None:

@@ -1,11 +1,12 @@
 from datetime import timedelta
 
+import msgspec
 import orjson
 import pytest
 
 from models.errors import SettingsError
-from models.events import Feedback, Response
-from models.training.data import from_week, read, read_logs, to_events
+from models.events import Feedback, Label, Response, Scored, encode
+from models.training.data import START, from_week, read, read_logs, to_events
 from models.training.early import watched_folds
 from models.training.examples import COPIED, digest, folds, pending, split
 from models.training.synth import FAST, Config, generate, write
@@ -77,6 +78,49 @@ def test_a_written_week_is_training_data(tmp_path):
     assert 100 < len(judged) < 300
     agreed = [example.rejected == week.truths[example.event.response_id].rejected for example in judged]
     assert sum(agreed) / len(agreed) > 0.9  # some change their minds
+
+
+ASKED = Response(response_id="r", conversation_id="c", deployment="d", site="s", query="q", occurred_at=START)
+LATER = msgspec.structs.replace(ASKED, response_id="later")
+
+
+def said(action, minute, clinician="x", **fields):
+    at = START + timedelta(minutes=minute)
+    return Feedback(
+        feedback_id=f"{minute:02}", response_id="r", clinician=clinician, action=action, occurred_at=at, **fields
+    )
+
+
+def label(action, minute, **fields):
+    scored = Scored(
+        conversation_id="c", turn=0, groups={}, logit=0.0, risk=0.1, upper=0.1, tier="green", action="show",
+        audit=False, propensity=1.0, calibrator_version=0, occurred_at=START,
+    )  # fmt: skip
+    verdict = {"action": action, "rejected": action == "disagreed", "depth": "none", "weight": 1.0, "delay_s": 1.0}
+    ids = {"label_id": f"l{minute}", "feedback_id": f"{minute:02}", "response_id": "r", "deployment": "d"}
+    at = START + timedelta(minutes=minute)
+    return Label(**{**ids, **verdict, "clinician": "x", "occurred_at": at, **fields}, decision=scored)
+
+
+@pytest.mark.parametrize(
+    ("judged", "rejected"),
+    [
+        ([said("accepted", 1)], [False]),
+        ([said("accepted", 1), said("retracted", 2)], []),
+        ([said("retracted", 2), said("accepted", 1)], []),
+        ([said("disagreed", 10), said("accepted", 5)], [True]),
+        ([said("disagreed", 1), said("accepted", 2, "y"), said("retracted", 3, "y")], [True]),
+        ([said("disagreed", 1), said("accepted", 2, "y"), said("retracted", 3, "x")], [False]),
+        ([label("disagreed", 1)], [True]),
+        ([label("disagreed", 1), label("retracted", 2, weight=0.0, kind="revocation", revises="l1")], []),
+        ([label("disagreed", 1), label("accepted", 2, kind="correction", revises="l1")], [False]),
+    ],
+)
+def test_the_last_word_that_stands_is_learnt(tmp_path, judged, rejected):
+    (tmp_path / "responses.jsonl").write_bytes(encode(ASKED) + b"\n" + encode(LATER))
+    (tmp_path / "judged.jsonl").write_bytes(b"\n".join(map(encode, judged)))
+    found = read_logs(tmp_path / "responses.jsonl", tmp_path / "judged.jsonl")
+    assert [example.rejected for example in found] == rejected
 
 
 def test_a_question_is_never_on_both_sides():
