@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from models.errors import Invalid
-from models.events import Depth, Event, Feedback, Label, Response, decode, parse, unquoted
+from models.events import Depth, Event, Feedback, Instruction, Label, Response, decode, parse, unquoted
 from models.labels import reason_of, verdict
 from models.salience import tokens
 from models.training.draw import Draw
@@ -97,8 +97,15 @@ def read_logs(responses: Path, judgements: Path) -> list[Example]:
 
 
 def read_labels(path: Path) -> list[Label]:
-    """Read a label log, as the topic carries it. Raises `SettingsError` naming file, line and field."""
-    return list(read_lines(path, lambda line: decode(Label, line)))
+    """Read a label log, as the topic carries it: instructions are no labels, and one delivered again counts once.
+
+    Raises `SettingsError` naming file, line and field.
+    """
+    found: dict[str, Label] = {}
+    for event in read_lines(path, lambda line: decode(Label | Instruction, line)):
+        if isinstance(event, Label):
+            found.setdefault(event.label_id, event)
+    return list(found.values())
 
 
 def from_week(week: Week) -> list[Example]:

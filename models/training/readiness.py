@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from models.calibration.ledger import rejects
 from models.events import Label, Tier
 
 Z: Final = 1.959964
@@ -49,16 +50,19 @@ class Pilot(msgspec.Struct, frozen=True, kw_only=True):
     curve: list[list[Readiness]]
 
 
-def pilot(labels: Sequence[Label], within: float = 0.02) -> Pilot:
-    """Judge a label log. Only settled verdicts count: no correction, no revocation, nothing without weight."""
+def pilot(labels: Sequence[Label], within: float = 0.02, target: str = "any") -> Pilot:
+    """Judge a label log. Only settled verdicts count: no correction, no revocation, nothing without weight.
+
+    `target` is the policy's: whether any rejection counts as one, or only a deep one.
+    """
     settled = sorted((label for label in labels if label.kind == "verdict" and label.weight), key=_when)
     days = (_when(settled[-1]) - _when(settled[0])).total_seconds() / 86_400 if settled else 0.0
     ends = sorted({len(settled) * step // STEPS for step in range(1, STEPS + 1)} - {0})
     return Pilot(
         labels=len(settled),
         days=days,
-        tiers=readiness(_tally(settled), within, len(settled) / days if days else None),
-        curve=[readiness(_tally(settled[:end]), within) for end in ends],
+        tiers=readiness(_tally(settled, target), within, len(settled) / days if days else None),
+        curve=[readiness(_tally(settled[:end], target), within) for end in ends],
     )
 
 
@@ -66,8 +70,8 @@ def _when(label: Label) -> datetime:
     return label.occurred_at
 
 
-def _tally(labels: Sequence[Label]) -> dict[str, tuple[int, int]]:
-    parts = {tier: [label.rejected for label in labels if label.decision.tier == tier] for tier in TIERS}
+def _tally(labels: Sequence[Label], target: str) -> dict[str, tuple[int, int]]:
+    parts = {tier: [rejects(label, target) for label in labels if label.decision.tier == tier] for tier in TIERS}
     return {tier: (len(part), sum(part)) for tier, part in parts.items()}
 
 

@@ -37,6 +37,13 @@ class LossName(StrEnum):
     FOCAL = "focal"
 
 
+class Target(StrEnum):
+    """`models.policy.Policy.target`."""
+
+    ANY = "any"
+    DEEP = "deep"
+
+
 class Scenario(StrEnum):
     """`models.training.hospital.SCENARIOS`."""
 
@@ -160,13 +167,14 @@ def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
 def readiness(
     labels: Annotated[Path, typer.Option("--labels", help="JSON lines of labels (the topic's records).")],
     within: Annotated[float, typer.Option("--within", min=0.001, max=0.5, help="Half-width of the interval.")] = 0.02,
+    target: Annotated[Target, typer.Option("--target", help="Which rejections count: the policy's.")] = Target.ANY,
     json: Json = None,
 ) -> None:
     """Tell how many more labels each tier needs until its rejection rate is known closely enough."""
     from models.training.data import read_labels  # noqa: PLC0415 (quick `--help`)
     from models.training.readiness import pilot  # noqa: PLC0415 (the same)
 
-    found = pilot(read_labels(labels), within)
+    found = pilot(read_labels(labels), within, target)
     table = Table("tier", "labels", "rejected", "known to ±", "labels missing", "days until then")
     for row in found.tiers:
         days = "-" if row.days is None else f"{row.days:.1f}"

@@ -89,7 +89,9 @@ def test_readiness_reads_a_label_log(tmp_path: Path) -> None:
              "clinician": "c", "action": "accepted", "rejected": False, "depth": "none", "weight": 1.0, "delay_s": 1.0,
              "occurred_at": "2026-01-05T00:00:00Z", "decision": scored}  # fmt: skip
     labels = tmp_path / "labels.jsonl"
-    labels.write_bytes(orjson.dumps(label) + b"\n" + orjson.dumps({**label, "occurred_at": "2026-01-06T00:00:00Z"}))
+    labels.write_bytes(
+        orjson.dumps(label) + b"\n" + orjson.dumps({**label, "label_id": "m"}) + b"\n" + orjson.dumps(label)
+    )
     said = demur("readiness", "--labels", str(labels), "--within", "0.05", "--json", str(tmp_path / "out.json"))
     assert said.returncode == 0, said.stderr
     found = orjson.loads((tmp_path / "out.json").read_bytes())

@@ -10,10 +10,10 @@ from transformers import BertConfig, BertForSequenceClassification
 from models.encoder.artifact import seal
 from models.encoder.quiet import quiet
 from models.errors import SettingsError
-from models.events import Label
+from models.events import Instruction, Label, encode
 from models.events import Scored as Scored_
 from models.training import raters
-from models.training.data import from_week
+from models.training.data import from_week, read_labels
 from models.training.evaluate import Scored, evaluate, official, tier_table, write
 from models.training.intervals import MEASURES, bootstrap, rate_interval
 from models.training.metrics import measure, sigmoid
@@ -146,6 +146,16 @@ def test_a_pilot_is_judged_by_its_settled_labels():
     widths = [step[2].within for step in found.curve]
     assert len(widths) == 10
     assert widths == sorted(widths, reverse=True)  # every label helps
+
+
+def test_a_log_is_counted_by_labels_not_by_deliveries(tmp_path):
+    labels = [label(n, "green", rejected=n % 4 == 0, depth="deep" if n % 8 == 0 else "none") for n in range(40)]
+    order = Instruction(instruction_id="i", deployment="d", order="release", version=1, by="p", occurred_at=START)
+    log = tmp_path / "labels.jsonl"
+    log.write_bytes(b"\n".join(map(encode, [*labels, order, *labels[-30:]])))
+    assert read_labels(log) == labels
+    assert pilot(labels).tiers[0].rate == 0.25
+    assert pilot(labels, target="deep").tiers[0].rate == 0.125
 
 
 def test_no_labels_say_what_is_needed():
