@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from models.errors import Invalid
-from models.events import Depth, Event, Feedback, Instruction, Label, Response, decode, parse, unquoted
+from models.events import Depth, Event, Feedback, Instruction, Label, Response, as_id, decode, parse, unquoted
 from models.labels import reason_of, verdict
 from models.salience import tokens
 from models.training.draw import Draw
@@ -42,7 +42,7 @@ class _Row(msgspec.Struct, frozen=True):
 
     id: str
     query: str
-    label: int
+    label: Literal[0, 1]
     response: str | None = None
     grade: int | None = None
     verdict: Verdict | None = None
@@ -62,15 +62,24 @@ class _Row(msgspec.Struct, frozen=True):
 def read(*paths: Path) -> list[Example]:
     """Read verdict files, and folders with `responses.jsonl` and `feedback.jsonl`, as `demur synth` writes them.
 
-    Over all of them, what shares a question, a conversation or a query is one question.
+    Over all of them, what shares a question, a conversation or a query is one question, and no row's id stands twice.
 
     Raises `SettingsError` naming file, line and field.
     """
-    return joined([example for path in paths for example in (_folder(path) if path.is_dir() else _verdicts(path))])
+    ids: set[str] = set()
+    parts = (_folder(path) if path.is_dir() else _verdicts(path, ids) for path in paths)
+    return joined([example for part in parts for example in part])
 
 
-def _verdicts(path: Path) -> list[Example]:
-    return [_example(row) for row in read_lines(path, _row)]
+def _verdicts(path: Path, ids: set[str]) -> list[Example]:
+    return [_example(row) for row in read_lines(path, lambda line: _new(_row(line), ids))]
+
+
+def _new(row: _Row, ids: set[str]) -> _Row:
+    if row.id in ids:
+        raise Invalid("field `id` stands in an earlier line already: give each answer its own")
+    ids.add(row.id)
+    return row
 
 
 def _folder(path: Path) -> list[Example]:
@@ -223,6 +232,6 @@ _FOREIGN: Final = re.compile(r"[^\x21-\x7e]")
 
 
 def _id(text: str) -> str:
-    """Any text as an id of the contract: foreign characters become `_`, what is too long ends in its hash."""
-    plain = _FOREIGN.sub("_", text) or "_"
-    return plain if len(plain) <= 128 else f"{plain[:95]}-{sha256(plain.encode()).hexdigest()[:32]}"
+    """Any text as an id of the contract: foreign characters become `_`; what was changed or too long ends in a hash."""
+    plain = _FOREIGN.sub("_", text)
+    return plain if as_id(text) else f"{plain[:95]}-{sha256(text.encode()).hexdigest()[:32]}"

@@ -5,7 +5,7 @@ import orjson
 import pytest
 
 from models.errors import SettingsError
-from models.events import Feedback, Label, Response, Scored, encode
+from models.events import Feedback, Label, Response, Scored, as_id, encode
 from models.training.data import START, from_week, read, read_logs, to_events
 from models.training.early import watched_folds
 from models.training.examples import COPIED, digest, folds, pending, split
@@ -34,18 +34,39 @@ def test_rows_keep_what_they_say(examples):
     assert [example.rejected for example in examples] == [True, True, False, False]
     assert [example.depth for example in examples] == ["deep", "surface", "none", "deep"]
     assert [example.question for example in examples] == ["q1", "q1", "q1", "q2"]  # the third asks the same
-    assert examples[3].event.response_id == "b_4"
+    assert examples[3].event.response_id.startswith("b_4-")
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
-    [(b'{"id": "x"}', "query"), (b"not json", "line 1"), (b'{"id":"x","query":"q","label":"no"}', "label")],
+    [
+        (b'{"id": "x"}', "query"),
+        (b"not json", "line 1"),
+        (b'{"id":"x","query":"q","label":"no"}', "label"),
+        (b'{"id":"x","query":"q","label":2}', "label"),
+        (b'{"id":"x","query":"q","label":-1}', "label"),
+        (b'{"id":"x","query":"q","label":0}\n{"id":"x","query":"r","label":0}', "line 2.*`id`"),
+    ],
 )
 def test_a_bad_line_is_named(tmp_path, line, says):
     path = tmp_path / "bad.jsonl"
     path.write_bytes(line)
     with pytest.raises(SettingsError, match=says):
         read(path)
+
+
+def test_ids_of_any_script_stay_apart(tmp_path):
+    names = ["问题一", "问题二", "b 4", "b_4", "", "_", "x" * 200, "x" * 201]
+    rows = [{"id": name, "query": f"q {name}", "label": 0} for name in names]
+    found = [example.event.response_id for example in read(lines(tmp_path / "rows.jsonl", rows))]
+    assert len(set(found)) == len(names)
+    assert all(map(as_id, found))
+
+
+def test_an_id_stands_once_in_all_files(tmp_path):
+    one, two = (lines(tmp_path / name, [{"id": "a", "query": name, "label": 0}]) for name in ("one", "two"))
+    with pytest.raises(SettingsError, match=r"two, line 1: .*`id`"):
+        read(one, two)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -59,11 +80,15 @@ def test_a_replay_is_a_stream_with_simulated_times(examples):
     assert arrivals != to_events(examples, seed=2)
     responses = [arrival.event for arrival in arrivals if isinstance(arrival.event, Response)]
     verdicts = {a.event.response_id: a.event for a in arrivals if isinstance(a.event, Feedback)}
-    assert [response.response_id for response in responses] == ["a/1", "a/2", "a/3", "b_4"]
+    assert [response.response_id for response in responses] == ["a/1", "a/2", "a/3", examples[3].event.response_id]
     assert responses[-1].occurred_at - responses[0].occurred_at < timedelta(days=7)
-    assert [verdicts[name].action for name in ("a/1", "a/3", "b_4")] == ["disagreed", "accepted", "edited"]
+    assert [verdicts[name].action for name in ("a/1", "a/3", responses[-1].response_id)] == [
+        "disagreed",
+        "accepted",
+        "edited",
+    ]
     assert verdicts["a/2"].reason_code == "cds-not-applicable"
-    assert verdicts["a/3"].clinician == "r_1"
+    assert verdicts["a/3"].clinician.startswith("r_1-")
 
 
 def test_silence_is_a_share(examples):
