@@ -11,7 +11,8 @@ Reference: Kull, Silva Filho, Flach, *Beta calibration*, AISTATS 2017.
 """
 
 from math import exp, log1p, nan
-from typing import Final
+from numbers import Real
+from typing import Any, Final
 
 LIMIT: Final = 10.0
 """Logits are clipped to +-10 (risk 5e-5): one absurd score must not have the leverage to bend the whole curve."""
@@ -57,14 +58,14 @@ def basis(logit: float) -> tuple[float, float]:
     return (logit - tail + 2.8) / 1.8, 1.5 * tail - 0.25
 
 
-def number(value: object) -> float:
+def number(value: Any) -> float:
     """Read a feature as a logit; whatever is not a number is NaN.
 
-    >>> number("high"), number(True), number(2), number(10**400)
-    (nan, nan, 2.0, 10.0)
+    >>> number("high"), number(True), number(2), number(-(10**400))
+    (nan, nan, 2.0, -10.0)
     """
-    if isinstance(value, float):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(max(-LIMIT, min(value, LIMIT)))
-    return nan
+    real = isinstance(value, Real) and not isinstance(value, bool)  # NumPy's numbers are real ones, too
+    try:
+        return float(value) if real else nan
+    except OverflowError:
+        return LIMIT if value > 0 else -LIMIT

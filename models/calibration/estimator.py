@@ -1,6 +1,7 @@
 """The online calibrator as a river estimator."""
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 from river import base
@@ -9,13 +10,15 @@ from models.calibration.basis import number
 from models.calibration.filter import Filter, Observation
 from models.calibration.serving import Groups
 from models.calibration.settings import FilterSettings
+from models.errors import Invalid
 
 
 class RejectionCalibrator(base.Classifier):
     """Rejection probability from a raw logit, per group, learnt from one delayed label at a time.
 
     `x` holds the raw score under `logit` and any number of groups: each string-valued feature is one, named by its
-    key. Unseen values are served from the prior; other features are ignored. The log-odds are
+    key. Unseen values are served from the prior; other features are ignored, and without a score the middle of the
+    scale is taken. The log-odds are
 
         eta = b0 + b1 ln p - b2 ln(1 - p) + sum of the groups' offsets,    p = sigmoid(logit)
 
@@ -54,8 +57,14 @@ class RejectionCalibrator(base.Classifier):
     def learn_one(
         self, x: Mapping[Any, Any], y: Any, w: float = 1.0, *, at: float | None = None, forced: bool = False
     ) -> None:
-        """Fold one label. `at`: the event's time in seconds; `forced`: an audited verdict, not a volunteered one."""
-        self.filter.observe(Observation(number(x.get("logit")), groups_of(x), bool(y), w, at, forced))
+        """Fold one label. `at`: the event's time in seconds; `forced`: an audited verdict, not a volunteered one.
+
+        Raises `Invalid` if `logit` is there and is no number: labels of another score would bend the curve unseen.
+        """
+        logit = number(x.get("logit"))
+        if isnan(logit) and "logit" in x:
+            raise Invalid("feature `logit` is not a number: give the raw score, or none")
+        self.filter.observe(Observation(logit, groups_of(x), bool(y), w, at, forced))
 
     def predict_proba_one(self, x: Mapping[Any, Any], **_: Any) -> dict[Any, float]:
         """Return {False: 1 - risk, True: risk}."""
@@ -80,9 +89,9 @@ class RejectionCalibrator(base.Classifier):
 
 
 def groups_of(x: Mapping[Any, Any]) -> Groups:
-    """Return the string-valued features as groups.
+    """Return the string-valued features as groups, but for `logit`, which is the score whatever it holds.
 
-    >>> groups_of({"logit": -2.0, "site": "north", "turn": 3})
+    >>> groups_of({"logit": "-2.0", "site": "north", "turn": 3})
     (('site', 'north'),)
     """
-    return tuple((str(name), value) for name, value in x.items() if isinstance(value, str))
+    return tuple((str(name), value) for name, value in x.items() if isinstance(value, str) and name != "logit")

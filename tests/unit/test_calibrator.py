@@ -4,9 +4,11 @@ import hashlib
 import json
 import math
 import random
+from fractions import Fraction
 from statistics import median
 
 import msgspec
+import numpy as np
 import pytest
 from river import checks, evaluate, metrics
 
@@ -17,7 +19,7 @@ from models.calibration.jumps import accumulate
 from models.calibration.maturity import Maturity
 from models.calibration.settings import DEFAULTS, FilterSettings
 from models.calibration.state import SCHEMA
-from models.errors import SettingsError, StateError
+from models.errors import Invalid, SettingsError, StateError
 
 
 def stream(count, seed, shift_at=None, shift=0.0, scope=None):
@@ -40,6 +42,25 @@ def folded(observations, settings=DEFAULTS):
 @pytest.mark.parametrize("check", list(checks.yield_checks(RejectionCalibrator())), ids=lambda check: check.__name__)
 def test_river_check(check):
     check(RejectionCalibrator())
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, Fraction])
+def test_a_score_of_any_numeric_type_counts(kind):
+    one, other = RejectionCalibrator(), RejectionCalibrator()
+    for n in range(100):
+        one.learn_one({"logit": kind(-4 if n % 2 else 2)}, n % 2 == 0)
+        other.learn_one({"logit": -4.0 if n % 2 else 2.0}, n % 2 == 0)
+    assert one.predict_proba_one({"logit": kind(-4)}) == other.predict_proba_one({"logit": -4.0})
+
+
+@pytest.mark.parametrize("logit", ["-2.0", None, True, math.nan, np.float32("nan")])
+def test_a_score_that_is_no_number_is_not_learnt_from(logit):
+    model = RejectionCalibrator()
+    before = model.predict_proba_one({"site": "a"})
+    assert model.predict_proba_one({"logit": logit, "site": "a"}) == before
+    with pytest.raises(Invalid, match="`logit` is not a number"):
+        model.learn_one({"logit": logit, "site": "a"}, y=True)
+    model.learn_one({"site": "a"}, y=True)  # without one, as river has it, the middle
 
 
 def test_river_can_evaluate_it_with_delayed_labels():
