@@ -29,7 +29,7 @@ def tracked(
     if tracker is None:
         yield lambda _: None
         return
-    folder = out.with_name(f"{out.name}-tracking")
+    folder = out.resolve().with_name(f"{out.resolve().name}-tracking")
     folder.mkdir(parents=True, exist_ok=True)
     run = _open(folder, facts)
     try:

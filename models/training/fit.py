@@ -33,7 +33,7 @@ from models.training.libraries import libraries
 from models.training.loop import Lesson, Rows, Stop, Track, run
 from models.training.losses import Loss, lessons, loss, severities
 from models.training.metrics import Metrics, measure, sigmoid
-from models.training.places import put
+from models.training.places import check_free, moved_in, put
 from models.training.vocabulary import learn
 from models.training.warm import plant
 
@@ -133,8 +133,10 @@ def train(  # noqa: PLR0913 (what may be left out is by name)
 
     `encoder` is a folder or hub id of any checkpoint; None trains the small reference encoder from nothing. In the
     folder `checkpoints` an interrupted training is continued. Raises `SettingsError` where there is nothing to learn
-    from or the checkpoints are another training's, `ArtifactError` where the checkpoint cannot be opened.
+    from, the checkpoints are another training's or `out` is not free, `ArtifactError` where the checkpoint cannot be
+    opened.
     """
+    check_free(out, *(Path(place) for place in (encoder, checkpoints) if place is not None))
     recipe, tell = settled(recipe or Recipe(), encoder), progress or _silent
     fitted, held = split(examples, recipe.held_out, recipe.seed)
     _check(fitted, held)
@@ -145,7 +147,8 @@ def train(  # noqa: PLR0913 (what may be left out is by name)
         place = Path(scratch) if checkpoints is None else _owned(checkpoints, digest(examples), encoder, recipe)
         _fit(start, fitted, recipe, _Watch(tell, track or _silent, place, keep=checkpoints is not None))
     tell(0.95, "measuring on held-out questions")
-    return _save(start, out, examples, held, recipe)
+    with moved_in(out) as place:
+        return _save(start, place, examples, held, recipe)
 
 
 def _check(fitted: Sequence[Example], held: Sequence[Example]) -> None:
@@ -260,7 +263,7 @@ def _owned(folder: Path, data: str, encoder: str | None, recipe: Recipe) -> Path
     """Make or check the folder of checkpoints: what is continued must be the same training."""
     folder.mkdir(parents=True, exist_ok=True)
     note, own = folder / "training.json", msgspec.json.encode((data, encoder, recipe))
-    if note.exists() and note.read_bytes() != own:
+    if note.read_bytes() != own if note.exists() else any(folder.glob("checkpoint-*")):
         raise SettingsError(f"{folder}: the checkpoints are of other data or settings: give another folder, or none")
     put(note, own)
     return folder

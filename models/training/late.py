@@ -38,6 +38,7 @@ from models.training.fit import Progress, Report, plain
 from models.training.libraries import libraries
 from models.training.losses import DEPTH
 from models.training.metrics import measure, sigmoid
+from models.training.places import check_free, moved_in
 from models.training.raters import Fitted, Table, fit, offsets
 
 FOLDS: Final = 5
@@ -61,20 +62,22 @@ def train_late(
     """Train on judged answers with a response and write the artifact to `out`.
 
     Returns the quality on questions left out, fold by fold; the artifact then learns from all. Raises `ArtifactError`
-    if the encoder cannot be opened, `SettingsError` if there is nothing to learn from.
+    if the encoder cannot be opened, `SettingsError` if there is nothing to learn from or `out` is not free.
     """
+    check_free(out, Path(encoder))
     model, tokenizer = open_sentences(encoder)
     lesson = prepare(examples, model, tokenizer, seed, progress)
     weights, severity = fit_weights(lesson, seed)
     after, before = (measure(_rejected(lesson), risks) for risks in left_out(lesson, seed))
     report = Report(after, before, float(np.mean([reading.cut for reading in lesson.readings])))
-    with quiet():
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-    save_weights(weights, out)
     facts = {"kind": "late", "seed": seed, "groups": (), "data_digest": digest(examples), "libraries": libraries()}
-    write_card(out, {**facts, "template": VERSION}, *report)
-    seal(out, {**facts, "precision": lesson.precision, "raters": len(severity), "metrics": plain(report)})
+    with moved_in(out) as place:
+        with quiet():
+            model.save_pretrained(place)
+            tokenizer.save_pretrained(place)
+        save_weights(weights, place)
+        write_card(place, {**facts, "template": VERSION}, *report)
+        seal(place, {**facts, "precision": lesson.precision, "raters": len(severity), "metrics": plain(report)})
     return report
 
 

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from models.encoder.template import MAX_EARLIER
+from models.errors import SettingsError
 from models.events import Depth, Feedback, Response, encode
 from models.training.cases import Case, Defect, Patient, admit, compose
 from models.training.draw import Draw
@@ -107,27 +108,40 @@ def generate(config: Config | None = None) -> Week:
 
 
 def write(week: Week, folder: Path) -> None:
-    """Write `responses.jsonl`, `feedback.jsonl` (in order of arrival), `truth.jsonl`, and `README.md` into a folder."""
+    """Write `responses.jsonl`, `feedback.jsonl` (in order of arrival), `truth.jsonl`, and `README.md` into a folder.
+
+    Raises `SettingsError` if it has files of such names that are not of an earlier week.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     truths = map(msgspec.json.encode, week.truths.values())
     named = {"responses": map(encode, week.responses), "feedback": map(encode, week.feedback), "truth": truths}
+    about = folder / "README.md"
+    _check(about, *(folder / f"{name}.jsonl" for name in named))
+    settings = msgspec.json.format(msgspec.json.encode(week.config)).decode()
+    about.write_text(_ABOUT.format(truth=cleandoc(Truth.__doc__ or ""), settings=settings), encoding="utf-8")
     for name, lines in named.items():
         (folder / f"{name}.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
-    settings = msgspec.json.format(msgspec.json.encode(week.config)).decode()
-    (folder / "README.md").write_text(_ABOUT.format(truth=cleandoc(Truth.__doc__ or ""), settings=settings))
 
 
-_ABOUT: Final = """# A synthetic hospital
+def _check(about: Path, *others: Path) -> None:
+    """A hospital's own export has these very names: only beside our own page are they ours."""
+    if about.exists() and about.read_bytes().startswith(_MARK.encode()):
+        return
+    for path in (about, *others):
+        if path.exists():
+            raise SettingsError(f"{path} is not of `demur synth` and would be overwritten: give another folder")
 
-Made by `demur synth`; nobody's data. `responses.jsonl` and `feedback.jsonl` hold events of the wire contract in order
+
+_MARK: Final = "# A synthetic hospital\n\nMade by `demur synth`; nobody's data."
+_ABOUT: Final = f"""{_MARK} `responses.jsonl` and `feedback.jsonl` hold events of the wire contract in order
 of arrival, with late, repeated, contradictory and missing feedback. `truth.jsonl` holds what only the generator knows.
 
-{truth}
+{{truth}}
 
 Settings:
 
 ```
-{settings}
+{{settings}}
 ```
 """
 

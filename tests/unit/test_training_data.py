@@ -105,6 +105,18 @@ def test_a_written_week_is_training_data(tmp_path):
     assert sum(agreed) / len(agreed) > 0.9  # some change their minds
 
 
+@pytest.mark.parametrize("name", ["responses.jsonl", "README.md"])
+def test_a_week_overwrites_nothing_but_a_week(tmp_path, name):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / name).write_text("mine")
+    week = generate(Config(responses=5))
+    with pytest.raises(SettingsError, match=name):
+        write(week, tmp_path / "own")
+    assert [path.read_text() for path in (tmp_path / "own").iterdir()] == ["mine"]
+    for _ in range(2):
+        write(week, tmp_path / "week")
+
+
 ASKED = Response(response_id="r", conversation_id="c", deployment="d", site="s", query="q", occurred_at=START)
 LATER = msgspec.structs.replace(ASKED, response_id="later")
 

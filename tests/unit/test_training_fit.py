@@ -1,5 +1,6 @@
 """A tiny encoder really learns, on one core in some ten seconds, and its artifact says what it is."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from models.training.data import from_week
 from models.training.early import TENTHS, best, watched_folds
 from models.training.examples import pending
 from models.training.fit import Recipe, quality, train
+from models.training.late import train_late
 from models.training.metrics import measure
 from models.training.synth import Config, generate
 from tests import tiny_model
@@ -213,6 +215,61 @@ def test_a_note_is_whole_or_not_there(note, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="no space"):
             train(examples, tmp_path / "x", recipe=HASTY, checkpoints=kept)
     train(examples, tmp_path / "x", recipe=HASTY, checkpoints=kept)
+
+
+def test_checkpoints_of_somebody_else_are_refused(tmp_path):
+    (tmp_path / "checkpoint-500").mkdir()
+    with pytest.raises(SettingsError, match="other data or settings"):
+        train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path)
+    assert (tmp_path / "checkpoint-500").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "notes"])
+def test_a_folder_of_other_files_is_left_alone(trained, name, tmp_path):
+    out = Path(shutil.copytree(trained[0], tmp_path / "out")) if name == "notes" else tmp_path
+    (out / name).write_text("mine")
+    with pytest.raises(SettingsError, match=name):
+        train(answers(250, seed=14), out, recipe=SMALLEST)
+    assert (out / name).read_text() == "mine"
+
+
+def test_what_is_trained_from_is_not_overwritten(trained, tmp_path):
+    out = shutil.copytree(trained[0], tmp_path / "out")
+    with pytest.raises(SettingsError, match="overwritten"):
+        train(answers(250, seed=14), out, encoder=str(out), recipe=SMALLEST)
+    with pytest.raises(SettingsError, match="overwritten"):
+        train_late(answers(250, seed=14), out, encoder=str(out))
+    assert load(str(out)).model_hash == load(str(trained[0])).model_hash
+
+
+@pytest.mark.parametrize("move", [2, 4])
+def test_an_artifact_that_is_torn_is_refused(trained, move, tmp_path, monkeypatch):
+    out, moved, really = tmp_path / "out", [], shutil.move
+
+    def killed(*paths):
+        moved.append(paths)
+        if len(moved) == move:
+            raise Killed
+        really(*paths)
+
+    shutil.copytree(trained[0], out)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "move", killed)
+        with pytest.raises(Killed):
+            train(answers(250, seed=14), out, recipe=SMALLEST)
+    with pytest.raises(ArtifactError):
+        load(str(out))
+    train(answers(250, seed=14), out, recipe=SMALLEST)
+    assert load(str(out))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_artifact_that_cannot_be_written_leaves_the_old_one(trained, tmp_path, monkeypatch):
+    out = shutil.copytree(trained[0], tmp_path / "out")
+    monkeypatch.setattr(fit, "write_card", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        train(answers(250, seed=14), out, recipe=SMALLEST)
+    assert load(str(out)).model_hash == load(str(trained[0])).model_hash
 
 
 def test_only_numbers_are_tracked(tmp_path):
