@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from models.errors import SettingsError
 from models.training.examples import Example, beside, folds
 
 Risks = NDArray[np.float64]
@@ -30,10 +31,15 @@ BEGINNING: Final = 40
 
 
 def out_of_fold(judge: Judge, examples: Sequence[Example], count: int = 5, seed: int = 0) -> Risks:
-    """Risks (N,) of each answer by a judge fitted to the other questions' answers."""
+    """Risks (N,) of each answer by a judge fitted to the other questions' answers.
+
+    Raises `SettingsError` if these are of one verdict.
+    """
     risks = np.zeros(len(examples))
-    for fold in folds(examples, count, seed):
+    for fold in filter(None, folds(examples, count, seed)):
         rest = [examples[index] for index in beside(examples, fold)]
+        if len({example.rejected for example in rest}) < 2:
+            raise SettingsError("the answers are to too few questions to learn from the others: give more, or --train")
         risks[fold] = judge(rest, [examples[index] for index in fold])
     return risks
 

@@ -41,7 +41,11 @@ _KEYS: Final[dict[Part, Callable[[Example], str]]] = {
 
 
 class TierRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One tier: its share of all answers, how often they were rejected, and its share of all rejections."""
+    """One tier: its share of all answers, how often they were rejected, and its share of all rejections.
+
+    The limits of `rejected` hold for independent answers, see `rate_interval`; a bootstrap by question would call a
+    tier without any rejection certain.
+    """
 
     tier: Tier
     count: int

@@ -1,5 +1,6 @@
 """Uncertainty of a measure: bootstrap by question, because answers to one question are not independent."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -38,6 +39,8 @@ def bootstrap(
 def rate_interval(rejected: int, count: int) -> Interval:
     """Clopper and Pearson's exact 95 % interval of a rate (Biometrika 1934, 26:404).
 
+    It takes the answers for independent: where many are to one question, it is too narrow.
+
     >>> [round(limit, 3) for limit in rate_interval(1, 10)]
     [0.1, 0.003, 0.445]
     """
@@ -47,8 +50,10 @@ def rate_interval(rejected: int, count: int) -> Interval:
 
 
 def _members(questions: Sequence[str]) -> list[NDArray[np.intp]]:
-    _, group = np.unique(np.asarray(questions), return_inverse=True)
-    return [np.flatnonzero(group == index) for index in range(group.max() + 1)]
+    rows: dict[str, list[int]] = defaultdict(list)  # an array of texts would give each the room of the longest
+    for row, question in enumerate(questions):
+        rows[question].append(row)
+    return [np.array(rows[question]) for question in sorted(rows)]
 
 
 def _limits(whole: Metrics, found: Sequence[Metrics], name: str) -> Interval:

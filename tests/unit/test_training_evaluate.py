@@ -1,7 +1,9 @@
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,10 @@ from models.errors import SettingsError
 from models.events import Instruction, Label, encode
 from models.events import Scored as Scored_
 from models.training import raters
+from models.training.baselines import out_of_fold, tfidf
 from models.training.data import from_week, read_labels
 from models.training.evaluate import Scored, evaluate, official, tier_table, write
-from models.training.intervals import MEASURES, bootstrap, rate_interval
+from models.training.intervals import MEASURES, _members, bootstrap, rate_interval
 from models.training.metrics import measure, sigmoid
 from models.training.readiness import needed, pilot, readiness
 from models.training.synth import Config, generate
@@ -104,6 +107,21 @@ def test_intervals_hold_the_value_and_narrow_with_questions():
     many = bootstrap(rejected, risk, [str(n // 4) for n in range(800)])["auroc"]
     assert few.lower < few.value < few.upper
     assert many.upper - many.lower < few.upper - few.lower
+
+
+def test_a_long_question_takes_no_room_for_the_others():
+    questions = ["b", "x" * 200_000, "a", "b"]
+    tracemalloc.start()
+    assert [part.tolist() for part in _members([*questions, *map(str, range(1000))])][-3:] == [[2], [0, 3], [1]]
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_few_questions_are_measured_or_refused(examples):
+    few = [msgspec.structs.replace(example, question=str(n % 3)) for n, example in enumerate(examples)]
+    assert (out_of_fold(tfidf, few) > 0).all()
+    with pytest.raises(SettingsError, match="too few questions"):
+        out_of_fold(tfidf, [msgspec.structs.replace(example, question="q") for example in few])
 
 
 @pytest.mark.parametrize(("rejected", "count"), [(0, 0), (0, 7), (7, 7), (3, 9)])
