@@ -16,10 +16,11 @@ from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
 
 from models.encoder import load
+from models.encoder.artifact import verify
 from models.errors import SettingsError
 from models.events import Tier
 from models.training.baselines import BASELINES, Judge, out_of_fold
-from models.training.examples import Example, pending
+from models.training.examples import Example, digest, pending
 from models.training.intervals import Interval, bootstrap, rate_interval
 from models.training.metrics import Metrics, measure, sigmoid
 
@@ -84,10 +85,14 @@ class PartRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole result. `review_load` is the share of answers in red; `deep`, the AUROC for deep rejections alone."""
+    """The whole result. `review_load` is the share of answers in red; `deep`, the AUROC for deep rejections alone.
+
+    `learnt`: the model learnt from these very answers, so that its figures promise too much.
+    """
 
     count: int
     rate: float
+    learnt: bool
     model_hash: str
     models: dict[str, Figures]
     pre_response: Metrics
@@ -127,6 +132,7 @@ def evaluate(
     return Evaluation(
         count=len(examples),
         rate=float(scored.rejected.mean()),
+        learnt=verify(Path(artifact)).get("data_digest") == digest(examples),
         model_hash=encoder.model_hash,
         models={"demur": ours, **baselines(train, examples, clock)},
         pre_response=_measured(_score(encoder, [pending(example) for example in examples])),

@@ -143,6 +143,8 @@ def evaluate(
     for name, row in found.models.items():
         table.add_row(name, *(f"{getattr(row, measure):.3f}" for measure in names))
     Console().print(table)
+    if found.learnt:
+        say("The model learnt from these very answers: its figures promise too much. Measure it on others.")
 
 
 @studies.command()

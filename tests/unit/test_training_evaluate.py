@@ -1,4 +1,5 @@
 import json
+import shutil
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -18,6 +19,7 @@ from models.training import raters
 from models.training.baselines import out_of_fold, tfidf
 from models.training.data import from_week, read_labels
 from models.training.evaluate import Scored, evaluate, official, tier_table, write
+from models.training.examples import digest
 from models.training.intervals import MEASURES, _members, bootstrap, rate_interval
 from models.training.metrics import measure, sigmoid
 from models.training.readiness import needed, pilot, readiness
@@ -66,6 +68,16 @@ def test_an_evaluation_says_everything(artifact, examples, tmp_path):
     assert read["tiers"][0]["tier"] == "green"
     assert read["demur"]["auroc"] == pytest.approx(found.models["demur"].auroc)
     assert "MEDIQA" in (tmp_path / "found.html").read_text()
+
+
+def test_a_model_measured_on_what_it_learnt_from_says_so(artifact, examples, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "learnt")
+    seal(folder, {"kind": "cross", "data_digest": digest(examples)})
+    found = [evaluate(str(folder), part, clock=count().__next__, train=examples) for part in (examples, examples[1:])]
+    assert [each.learnt for each in found] == [True, False]
+    for each, said in zip(found, (True, False), strict=True):
+        write(each, html=tmp_path / "found.html")
+        assert ("learnt from these very answers" in (tmp_path / "found.html").read_text()) == said
 
 
 def test_baselines_learn_from_what_they_are_given(artifact, examples):
