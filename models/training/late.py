@@ -135,7 +135,11 @@ def prepare(
 
 
 def left_out(lesson: Lesson, seed: int) -> NDArray[np.float64]:
-    """Risks (2, N) after the answer and before it, by heads fitted to the other folds' questions."""
+    """Risks (2, N) after the answer and before it, by heads fitted to the other folds' questions.
+
+    The adapter is one for all folds. Where answers with a title teach the head for want of others, it has seen which
+    titles those left out belong to, though no verdict: these figures then promise a little too much.
+    """
     logits = np.zeros((2, len(lesson.examples)))
     for fold in folds(lesson.examples, FOLDS, seed):
         weights, _ = fit_weights(lesson.only(beside(lesson.examples, fold)), seed)

@@ -202,10 +202,11 @@ class _Simulation:
 
     def _moment(self) -> datetime:
         """A point in the period, by day at even odds and by the hour's rush."""
-        day = self._draw.unit() * self.config.days
-        hour = self._draw.weighted(self._hours) + self._draw.unit()
-        whole = math.floor(day)
-        return self.config.start + timedelta(days=min(whole + hour / 24, self.config.days))
+        at = math.inf
+        while at > self.config.days:  # the last day may be a part of one
+            day = math.floor(self._draw.unit() * self.config.days)
+            at = day + (self._draw.weighted(self._hours) + self._draw.unit()) / 24
+        return self.config.start + timedelta(days=at)
 
     def _setting(self, number: int) -> _Setting:
         draw = self._draw

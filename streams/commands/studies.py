@@ -67,7 +67,7 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
     loss: Annotated[LossName, typer.Option("--loss", help="What `cross` minimises.")] = LossName.PLAIN,
     resume: Annotated[Path | None, typer.Option("--resume", help="Keep checkpoints here, go on from them.")] = None,
     track: Annotated[Tracker | None, typer.Option("--track", help="Send figures, never text, to a tracker.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of everything that is drawn.")] = 0,
 ) -> None:
     """Train a rejection prediction model: from nothing, or from any BERT-style checkpoint (folder or hub id).
 
@@ -154,7 +154,7 @@ def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
     days: Annotated[float, typer.Option("--days", min=0.01, help="Over how long.")] = 7.0,
     drift: Annotated[Scenario, typer.Option("--drift", help="What changes in the middle.")] = Scenario.SUDDEN,
     silent: Annotated[float, typer.Option("--silent", min=0.0, max=1.0, help="Share of errors nobody sees.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same events.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same events.")] = 7,
 ) -> None:
     """Write a synthetic hospital's week with known truth: for tests, and for pilots without logs."""
     from models.training.hospital import SCENARIOS  # noqa: PLC0415 (quick `--help`)

@@ -2,7 +2,9 @@ from collections import Counter, defaultdict
 from datetime import timedelta
 from statistics import mean
 
+import click
 import pytest
+from typer.testing import CliRunner
 
 from models.encoder.template import MAX_EARLIER
 from models.events import Feedback, Response, decode, encode
@@ -15,6 +17,7 @@ from models.training.grammar import GRAMMARS
 from models.training.hospital import CATEGORIES, SCENARIOS, Config, Drift, _mean_rate, intercepts
 from models.training.metrics import measure
 from models.training.synth import FAST, Truth, generate, write
+from streams.cli import app
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +147,22 @@ def test_feedback_is_as_untidy_as_configured(week):
     assert set(Counter(feedback.action for feedback in week.feedback)) == {
         "accepted", "edited", "disagreed", "flagged", "abandoned", "retracted",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("days", [0.1, 0.5, 1.5])
+def test_a_part_of_a_day_is_no_pile_at_its_end(days):
+    config = Config(responses=400, days=days, drift=None, seed=1)
+    begun = Counter(response.occurred_at for response in generate(config).responses if response.turn == 0)
+    assert max(begun.values()) == 1
+    assert max(begun) <= config.start + timedelta(days=days)
+
+
+@pytest.mark.parametrize("command", ["synth", "train", "demo", "replay"])
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_no_generator_takes_is_refused(command, seed, tmp_path):
+    words = ["--responses", "x"] if command == "replay" else []
+    said = CliRunner().invoke(app, [command, "--out", str(tmp_path / "x"), "--seed", seed, *words])
+    assert (said.exit_code, "--seed" in click.unstyle(said.output)) == (2, True)
 
 
 def test_feedback_comes_seconds_to_days_later_and_sometimes_first(week):
