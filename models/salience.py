@@ -15,11 +15,11 @@ False
 
 import hashlib
 import re
-import unicodedata
 from itertools import chain
 from typing import Final
 
 from models.memo import Memo
+from models.normal import nfkc
 
 _MICRO = "\u03bc"
 """What the compatible form makes of the micro sign."""
@@ -60,7 +60,7 @@ _FOUND: Final = Memo(_find)
 
 def plain(text: str) -> str:
     """Return a text in lower case, each letter and apostrophe in its most common form."""
-    return unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'").replace("\u0131", "i")
+    return nfkc(text).lower().replace("\u2019", "'").replace("\u0131", "i")
 
 
 def digest(text: str, key: bytes) -> str:

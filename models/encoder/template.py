@@ -21,6 +21,7 @@ import unicodedata
 from typing import Final
 
 from models.events import Response
+from models.normal import nfkc
 
 VERSION: Final = 2
 """Stands in each artifact's `rpm.json`: weights trained on one template do not fit another."""
@@ -44,7 +45,7 @@ def clean(text: str) -> str:
     """Normalise to NFKC, drop invisible characters, collapse white space. Idempotent."""
     if not (text.isascii() and text.isprintable()):
         hidden = {ord(character): None for character in set(text) if not _visible(character)}
-        text = unicodedata.normalize("NFKC", text.translate(hidden))
+        text = nfkc(text.translate(hidden))
     return " ".join(text.split())
 
 
