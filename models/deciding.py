@@ -31,7 +31,7 @@ from models.salience import digest as salience
 from models.tiers import Facts, by_risk, tier
 
 MAX_UNKNOWN: Final = 0.3
-"""Share of tokens outside the vocabulary above which a text is unlike what the encoder was trained on."""
+"""Share of characters that the encoder cannot read above which a text is unlike what it was trained on."""
 MAX_WAIT: Final = timedelta(minutes=5)
 """From a response to its decision, or back. What waited longer in the topic was answered without us; a date further
 ahead is wrong, and nothing can be said of its age."""

@@ -19,7 +19,7 @@ class Score(NamedTuple):
     """One response's raw score; it becomes a probability only through a calibrator.
 
     `logit`: natural-log odds of rejection. `truncated`: part of the text was too long and was lost.
-    `unknown`: share of the text's tokens, in [0, 1], that the vocabulary cannot express.
+    `unknown`: share of characters, in [0, 1], that the model cannot read, of query or answer: the larger one.
     """
 
     logit: float

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.encoder.base import Encoder, Runtime, Score
 from models.encoder.batches import BATCH_TOKENS
-from models.encoder.template import segments
+from models.encoder.template import lost, segments
 from models.encoder.tokens import Framer, Tokens
 from models.events import Response
 
@@ -65,7 +65,9 @@ class CrossEncoder(Encoder[Tokens]):
 
     def prepare(self, responses: Sequence[Response]) -> list[Tokens]:
         """Tokenise."""
-        return self._framer([segments(response) for response in responses])
+        rows = self._framer([segments(response) for response in responses])
+        unseen = map(lost, responses)
+        return [row._replace(unknown=max(row.unknown, share)) for row, share in zip(rows, unseen, strict=True)]
 
     def infer(self, prepared: Sequence[Tokens]) -> list[Score]:
         """Score each row, in the order given."""

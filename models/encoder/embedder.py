@@ -13,6 +13,7 @@ from models.encoder.cross import Forward
 from models.encoder.forward import Layout
 from models.encoder.runtime import choose
 from models.encoder.tokens import Tokens, ends
+from models.encoder.words import Words
 
 Vectors = NDArray[np.float32]
 
@@ -37,8 +38,8 @@ class Embedder:
     def __init__(
         self, model: Any, tokenizer: Any, batch_tokens: int = BATCH_TOKENS, precision: Wanted = "float32"
     ) -> None:
-        self.unknown = tokenizer.unk_token_id
         self._tokenizer = tokenizer
+        self._words = Words(tokenizer)
         self._batch_tokens = batch_tokens
         layout = Layout(tokenizer.pad_token_id or 0, typed=False, first=False)
         self._ways, self.runtime = choose(model, layout, self._probe, precision)
@@ -52,8 +53,13 @@ class Embedder:
         distinct = sorted(set(texts))
         read = [ends(text, LONGEST) for text in distinct]
         found = self._tokenizer(read, verbose=False)["input_ids"] if read else []
-        cut = [len(part) < len(text) for part, text in zip(read, distinct, strict=True)]
-        return {text: _kept(ids, cut=lost) for text, ids, lost in zip(distinct, found, cut, strict=True)}
+        return {text: self._row(text, *parts) for text, *parts in zip(distinct, read, found, strict=True)}
+
+    def _row(self, text: str, read: str, ids: list[int]) -> Tokens:
+        """Cut to the longest; the last special token stays."""
+        kept = ids if len(ids) <= LONGEST else [*ids[: LONGEST - 1], ids[-1]]
+        cut = len(read) < len(text) or len(kept) < len(ids)
+        return Tokens(kept, [0] * len(kept), cut, self._words.unread(read, ids[1:-1]))
 
     def embed(self, texts: Mapping[str, Tokens], *, exactly: bool = False) -> dict[str, Embedded]:
         """Return the embedding of each tokenised text; exactly: by the plain float32 forward."""
@@ -73,12 +79,6 @@ class Embedder:
         """Similarities of all tokens: what the features are made of."""
         vectors = unit(torch.cat(forward.states(list(self.tokenise(PROBES).values()))).numpy())
         return torch.from_numpy(vectors @ vectors.T)
-
-
-def _kept(ids: list[int], *, cut: bool) -> Tokens:
-    """Cut to the longest; the last special token stays."""
-    kept = ids if len(ids) <= LONGEST else [*ids[: LONGEST - 1], ids[-1]]
-    return Tokens(kept, [0] * len(kept), cut or len(kept) < len(ids), 0.0)
 
 
 def _embedded(states: torch.Tensor, row: Tokens) -> Embedded:

@@ -4,7 +4,7 @@ With a couple of thousand verdicts this carries over to new questions where a fi
 the answer is written, a linear model on the query's embedding speaks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from models.encoder.embedder import Embedded, Embedder, Vectors
 from models.encoder.head import Head
 from models.encoder.passages import asks, heading, passages, sentences
 from models.encoder.relations import Query, relate
-from models.encoder.template import clean
+from models.encoder.template import clean, lost
 from models.encoder.tokens import Tokens
 from models.events import Response
 
@@ -46,12 +46,16 @@ class Reading(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """One event, divided and tokenised. `answer` is its passages and whether any was left out."""
+    """One event, divided and tokenised. `answer` is its passages and whether any was left out.
+
+    `unknown`: see `Score`.
+    """
 
     query: str
     asked: list[str]
     answer: tuple[list[str], bool] | None
     tokens: dict[str, Tokens]
+    unknown: float
 
     @property
     def size(self) -> int:
@@ -74,22 +78,19 @@ class LateEncoder(Encoder[Texts]):
 
     def infer(self, prepared: Sequence[Texts]) -> list[Score]:
         """Score each, in the order given."""
-        return self._scores(embed(self._embedder, prepared))
+        return self._scores(prepared, exactly=False)
 
     def infer_exactly(self, prepared: Sequence[Texts]) -> list[Score]:
         """Score each, in the order given."""
-        return self._scores(embed(self._embedder, prepared, exactly=True))
+        return self._scores(prepared, exactly=True)
 
-    def _scores(self, readings: Sequence[Reading]) -> list[Score]:
-        return [Score(logit(self._weights, reading), reading.cut, self._unknown(reading)) for reading in readings]
+    def _scores(self, events: Sequence[Texts], *, exactly: bool) -> list[Score]:
+        found = zip(embed(self._embedder, events, exactly=exactly), events, strict=True)
+        return [Score(logit(self._weights, reading), reading.cut, event.unknown) for reading, event in found]
 
     def warm(self) -> None:
         """Prepare every size of pass."""
         self._embedder.warm()
-
-    def _unknown(self, reading: Reading) -> float:
-        ids = [token for part in _parts(reading) for token in part.ids]
-        return ids.count(self._embedder.unknown) / max(1, len(ids))
 
 
 @torch.inference_mode()
@@ -114,7 +115,16 @@ def divide(embedder: Embedder, responses: Sequence[Response]) -> list[Texts]:
     texts = [[q, *part, *(named(a[0]) if a else ())] for q, part, a in zip(queries, asked, answers, strict=True)]
     tokens = embedder.tokenise(text for each in texts for text in each)
     held = [{text: tokens[text] for text in each} for each in texts]
-    return [Texts(*parts) for parts in zip(queries, asked, answers, held, strict=True)]
+    unknown = [_unknown(r, q, a, tokens) for r, q, a in zip(responses, queries, answers, strict=True)]
+    return [Texts(*parts) for parts in zip(queries, asked, answers, held, unknown, strict=True)]
+
+
+def _unknown(
+    response: Response, query: str, answer: tuple[list[str], bool] | None, tokens: Mapping[str, Tokens]
+) -> float:
+    parts = answer[0] if answer else []
+    missed = sum(len(part) * tokens[part].unknown for part in parts)
+    return max(lost(response), tokens[query].unknown, missed / max(1, sum(map(len, parts))))
 
 
 def embed(embedder: Embedder, events: Sequence[Texts], *, exactly: bool = False) -> list[Reading]:
@@ -142,10 +152,6 @@ def named(passages: list[str]) -> list[str]:
     """The texts of an answer that are embedded: its passages, and its heading if it has one."""
     title = heading(passages[0])
     return [*passages, title] if title else passages
-
-
-def _parts(reading: Reading) -> list[Embedded]:
-    return [reading.query.whole, *(reading.answer or [])]
 
 
 def save_weights(weights: Weights, folder: Path) -> None:

@@ -93,6 +93,7 @@ def open_sentences(name: str) -> tuple[Any, Any]:
             model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
     except _FAILURES as error:
         raise ArtifactError(_unopened(name, error)) from error
+    _check_fast(name, tokenizer)
     return model.eval().requires_grad_(requires_grad=False), tokenizer
 
 
@@ -108,9 +109,13 @@ def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
         raise ArtifactError(_unopened(name, error)) from error
     if labels is None:
         _check_head(name, model, report)
+    _check_fast(name, tokenizer)
+    return model, tokenizer
+
+
+def _check_fast(name: str, tokenizer: Any) -> None:
     if not tokenizer.is_fast:
         raise ArtifactError(f"model {name!r} has no fast tokenizer (`tokenizer.json`): convert it or choose another")
-    return model, tokenizer
 
 
 def _dressed(labels: int | None) -> dict[str, Any]:

@@ -43,15 +43,44 @@ def segments(response: Response) -> tuple[str, str]:
 
 def clean(text: str) -> str:
     """Normalise to NFKC, drop invisible characters, collapse white space. Idempotent."""
-    if not (text.isascii() and text.isprintable()):
-        hidden = {ord(character): None for character in set(text) if not _visible(character)}
-        text = nfkc(text.translate(hidden))
+    if not _plain(text):
+        text = nfkc(text.translate(_hidden(text)))
     return " ".join(text.split())
 
 
+def lost(response: Response) -> float:
+    """Return the share of query or answer, whichever is larger, that is dropped: the model never sees it."""
+    return max(_lost(response.query), _lost(response.response or ""))
+
+
+def _lost(text: str) -> float:
+    hidden = {} if _plain(text) else _hidden(text)
+    return 1 - _solid(text.translate(hidden)) / _solid(text) if hidden else 0.0
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def _solid(text: str) -> int:
+    return sum(map(len, text.split()))
+
+
+def _hidden(text: str) -> dict[int, None]:
+    """What is dropped, as `str.translate` takes it."""
+    return {ord(character): None for character in set(text) - _SEEN if not _visible(character)}
+
+
+_SEEN: Final = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("\t\n\r")
+"""What nearly all texts consist of."""
+
+
 def _visible(character: str) -> bool:
-    """True unless control, format (zero-width, bidirectional), surrogate, private or unassigned; white space stays."""
-    return character.isspace() or unicodedata.category(character)[0] != "C"
+    """True unless control, format (zero-width, bidirectional), surrogate, private or unassigned; white space stays.
+
+    Nor what stands for a character that could not be decoded, which some tokenizers drop by themselves.
+    """
+    return character.isspace() or (unicodedata.category(character)[0] != "C" and character != "\ufffd")
 
 
 def _first(response: Response) -> str:

@@ -19,7 +19,10 @@ WIDEST: Final = 16
 
 
 class Tokens(NamedTuple):
-    """One pair ready for the model: `ids` and `types` have equal length."""
+    """One pair ready for the model: `ids` and `types` have equal length.
+
+    `unknown`: share of characters that the ids do not express, in the segment that has more of them.
+    """
 
     ids: list[int]
     types: list[int]
@@ -54,7 +57,6 @@ class Framer:
         self._frame = _frame(tokenizer)
         self._limit = limit
         self._budget = limit - self._frame.size
-        self._unknown = tokenizer.unk_token_id
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[Tokens]:
         """Tokenise all texts, then frame each pair."""
@@ -64,9 +66,11 @@ class Framer:
         read = [ends(text, self._limit) for text in texts]
         ids = self._words(read)
         cut = [len(part) < len(text) for part, text in zip(read, texts, strict=True)]
-        return [self._join(*ids[at : at + 2], cut=any(cut[at : at + 2])) for at in range(0, len(ids), 2)]
+        unknown = list(map(self._words.unread, read, ids))
+        both = [slice(at, at + 2) for at in range(0, len(ids), 2)]
+        return [self._join(*ids[pair], cut=any(cut[pair]), unknown=max(unknown[pair])) for pair in both]
 
-    def _join(self, query: list[int], response: list[int], *, cut: bool) -> Tokens:
+    def _join(self, query: list[int], response: list[int], *, cut: bool, unknown: float) -> Tokens:
         keep = shares(len(query), len(response), self._budget)
         first, second = middle_out(query, keep[0]), middle_out(response, keep[1])
         before, between, after = self._frame
@@ -74,15 +78,10 @@ class Framer:
         rest = len(second) + len(after)
         types = [0] * (len(ids) - rest) + [1] * rest
         lost = cut or len(first) < len(query) or len(second) < len(response)
-        return Tokens(ids, types, lost, self._missing(query, response))
+        return Tokens(ids, types, lost, unknown)
 
     def _twins(self, tokens: list[int], other: list[int]) -> list[int]:
         return twinned(tokens, other, self._shift) if self._shift else tokens
-
-    def _missing(self, *parts: list[int]) -> float:
-        if self._unknown is None:
-            return 0.0
-        return sum(part.count(self._unknown) for part in parts) / max(1, sum(map(len, parts)))
 
 
 def twinned(tokens: list[int], other: list[int], shift: int) -> list[int]:

@@ -16,16 +16,36 @@ from models.memo import Memo
 
 
 class Words:
-    """Reads texts without special tokens, for one Hugging Face fast tokenizer."""
+    """Reads texts without special tokens, for one Hugging Face fast tokenizer.
+
+    One unknown token may stand for a whole word, or for all unknown neighbours: what is unknown is counted by its
+    characters. Vocabularies of bytes (GPT-2's kind) know no unknown token; to them nothing is, in any script.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._alone = _reads_words_alone(tokenizer)
+        self._unknown = tokenizer.unk_token_id
         self._word = Memo(lambda word: self._whole([word])[0])
+        self._missed = Memo(self._miss)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text."""
         return [self._by_word(text) for text in texts] if self._alone else self._whole(texts)
+
+    def unread(self, text: str, ids: Sequence[int]) -> float:
+        """Return the share, in [0, 1], of a text's characters, without blanks, that its ids do not express."""
+        if not ids:
+            return float(bool(text))
+        if self._unknown not in ids:
+            return 0.0
+        missed = sum(map(self._missed.__getitem__, text.split(" ") if self._alone else [text]))
+        return min(1.0, missed / max(1, len(text) - text.count(" ")))
+
+    def _miss(self, text: str) -> int:
+        found = self._backend.encode(text, add_special_tokens=False)
+        spans = zip(found.ids, found.offsets, strict=True)
+        return sum(end - start for token, (start, end) in spans if token == self._unknown)
 
     def _by_word(self, text: str) -> list[int]:
         return [*chain.from_iterable(map(self._word.__getitem__, text.split(" ")))]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.encoder.template import ABSENT, EARLIER_LENGTH, MAX_NUMBERS, PENDING, clean, segments
+from models.encoder.template import ABSENT, EARLIER_LENGTH, MAX_NUMBERS, PENDING, _hidden, clean, lost, segments
 from models.encoder.tokens import middle_out, shares
 from models.events import Response
 
@@ -33,6 +33,14 @@ def test_cleaning_twice_is_cleaning_once(text):
 def test_nothing_invisible_survives(text):
     assert all(unicodedata.category(character)[0] != "C" for character in clean(text))
     assert unicodedata.is_normalized("NFKC", clean(text))
+
+
+@given(hostile)
+def test_what_is_lost_is_what_cleaning_drops(text):
+    share = lost(response(query="q", response=text))
+    assert 0.0 <= share <= 1.0
+    assert (share == 1.0) == (bool(text.split()) and not clean(text))
+    assert (share == 0.0) == all(character in text.translate(_hidden(text)) for character in text)
 
 
 @given(hostile, st.none() | hostile, st.dictionaries(hostile, st.floats(allow_nan=False), max_size=30))

@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from models import encoder as encoders
+from models.deciding import MAX_UNKNOWN
 from models.encoder.artifact import CARD, seal, verify
 from models.encoder.quiet import quiet
 from models.errors import ArtifactError
@@ -99,6 +100,42 @@ def test_unknown_characters_are_counted(encoder):
     plain, foreign = encoder.score([event(), event(response="每天 δύο tablets")])
     assert plain.unknown == 0.0
     assert 0.0 < foreign.unknown < 1.0
+
+
+UNREADABLE = {
+    "another script": "ห้ามรับประทานยานี้ร่วมกับวาร์ฟารินเด็ดขาดเพราะอาจทำให้เลือดออกอย่างรุนแรง" * 20,
+    "words of another script": "μην παίρνετε αυτό το φάρμακο " * 3,
+    "a word without end": "x" * 5000,
+    "pictures": "💊" * 30,
+    "glyphs of a private font": "\ue000\ue001\ue002" * 10,
+    "unassigned": "\u0378" * 10,
+    "what could not be decoded": "\ufffd" * 40,
+    "nothing that is seen": "\u200b\u2060",
+    "control characters": "\x01\x02",
+    "marks on nothing": "\u0301 " * 5,
+    "hardly a word": f"5 {'💊' * 30}",
+    "hardly a word that is seen": f"5 {chr(0xE000) * 30}",
+}
+
+
+@pytest.mark.parametrize("answer", UNREADABLE.values(), ids=list(UNREADABLE))
+def test_an_answer_that_cannot_be_read_is_unknown_beside_a_long_question_that_can(encoder, answer):
+    [score] = encoder.score([event(query=f"{TEXT} {TEXT}", response=answer)])
+    assert score.unknown > 0.9
+
+
+@pytest.mark.parametrize("text", ["\ue000" * 20, "δύο δύο δύο δύο δύο δύο δύο δύο δύο"])
+def test_a_question_that_cannot_be_read_is_unknown_beside_an_answer_that_can(encoder, text):
+    [score] = encoder.score([event(query=text, response=TEXT)])
+    assert score.unknown > MAX_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "answer", [None, "", " \n", TEXT, f"{TEXT}\r\n\u00a0\u200b{TEXT}", f"{TEXT} 💊", f"{TEXT} 每天"]
+)
+def test_answers_that_can_be_read_raise_no_doubt(encoder, answer):
+    [score] = encoder.score([event(query="take", response=answer)])
+    assert score.unknown < 0.05
 
 
 def test_an_answer_that_is_pending_scores_otherwise_than_an_empty_one(encoder):

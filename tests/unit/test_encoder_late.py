@@ -102,6 +102,14 @@ def test_it_scores_before_and_after_the_answer(artifact, examples):
     assert after.logit != before.logit
 
 
+@pytest.mark.parametrize("answer", ["δύο " * 20, "\ue000" * 30, "💊" * 30, "\u200b", "x" * 5000])
+def test_an_answer_that_cannot_be_read_is_unknown(artifact, examples, answer):
+    asked = examples[0].event
+    known, unknown = load(str(artifact)).score([asked, msgspec.structs.replace(asked, response=answer)])
+    assert known.unknown == 0.0
+    assert unknown.unknown > 0.9
+
+
 def test_training_twice_gives_one_artifact(artifact, examples, sentence_encoder, tmp_path):
     train_late(examples, tmp_path / "again", encoder=sentence_encoder, seed=1)
     assert load(str(tmp_path / "again")).model_hash == load(str(artifact)).model_hash

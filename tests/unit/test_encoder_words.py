@@ -63,3 +63,31 @@ def test_a_tokenizer_for_which_blanks_matter_reads_the_whole(make):
     texts = ["5 mg every day"]
     apart = [id_ for word in texts[0].split() for id_ in whole(tokenizer, [word])[0]]
     assert Words(tokenizer)(texts) == whole(tokenizer, texts) != [apart]
+
+
+def fused():
+    """XLM-R's kind: one token for all unknown neighbours."""
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("a", -1.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "share"),
+    [
+        (lambda: TOKENIZER, "take 5 δύο", 3 / 8),
+        (lambda: TOKENIZER, "take (δύο)", 3 / 9),
+        (lambda: TOKENIZER, "東京 ไทย", 3 / 5),
+        (lambda: TOKENIZER, f"take {'x' * 196}", 0.98),
+        (lambda: TOKENIZER, "take 5", 0.0),
+        (lambda: TOKENIZER, "", 0.0),
+        (lambda: TOKENIZER, "\u0301", 1.0),
+        (phrased, "every day δύο", 3 / 11),
+        (fused, "aa δδδδδδ", 6 / 8),
+        (spaced, "δδδ mg", 0.0),
+    ],
+)
+def test_what_cannot_be_expressed_counts_by_its_characters(make, text, share):
+    words = Words(make())
+    [ids] = words([text])
+    assert words.unread(text, ids) == pytest.approx(share, abs=0.13 if make is fused else 1e-9)
