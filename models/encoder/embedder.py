@@ -1,6 +1,6 @@
 """A frozen sentence encoder: texts to one vector a text and one a token, all of length one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from models.encoder.base import Wanted
 from models.encoder.batches import BATCH_TOKENS
 from models.encoder.cross import Forward
 from models.encoder.forward import Layout
-from models.encoder.runtime import choose
+from models.encoder.runtime import Probe, choose
 from models.encoder.tokens import Tokens, ends
 from models.encoder.words import Words
 
@@ -42,7 +42,7 @@ class Embedder:
         self._words = Words(tokenizer)
         self._batch_tokens = batch_tokens
         layout = Layout(tokenizer.pad_token_id or 0, typed=False, first=False)
-        self._ways, self.runtime = choose(model, layout, self._probe, precision)
+        self._ways, self.runtime = choose(model, layout, self._test(), precision)
 
     def __call__(self, texts: Iterable[str]) -> dict[str, Embedded]:
         """Return the embedding of each distinct text."""
@@ -71,14 +71,18 @@ class Embedder:
             found.update((names[i], _embedded(state, rows[i])) for i, state in zip(picked, states, strict=True))
         return found
 
+    def _test(self) -> Probe:
+        return Probe([list(self.tokenise(PROBES).values())], _similarities, bounded=lambda found: found)
+
     def warm(self) -> None:
         """Prepare every size of pass."""
         self._ways.fast.warm(self._batch_tokens)
 
-    def _probe(self, forward: Forward) -> torch.Tensor:
-        """Similarities of all tokens: what the features are made of."""
-        vectors = unit(torch.cat(forward.states(list(self.tokenise(PROBES).values()))).numpy())
-        return torch.from_numpy(vectors @ vectors.T)
+
+def _similarities(way: Forward, passes: Sequence[Sequence[Tokens]]) -> torch.Tensor:
+    """Of all tokens: what the features are made of."""
+    vectors = unit(torch.cat([state for rows in passes for state in way.states(rows)]).numpy())
+    return torch.from_numpy(vectors @ vectors.T)
 
 
 def _embedded(states: torch.Tensor, row: Tokens) -> Embedded:

@@ -5,7 +5,9 @@ the answer is written, a linear model on the query's embedding speaks.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from models.encoder.embedder import Embedded, Embedder, Vectors
 from models.encoder.head import Head
 from models.encoder.passages import asks, heading, passages, sentences
 from models.encoder.relations import Query, relate
+from models.encoder.runtime import PROBES
 from models.encoder.template import clean, lost
 from models.encoder.tokens import Tokens
 from models.events import Response
@@ -68,9 +71,9 @@ class LateEncoder(Encoder[Texts]):
 
     def __init__(self, embedder: Embedder, weights: Weights, model_hash: str) -> None:
         self.model_hash = model_hash
-        self.runtime = embedder.runtime
         self._embedder = embedder
         self._weights = weights
+        self.runtime = embedder.runtime._replace(off=self._off())
 
     def prepare(self, responses: Sequence[Response]) -> list[Texts]:
         """Divide and tokenise."""
@@ -88,9 +91,34 @@ class LateEncoder(Encoder[Texts]):
         found = zip(embed(self._embedder, events, exactly=exactly), events, strict=True)
         return [Score(logit(self._weights, reading), reading.cut, event.unknown) for reading, event in found]
 
+    def _off(self) -> float:
+        """Mean difference in logits, of the worse head: the embedder's test knows similarities alone."""
+        return max(self._apart(_asked(answered=answered)) for answered in (True, False))
+
+    def _apart(self, events: Sequence[Response]) -> float:
+        prepared = self.prepare(events)
+        pairs = zip(self.infer(prepared), self.infer_exactly(prepared), strict=True)
+        return fmean(abs(found.logit - exact.logit) for found, exact in pairs)
+
     def warm(self) -> None:
         """Prepare every size of pass."""
         self._embedder.warm()
+
+
+def _asked(*, answered: bool) -> list[Response]:
+    """The test's texts as events."""
+    return [
+        Response(
+            response_id="probe",
+            conversation_id="probe",
+            deployment="probe",
+            site="probe",
+            query=query,
+            response=answer if answered else None,
+            occurred_at=datetime.fromtimestamp(0, UTC),
+        )
+        for query, answer in PROBES
+    ]
 
 
 @torch.inference_mode()

@@ -4,8 +4,8 @@ Not by a race: a choice that hung on the load of the machine would change the mo
 it the calibrators. Dynamic int8 is left out: it moves single probabilities by up to .8 and flips one tier in a hundred.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +15,17 @@ from models.encoder.cross import Forward, Ways, log_odds
 from models.encoder.forward import Layout, Packed, Plain, packed
 from models.encoder.gpu import Replayed
 from models.encoder.kernels import Numerics
-from models.encoder.tokens import Framer
+from models.encoder.template import PENDING
+from models.encoder.tokens import Framer, Tokens
 from models.errors import ArtifactError
 
 BOUNDS: Final[dict[Precision, float]] = {"float32": 1e-5, "bfloat16": 0.03}
 """Probability that a way may differ from the plain float32 forward, at most. Measured in float32: some 1e-7; in
 bfloat16: .012 to .026, and no tier moves."""
+
+SHARES: Final[dict[Precision, float]] = {"float32": 1e-4, "bfloat16": 0.05}
+"""And of the logits' spread, or of one logit where they spread less: of a head that is sure of itself no probability
+moves, whatever is computed. Measured: 1e-6; .001 of the reference encoder's, up to .02 of random weights'."""
 
 _FAILURES: Final = (ValueError, TypeError, RuntimeError, AttributeError, IndexError)
 """What a model of an unforeseen kind raises."""
@@ -30,44 +35,74 @@ PROBES: Final = (
     ("When?", "Daily."),
     ("May she take amlodipine?", "Take two tablets of amlodipine 5 mg every day with water. " * 2),
     ("What if a dose of warfarin was missed? " * 4, "Never take twice as much; tell us at the next visit. " * 6),
+    ("Is it safe with her kidneys?", PENDING),
+    ("Is it safe with her kidneys?", "No. Stop it at once, and go to the emergency department."),
+    ("Is it safe with her kidneys?", "Yes, 500 mg of metformin twice a day is safe."),
+    ("triage | - | - | - | turn 0 | How long does a rash last?", "I am a language model, and cannot say. " * 3),
 )
-"""Of equal and of different lengths, about two hundred tokens."""
-
-Outputs = Callable[[Forward], Tensor]
-"""Runs the test's texts and returns probabilities, or what else is bounded by one."""
+"""Of equal and of different lengths, about three hundred tokens; the reference encoder's logits spread over five."""
 
 
-def choose(model: Any, layout: Layout, test: Outputs, wanted: Wanted) -> tuple[Ways, Runtime]:
+class Probe(NamedTuple):
+    """A test's texts, a list a pass; what is compared, and a function to what is bounded by one."""
+
+    passes: Sequence[Sequence[Tokens]]
+    read: Callable[[Forward, Sequence[Sequence[Tokens]]], Tensor]
+    bounded: Callable[[Tensor], Tensor] = torch.sigmoid
+
+    def by(self, way: Forward) -> Tensor:
+        """Return what is compared."""
+        return self.read(way, self.passes)
+
+
+def odds(way: Forward, passes: Sequence[Sequence[Tokens]]) -> Tensor:
+    """(N,): the log odds of rejection."""
+    return torch.cat([log_odds(way.logits(rows)) for rows in passes])
+
+
+def probe(framer: Framer) -> Probe:
+    """Return the test of a classifier."""
+    return Probe([framer(PROBES)], odds)
+
+
+def choose(model: Any, layout: Layout, test: Probe, wanted: Wanted) -> tuple[Ways, Runtime]:
     """Return the fastest way through a model that agrees with the plain one, and the plain one.
 
     Raises `ArtifactError` if `wanted` names a precision that it cannot have.
     """
     plain = Plain(model, layout)
-    try:
-        expected = test(plain)
-    except _FAILURES as error:
-        raise ArtifactError(f"this model cannot score texts ({_line(error)}): choose another") from None
+    expected = _expected(plain, test)
     reason = ""
     for path, precision in _candidates(model, wanted):
         how = Numerics(getattr(torch, precision), fused=path == "fused")
         try:
             way = packed(model, layout, how, Replayed if _on_gpu(model) else Packed)
-            deviation = float((test(way) - expected).abs().max())
+            found = test.by(way)
         except _FAILURES as error:
             reason = f"it cannot be {path}, for {_line(error)}"
             continue
-        if deviation <= BOUNDS[precision]:
-            return Ways(way, plain), Runtime(path, precision, deviation, reason)
-        reason = f"{path} in {precision} a probability differs by {deviation:.1g}"
+        deviation, off = _furthest(test.bounded(found), test.bounded(expected)), (found - expected).abs()
+        if deviation <= BOUNDS[precision] and float(off.max()) <= SHARES[precision] * _spread(expected):
+            return Ways(way, plain), Runtime(path, precision, deviation, reason, float(off.mean()))
+        reason = f"{path} in {precision} a probability differs by {deviation:.1g}, a logit by {float(off.max()):.1g}"
     if wanted == "bfloat16":
         raise ArtifactError(f"DEMUR_PRECISION: this model cannot compute in bfloat16 ({reason}): choose float32")
     return Ways(plain, plain), Runtime("plain", "float32", 0.0, reason)
 
 
-def probe(framer: Framer) -> Outputs:
-    """Return the test of a classifier: its probabilities of rejection for texts of several lengths."""
-    rows = framer(PROBES)
-    return lambda way: torch.sigmoid(log_odds(way.logits(rows)))
+def _expected(plain: Plain, test: Probe) -> Tensor:
+    try:
+        return test.by(plain)
+    except _FAILURES as error:
+        raise ArtifactError(f"this model cannot score texts ({_line(error)}): choose another") from None
+
+
+def _furthest(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max())
+
+
+def _spread(logits: Tensor) -> float:
+    return max(1.0, float(logits.max() - logits.min()))
 
 
 def _line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from models import encoder as encoders
 from models.encoder.adapter import Adapter
 from models.encoder.artifact import verify
 from models.encoder.embedder import LONGEST, Embedder, unit
-from models.encoder.late import features, load_weights, read
+from models.encoder.late import LateEncoder, features, load_weights, read
 from models.encoder.loading import open_sentences
 from models.encoder.passages import FIRST, LAST, PASSAGE, asks, heading, passages, sentences
 from models.encoder.quiet import quiet
@@ -95,6 +95,20 @@ def test_bfloat16_moves_no_risk_far(artifact, examples):
     both = (encoders.load(str(artifact), precision=precision).score(events) for precision in ("float32", "bfloat16"))
     risks = [[1 / (1 + math.exp(-score.logit)) for score in scores] for scores in both]
     assert np.abs(np.subtract(*risks)).max() < BOUNDS["bfloat16"]
+
+
+def test_rounding_is_that_of_its_head(sentence_encoder, artifact, examples):
+    """Similarities hardly move; what a head makes of them may."""
+    weights, events = load_weights(artifact), [pending(example).event for example in examples[:40]]
+    weights.before.weight.mul_(1e7)
+    fast, exact = (
+        LateEncoder(Embedder(*open_sentences(sentence_encoder), precision=precision), weights, "")
+        for precision in ("bfloat16", "float32")
+    )
+    off = [abs(a.logit - b.logit) for a, b in zip(fast.score(events), exact.score(events), strict=True)]
+    assert exact.rounding == 0.0
+    assert fast.runtime.deviation < 1e-3
+    assert 0.1 < np.mean(off) < fast.rounding
 
 
 def test_it_scores_before_and_after_the_answer(artifact, examples):

@@ -7,12 +7,13 @@ from msgspec.structs import replace
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from models.encoder import kernels, load, runtime
+from models.encoder.base import ROUNDING, Runtime
 from models.encoder.cross import log_odds
 from models.encoder.forward import Layout, Packed, Plain
 from models.encoder.loading import open_model
 from models.encoder.marks import Run, Runs
 from models.encoder.quiet import quiet
-from models.encoder.runtime import BOUNDS, choose
+from models.encoder.runtime import BOUNDS, Probe, choose, odds
 from models.encoder.tokens import Tokens
 from models.errors import ArtifactError
 from models.training.reference import ensure_reference
@@ -121,7 +122,7 @@ def rows_of(lengths=LENGTHS):
 
 def chosen(model, wanted="auto"):
     layout = Layout(1, typed=getattr(model.config, "type_vocab_size", 0) > 1, first=True)
-    return choose(model, layout, lambda way: torch.sigmoid(log_odds(way.logits(rows_of()))), wanted)
+    return choose(model, layout, Probe([rows_of()], odds), wanted)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -177,8 +178,15 @@ def test_other_models_take_the_plain_way_and_say_why(kind):
     assert OTHERS[kind] in found.reason
 
 
-def test_a_model_that_looks_like_bert_and_computes_otherwise_is_found_out():
-    (way, _), found = chosen(model_of("bert", is_decoder=True))
+@pytest.mark.parametrize("bias", [0.0, 4.0, 14.0])
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_a_model_that_looks_like_bert_and_computes_otherwise_is_found_out(monkeypatch, bias, precision):
+    """Also if it is so sure of itself that no probability moves far."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    model = model_of("bert", is_decoder=True)
+    model.classifier.weight.mul_(0.3)
+    model.classifier.bias.copy_(torch.tensor([bias, 0.0]))
+    (way, _), found = chosen(model, precision)
     assert isinstance(way, Plain)
     assert "differs by" in found.reason
 
@@ -204,6 +212,22 @@ def test_bfloat16_that_moves_a_probability_too_far_is_not_chosen(monkeypatch):
     _, found = chosen(model_of("bert"))
     assert (found.path, found.precision) == ("packed", "float32")
     assert "bfloat16" in found.reason
+
+
+def test_rounding_is_that_of_the_model():
+    assert Runtime("packed", "float32", off=0.1).rounding == 0.0
+    assert Runtime("packed", "bfloat16", off=0.001).rounding == ROUNDING
+    assert Runtime("packed", "bfloat16", off=0.01).rounding == pytest.approx(0.09)
+
+
+def test_few_scores_of_a_steep_model_are_off_by_more_than_its_rounding(folder, texts, plain):
+    encoder = load(folder, precision="bfloat16")
+    prepared = encoder.prepare(texts[:400])
+    found, exact = (
+        np.array([score.logit for score in way(prepared)]) for way in (encoder.infer, encoder.infer_exactly)
+    )
+    assert ROUNDING < encoder.rounding < 0.1 * np.ptp(exact)
+    assert (np.abs(found - exact) > encoder.rounding).mean() < 0.01
 
 
 def test_a_precision_that_cannot_be_had_stops_the_start():
