@@ -11,7 +11,7 @@ from torch import Tensor
 from models.encoder.base import Encoder, Runtime, Score
 from models.encoder.batches import BATCH_TOKENS
 from models.encoder.template import lost, segments
-from models.encoder.tokens import Framer, Tokens
+from models.encoder.tokens import MAX_LENGTH, Framer, Tokens
 from models.events import Response
 
 
@@ -90,9 +90,10 @@ class CrossEncoder(Encoder[Tokens]):
         self._ways.fast.warm(self._batch_tokens)
 
 
-def padded(rows: Sequence[Tokens], pad: int, step: int = 1) -> dict[str, Tensor]:
-    """Stack rows into int64 tensors (rows, longest rounded up to `step`): ids, mask and types."""
-    width = -(-max(len(row.ids) for row in rows) // step) * step
+def padded(rows: Sequence[Tokens], pad: int, step: int = 1, limit: int = MAX_LENGTH) -> dict[str, Tensor]:
+    """Stack rows into int64 tensors (rows, longest rounded up to `step`, if `limit` allows): ids, mask and types."""
+    longest = max(len(row.ids) for row in rows)
+    width = max(longest, min(limit, -(-longest // step) * step))
     ids = np.full((len(rows), width), pad, dtype=np.int64)  # (B, T)
     mask, types = np.zeros_like(ids), np.zeros_like(ids)
     for index, row in enumerate(rows):

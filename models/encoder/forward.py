@@ -18,7 +18,7 @@ from models.encoder.cross import Forward, padded
 from models.encoder.kernels import Numerics
 from models.encoder.marks import BRIEF, Runs, room
 from models.encoder.stack import BERT, DISTILBERT, Stack
-from models.encoder.tokens import Tokens
+from models.encoder.tokens import MAX_LENGTH, Tokens
 
 STEP: Final = 16
 """Padded rows are rounded up to a multiple, so that kernels are prepared for few distinct shapes."""
@@ -29,18 +29,22 @@ _Part = Sequence[int] | NDArray[np.int64]
 
 
 class Layout(NamedTuple):
-    """What a model wants: its padding token, whether segments are told apart, whether only first tokens are read."""
+    """What a model wants: its padding token, whether segments are told apart, whether only first tokens are read.
+
+    `limit`: positions that it has.
+    """
 
     pad: int
     typed: bool
     first: bool
+    limit: int = MAX_LENGTH
 
 
 class Plain(Forward):
     """Any transformers model, as it is."""
 
     def __init__(self, model: Any, layout: Layout) -> None:
-        self._model, self._pad = model, layout.pad
+        self._model, self._layout = model, layout
         self._names = ("input_ids", "attention_mask", *(["token_type_ids"] if layout.typed else []))
 
     def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -58,7 +62,7 @@ class Plain(Forward):
 
     @torch.inference_mode()
     def _run(self, rows: Sequence[Tokens]) -> Any:
-        inputs = padded(rows, self._pad, STEP)
+        inputs = padded(rows, self._layout.pad, STEP, self._layout.limit)
         return self._model(**{name: inputs[name].to(self._model.device) for name in self._names})
 
 

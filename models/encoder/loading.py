@@ -75,7 +75,7 @@ def _cross(name: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:
 
 def _layout(model: Any, tokenizer: Any) -> Layout:
     typed = getattr(model.config, "type_vocab_size", 0) > 1
-    return Layout(tokenizer.pad_token_id or 0, typed=typed, first=True)
+    return Layout(tokenizer.pad_token_id or 0, typed=typed, first=True, limit=limit(model, tokenizer))
 
 
 def _late(folder: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:

@@ -5,6 +5,7 @@ it the calibrators. Dynamic int8 is left out: it moves single probabilities by u
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -43,6 +44,10 @@ PROBES: Final = (
 """Of equal and of different lengths, about three hundred tokens; the reference encoder's logits spread over five."""
 
 
+LONG: Final = " ".join(chain.from_iterable(PROBES)) * 8
+"""Longer than any model reads: the last positions are tried as well."""
+
+
 class Probe(NamedTuple):
     """A test's texts, a list a pass; what is compared, and a function to what is bounded by one."""
 
@@ -62,7 +67,7 @@ def odds(way: Forward, passes: Sequence[Sequence[Tokens]]) -> Tensor:
 
 def probe(framer: Framer) -> Probe:
     """Return the test of a classifier."""
-    return Probe([framer(PROBES)], odds)
+    return Probe([framer(PROBES), framer([(LONG, LONG)])], odds)
 
 
 def choose(model: Any, layout: Layout, test: Probe, wanted: Wanted) -> tuple[Ways, Runtime]:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from models.encoder import kernels, load, runtime
 from models.encoder.base import ROUNDING, Runtime
@@ -13,8 +20,8 @@ from models.encoder.forward import Layout, Packed, Plain
 from models.encoder.loading import open_model
 from models.encoder.marks import Run, Runs
 from models.encoder.quiet import quiet
-from models.encoder.runtime import BOUNDS, Probe, choose, odds
-from models.encoder.tokens import Tokens
+from models.encoder.runtime import BOUNDS, Probe, choose, odds, probe
+from models.encoder.tokens import Framer, Tokens
 from models.errors import ArtifactError
 from models.training.reference import ensure_reference
 from models.training.vocabulary import learn
@@ -107,7 +114,9 @@ def model_of(kind, **changes):
     common = {"vocab_size": 300, "max_position_embeddings": 130, "num_labels": 2, "initializer_range": 0.3}
     torch.manual_seed(0)
     with quiet():
-        found = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **common, **size, **changes))
+        found = AutoModelForSequenceClassification.from_config(
+            AutoConfig.for_model(kind, **{**common, **size, **changes})
+        )
     return found.eval().requires_grad_(requires_grad=False)
 
 
@@ -189,6 +198,35 @@ def test_a_model_that_looks_like_bert_and_computes_otherwise_is_found_out(monkey
     (way, _), found = chosen(model, precision)
     assert isinstance(way, Plain)
     assert "differs by" in found.reason
+
+
+@pytest.mark.parametrize(
+    "build", [(BertConfig, BertForSequenceClassification), (AlbertConfig, AlbertForSequenceClassification)]
+)
+@pytest.mark.parametrize("positions", [130, 300])
+def test_a_text_as_long_as_the_positions_is_scored(tmp_path, texts, build, positions):
+    """Rows are rounded up to kinder sizes, but not beyond the model."""
+    config, classifier = build
+    tokenizer = learn([f"{text.query} {text.response}" for text in texts[:60]], 800, positions)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    with quiet():
+        classifier(config(vocab_size=len(tokenizer), max_position_embeddings=positions, **size)).save_pretrained(
+            tmp_path
+        )
+        tokenizer.save_pretrained(tmp_path)
+    encoder = load(str(tmp_path), precision="float32")
+    prepared = encoder.prepare([replace(texts[0], response="dose " * 1000), texts[1]])
+    assert prepared[0].size == positions
+    assert [score.logit for score in encoder.infer(prepared)] == pytest.approx(
+        [score.logit for score in encoder.infer_exactly(prepared)], abs=1e-5
+    )
+
+
+def test_the_start_scores_a_text_as_long_as_a_model_reads(texts):
+    tokenizer = learn([f"{text.query} {text.response}" for text in texts[:60]], 800, 512)
+    model = model_of("bert", vocab_size=len(tokenizer), max_position_embeddings=400)
+    with pytest.raises(ArtifactError, match="cannot score texts"):
+        choose(model, Layout(1, typed=True, first=True), probe(Framer(tokenizer, 512, twins=False)), "float32")
 
 
 def test_a_model_that_cannot_score_is_refused():
