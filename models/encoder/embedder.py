@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from models.encoder.base import Wanted
 from models.encoder.batches import BATCH_TOKENS
 from models.encoder.cross import Forward
-from models.encoder.forward import Layout
+from models.encoder.forward import Layout, padding
 from models.encoder.runtime import LONG, Probe, choose
 from models.encoder.tokens import Tokens, ends
 from models.encoder.words import Words
@@ -41,7 +41,7 @@ class Embedder:
         self._tokenizer = tokenizer
         self._words = Words(tokenizer)
         self._batch_tokens = batch_tokens
-        layout = Layout(tokenizer.pad_token_id or 0, typed=False, first=False, limit=LONGEST)
+        layout = Layout(padding(model, tokenizer), typed=False, first=False, limit=LONGEST)
         self._ways, self.runtime = choose(model, layout, self._test(), precision)
 
     def __call__(self, texts: Iterable[str]) -> dict[str, Embedded]:

@@ -40,16 +40,22 @@ class Layout(NamedTuple):
     limit: int = MAX_LENGTH
 
 
-class Plain(Forward):
-    """Any transformers model, as it is."""
+def padding(model: Any, tokenizer: Any) -> int:
+    """Return what a model takes for padding: decoders look for the last token that is none."""
+    own = getattr(model.config, "pad_token_id", None)
+    return int((tokenizer.pad_token_id if own is None else own) or 0)
 
-    def __init__(self, model: Any, layout: Layout) -> None:
-        self._model, self._layout = model, layout
+
+class Plain(Forward):
+    """Any transformers model, as it is; each text alone and unpadded where padding would change what it says."""
+
+    def __init__(self, model: Any, layout: Layout, *, alone: bool = False) -> None:
+        self._model, self._layout, self._alone = model, layout, alone
         self._names = ("input_ids", "attention_mask", *(["token_type_ids"] if layout.typed else []))
 
     def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         """Texts of similar length."""
-        return batches(lengths, budget)
+        return ([index] for index in range(len(lengths))) if self._alone else batches(lengths, budget)
 
     def logits(self, rows: Sequence[Tokens]) -> Tensor:
         """(B, labels)."""
@@ -62,7 +68,7 @@ class Plain(Forward):
 
     @torch.inference_mode()
     def _run(self, rows: Sequence[Tokens]) -> Any:
-        inputs = padded(rows, self._layout.pad, STEP, self._layout.limit)
+        inputs = padded(rows, self._layout.pad, 1 if self._alone else STEP, self._layout.limit)
         return self._model(**{name: inputs[name].to(self._model.device) for name in self._names})
 
 

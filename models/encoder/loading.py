@@ -12,7 +12,7 @@ from models.encoder.base import Encoder, Runtime, Wanted
 from models.encoder.batches import BATCH_TOKENS
 from models.encoder.cross import CrossEncoder
 from models.encoder.embedder import Embedder
-from models.encoder.forward import Layout
+from models.encoder.forward import Layout, padding
 from models.encoder.late import LateEncoder, load_weights
 from models.encoder.quiet import quiet
 from models.encoder.runtime import choose, probe
@@ -69,13 +69,14 @@ def _cross(name: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:
     framer = Framer(tokenizer, limit(model, tokenizer), twins=bool(facts.get("twins")))
     identity = facts.get("content_hash") or _identity(model, tokenizer)
     model = model.to(how.device).eval().requires_grad_(requires_grad=False)
-    ways, runtime = choose(model, _layout(model, tokenizer), probe(framer), how.precision)
+    ways, runtime = choose(model, layout(model, tokenizer), probe(framer), how.precision)
     return CrossEncoder(ways, framer, _named(identity, how, runtime), runtime, batch_tokens=how.batch_tokens)
 
 
-def _layout(model: Any, tokenizer: Any) -> Layout:
+def layout(model: Any, tokenizer: Any) -> Layout:
+    """Return what a classifier wants."""
     typed = getattr(model.config, "type_vocab_size", 0) > 1
-    return Layout(tokenizer.pad_token_id or 0, typed=typed, first=True, limit=limit(model, tokenizer))
+    return Layout(padding(model, tokenizer), typed=typed, first=True, limit=limit(model, tokenizer))
 
 
 def _late(folder: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:
@@ -141,8 +142,8 @@ def _check_head(name: str, model: Any, report: dict[str, Any]) -> None:
 def limit(model: Any, tokenizer: Any) -> int:
     """The shortest of what tokenizer, position table and `MAX_LENGTH` allow."""
     reserved = 2 if "roberta" in model.config.model_type else 0  # its positions begin after two that are never used
-    positions = getattr(model.config, "max_position_embeddings", MAX_LENGTH) - reserved
-    return int(min(MAX_LENGTH, positions, tokenizer.model_max_length))
+    positions = (getattr(model.config, "max_position_embeddings", None) or 0) - reserved
+    return int(min(MAX_LENGTH, tokenizer.model_max_length, *([positions] if positions > 0 else [])))  # XLNet says -1
 
 
 def _identity(model: Any, tokenizer: Any) -> str:

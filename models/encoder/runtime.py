@@ -59,6 +59,10 @@ class Probe(NamedTuple):
         """Return what is compared."""
         return self.read(way, self.passes)
 
+    def alone(self, way: Forward) -> Tensor:
+        """Return the same of each text by itself."""
+        return self.read(way, [[row] for rows in self.passes for row in rows])
+
 
 def odds(way: Forward, passes: Sequence[Sequence[Tokens]]) -> Tensor:
     """(N,): the log odds of rejection."""
@@ -75,8 +79,7 @@ def choose(model: Any, layout: Layout, test: Probe, wanted: Wanted) -> tuple[Way
 
     Raises `ArtifactError` if `wanted` names a precision that it cannot have.
     """
-    plain = Plain(model, layout)
-    expected = _expected(plain, test)
+    plain, expected, alone = _plain(model, layout, test)
     reason = ""
     for path, precision in _candidates(model, wanted):
         how = Numerics(getattr(torch, precision), fused=path == "fused")
@@ -92,14 +95,20 @@ def choose(model: Any, layout: Layout, test: Probe, wanted: Wanted) -> tuple[Way
         reason = f"{path} in {precision} a probability differs by {deviation:.1g}, a logit by {float(off.max()):.1g}"
     if wanted == "bfloat16":
         raise ArtifactError(f"DEMUR_PRECISION: this model cannot compute in bfloat16 ({reason}): choose float32")
-    return Ways(plain, plain), Runtime("plain", "float32", 0.0, reason)
+    return Ways(plain, plain), Runtime("plain", "float32", 0.0, f"{alone}{reason}")
 
 
-def _expected(plain: Plain, test: Probe) -> Tensor:
+def _plain(model: Any, layout: Layout, test: Probe) -> tuple[Plain, Tensor, str]:
+    """Return transformers' own way, what it computes, and why it takes each text alone, if it does."""
+    padded, alone = Plain(model, layout), Plain(model, layout, alone=True)
     try:
-        return test.by(plain)
+        together, expected = test.by(padded), test.alone(alone)
     except _FAILURES as error:
         raise ArtifactError(f"this model cannot score texts ({_line(error)}): choose another") from None
+    apart = _furthest(together, expected)
+    if apart <= SHARES["float32"] * _spread(expected):
+        return padded, expected, ""
+    return alone, expected, f"each text is computed alone, since padding moves a logit by {apart:.1g}; "
 
 
 def _furthest(found: Tensor, expected: Tensor) -> float:

@@ -17,7 +17,7 @@ from models.encoder import kernels, load, runtime
 from models.encoder.base import ROUNDING, Runtime
 from models.encoder.cross import log_odds
 from models.encoder.forward import Layout, Packed, Plain
-from models.encoder.loading import open_model
+from models.encoder.loading import layout, limit, open_model
 from models.encoder.marks import Run, Runs
 from models.encoder.quiet import quiet
 from models.encoder.runtime import BOUNDS, Probe, choose, odds, probe
@@ -129,9 +129,9 @@ def rows_of(lengths=LENGTHS):
     ]
 
 
-def chosen(model, wanted="auto"):
-    layout = Layout(1, typed=getattr(model.config, "type_vocab_size", 0) > 1, first=True)
-    return choose(model, layout, Probe([rows_of()], odds), wanted)
+def chosen(model, wanted="auto", at=None):
+    usual = Layout(1, typed=getattr(model.config, "type_vocab_size", 0) > 1, first=True)
+    return choose(model, at or usual, Probe([rows_of()], odds), wanted)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -220,6 +220,44 @@ def test_a_text_as_long_as_the_positions_is_scored(tmp_path, texts, build, posit
     assert [score.logit for score in encoder.infer(prepared)] == pytest.approx(
         [score.logit for score in encoder.infer_exactly(prepared)], abs=1e-5
     )
+
+
+def decoder(**settings):
+    """Whose head reads the last token that is no padding."""
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    return model_of("llama", num_key_value_heads=2, **size, **settings)
+
+
+def test_rows_are_padded_with_what_the_model_takes_for_padding():
+    model, vocabulary = decoder(pad_token_id=7), learn(["dose"], 60, 64)
+    assert (layout(model, vocabulary).pad, vocabulary.pad_token_id) == (7, 0)
+    (way, _), found = chosen(model, at=layout(model, vocabulary))
+    assert found.path == "plain"
+    together, alone = way.logits(rows_of()), [way.logits([row]) for row in rows_of()]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "at"),
+    [(lambda: decoder(pad_token_id=7), Layout(0, typed=False, first=True)), (lambda: model_of("convbert"), None)],
+)
+def test_texts_that_cannot_be_padded_are_computed_alone(make, at):
+    model = make()
+    (way, plain), found = chosen(model, at=at)
+    assert way is plain
+    assert found.path == "plain"
+    assert found.reason.startswith("each text is computed alone, since padding moves a logit by")
+    assert list(way.group(LENGTHS, 2048)) == [[0], [1], [2], [3]]
+    for row in rows_of():
+        asked = {"input_ids": torch.tensor([row.ids]), **({} if at else {"token_type_ids": torch.tensor([row.types])})}
+        assert torch.equal(way.logits([row]), model(**asked).logits)
+
+
+@pytest.mark.parametrize("positions", [-1, 0])
+def test_a_model_without_a_table_of_positions_has_no_limit_by_it(positions):
+    model = model_of("bert")
+    model.config.max_position_embeddings = positions
+    assert limit(model, learn(["dose"], 60, 400)) == 400
 
 
 def test_the_start_scores_a_text_as_long_as_a_model_reads(texts):
