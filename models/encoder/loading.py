@@ -1,6 +1,7 @@
 """Open a model: a folder of our own, or anything that transformers loads as a classifier of one or two labels."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -148,7 +149,9 @@ def limit(model: Any, tokenizer: Any) -> int:
 
 def _identity(model: Any, tokenizer: Any) -> str:
     """Hash a foreign model by what it computes with: configuration, vocabulary, weights."""
-    digest = hashlib.sha256(model.config.to_json_string().encode())
+    config = json.loads(model.config.to_json_string())
+    config.pop("transformers_version", None)  # of the library that is here, not of the model
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -8,7 +8,7 @@ from functools import partial
 import orjson
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, configuration_utils
 
 from models import encoder as encoders
 from models.deciding import MAX_UNKNOWN
@@ -213,6 +213,14 @@ def test_a_foreign_classifier_of_one_or_two_labels_loads(tmp_path, labels):
     first, second = load(str(folder)), load(str(shutil.copytree(folder, tmp_path / "elsewhere")))
     assert math.isfinite(first.score([event()])[0].logit)
     assert first.model_hash == second.model_hash
+
+
+def test_a_foreign_models_hash_does_not_hold_the_librarys_version(tmp_path, monkeypatch):
+    folder = str(make(tmp_path / "foreign", twins=False, sealed=False))
+    before = load(folder).model_hash
+    monkeypatch.setattr(configuration_utils, "__version__", "9.9.9")
+    assert '"9.9.9"' in BertConfig().to_json_string()
+    assert load(folder).model_hash == before
 
 
 def test_loading_prints_nothing(artifact, capfd):
