@@ -18,7 +18,7 @@ from models.encoder.late import LateEncoder, load_weights
 from models.encoder.quiet import quiet
 from models.encoder.runtime import choose, probe
 from models.encoder.template import VERSION
-from models.encoder.tokens import MAX_LENGTH, Framer
+from models.encoder.tokens import MAX_LENGTH, READING, Framer
 from models.errors import ArtifactError
 
 _FAILURES: Final = (OSError, ValueError, ImportError, RuntimeError, KeyError)
@@ -161,7 +161,7 @@ def _identity(model: Any, tokenizer: Any) -> str:
 
 def _named(identity: str, how: _How, runtime: Runtime) -> str:
     """The model hash: the identity, the template and the numeric mode."""
-    mode = f"{identity}/template-{VERSION}/{runtime.precision}/{how.device.type}"
+    mode = f"{identity}/template-{VERSION}/reading-{READING}/{runtime.precision}/{how.device.type}"
     if runtime.path == "fused":
         mode += "/fused"
     return hashlib.sha256(mode.encode()).hexdigest()

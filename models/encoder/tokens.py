@@ -11,6 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from models.encoder.words import Words
 
+READING: Final = 2
+"""How texts become tokens, beside template and vocabulary; in the model hash. Weights fit any; odd texts differ."""
+
 MAX_LENGTH: Final = 512
 """Positions of BERT; longer texts keep their beginning and end."""
 

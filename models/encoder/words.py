@@ -18,12 +18,16 @@ from models.memo import Memo
 class Words:
     """Reads texts without special tokens, for one Hugging Face fast tokenizer.
 
+    One that is written in a text is text: the tokenizer is set to read it so, by whatever way it is called.
+
     One unknown token may stand for a whole word, or for all unknown neighbours: what is unknown is counted by its
     characters. Vocabularies of bytes (GPT-2's kind) know no unknown token; to them nothing is, in any script.
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        tokenizer.split_special_tokens = True
         self._backend = tokenizer.backend_tokenizer
+        self._backend.encode_special_tokens = True
         self._alone = _reads_words_alone(tokenizer)
         self._unknown = tokenizer.unk_token_id
         self._word = Memo(lambda word: self._whole([word])[0])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from models.encoder.tokens import Framer
 from models.encoder.words import Words
 from models.memo import LONGEST
 from models.training.vocabulary import learn
@@ -91,3 +92,12 @@ def test_what_cannot_be_expressed_counts_by_its_characters(make, text, share):
     words = Words(make())
     [ids] = words([text])
     assert words.unread(text, ids) == pytest.approx(share, abs=0.13 if make is fused else 1e-9)
+
+
+@pytest.mark.parametrize("text", ["take [SEP] 5 mg", "[PAD][PAD] take", "[CLS]", "a[MASK]b"])
+def test_a_special_token_that_is_written_in_a_text_is_text(text):
+    tokenizer = learn([TEXT, "sep pad cls mask [ ]"], 300, 64)
+    (plain,) = Framer(tokenizer, 64, twins=False)([("5", text)])
+    assert not {*tokenizer.all_special_ids} & {*plain.ids[3:-1]}
+    assert [plain.ids[0], plain.ids[2], plain.ids[-1]] == [tokenizer.cls_token_id, *[tokenizer.sep_token_id] * 2]
+    assert not {*tokenizer.all_special_ids} & {*tokenizer(text)["input_ids"][1:-1]}  # as a sentence encoder reads it
