@@ -27,7 +27,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from math import nan
+from math import inf, nan
 from typing import Any, Final, Literal
 
 import msgspec
@@ -207,9 +207,7 @@ class Ledger:
 
     def drain(self) -> None:
         """Fold what is held back, as if all of it had matured."""
-        while self._held:
-            label = heapq.heappop(self._held)[2]
-            self._fold(label, label.occurred_at.timestamp())
+        deque(self._release(inf), maxlen=0)
 
     def obey(self, instruction: Instruction) -> None:
         """Do what a person says, as a new version. Raises `StateError` if it cannot be done; then nothing has changed.
