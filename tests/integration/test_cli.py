@@ -111,7 +111,7 @@ def test_topics_are_created_once_and_shown(settings: Settings) -> None:
     [
         (["worker", "--stages", "judge"], b"DEMUR_STAGES"),
         (["worker", "--config", "absent.toml"], b"no settings file absent.toml"),
-        (["replay", "--responses", "absent.jsonl", "--model", "absent"], b"absent.jsonl cannot be read"),
+        (["replay", "--responses", "absent.jsonl", "--model", "absent"], b"'absent.jsonl' does not exist"),
         (["score", "--model", "absent-folder"], b"model 'absent-folder' cannot be loaded"),
         (["train", "--out", "x", "--head", "late"], b"--head late needs --encoder"),
         (["readiness", "--labels", "absent.jsonl"], b"absent.jsonl cannot be read"),
