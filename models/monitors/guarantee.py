@@ -68,7 +68,7 @@ class Guarantee:
     >>> for i in range(100):
     ...     found += monitor.count("green", ["all", "site=north"], rejected=i % 6 == 0, at=float(i))
     >>> [(finding.kind, finding.scope, finding.labelled) for finding in found]
-    [('breach', 'all', 55), ('breach', 'site=north', 55), ('excess', 'all', 79), ('excess', 'site=north', 79)]
+    [('breach', 'all', 55.0), ('breach', 'site=north', 55.0), ('excess', 'all', 79.0), ('excess', 'site=north', 79.0)]
     >>> [round(bound, 3) for bound in monitor.interval("green")]
     [0.07, 0.315]
     """
