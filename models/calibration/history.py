@@ -6,6 +6,7 @@ beginning has expired, replays start from an entry of the calibrator's own log (
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -38,8 +39,15 @@ class History:
         self._log = list(events.values())
         self._places = {id_: place for place, id_ in enumerate(events)}
         self.changes = sorted({change.after.version: change for change in changes}.values(), key=_version)
-        self._begun = next((self._restore(change).ledger.policy for change in self.changes if change.state), policy)
-        """The policy with what the calibrator was learnt for when the log began."""
+
+    @cached_property
+    def _begun(self) -> Policy:
+        """The policy with what the calibrator was learnt for when the log began, as far as its entries can be read."""
+        for change in self.changes:
+            if change.state is not None:
+                with suppress(StateError):
+                    return self._restore(change).ledger.policy
+        return self._policy
 
     def at(self, version: int) -> Learning:
         """Return the calibrator as it stood at `version`, or at the next that an event ended with.

@@ -180,6 +180,18 @@ def test_a_changed_policy_is_learnt_for_by_a_rebuild(changed):
                 running.apply(back)
 
 
+def test_entries_that_this_version_cannot_restore_neither_hide_the_log_nor_the_way_out():
+    """Those of an earlier version stand in the log for as long as it is kept; a rebuild from the labels needs none."""
+    labels = list(log(300))
+    _, changes = run(labels)
+    old = [
+        msgspec.structs.replace(one, state={"model": "", "ledger": {"schema": 0}, "recorded": None}) for one in changes
+    ]
+    history, plain = History("icu", POLICY, labels, old), History("icu", POLICY, labels)
+    assert [one.after.version for one in history.changes] == [one.after.version for one in changes]
+    assert same(history.corrected()[0], plain.corrected()[0])
+
+
 def test_where_nothing_learnt_holds_any_more_what_is_left_of_the_log_is_a_beginning():
     labels, policy = list(log(2000)), Policy(target="deep")  # over midnight, which makes an entry
     _, changes = run(labels)
