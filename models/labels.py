@@ -13,7 +13,7 @@ Verdict(rejected=True, depth='surface', weight=1.0)
 
 from typing import Final, Literal, NamedTuple
 
-from models.events import Depth, Verb
+from models.events import Depth, Label, Verb
 
 Reason = Literal["content", "context"]
 """Whether a reason code speaks against the content of the response, or only against its moment or form."""
@@ -67,3 +67,8 @@ def _depth(action: Verb, reason: Reason | None, *, edit_changed: bool | None) ->
     if edit_changed is not None:
         return "deep" if edit_changed else "surface"
     return _BY_ACTION.get(action, "deep")
+
+
+def rejects(label: Label, target: str) -> bool:
+    """Whether the label is a rejection of the kind that steers the tiers (`Policy.target`)."""
+    return label.rejected if target == "any" else label.depth == "deep"

@@ -14,6 +14,7 @@ from models.accounts.reliability import Curve
 from models.accounts.tallies import Tallies
 from models.accounts.unmatched import Unmatched
 from models.events import Alarm, Calibration, Closure, DeadLetter, Decision, Event, Feedback, Label, Response
+from models.labels import rejects
 
 _TOPICS: Final = tuple({type_.topic for type_ in Event.__subclasses__()})
 
@@ -117,7 +118,7 @@ class Accounts:
 
     def _verdict(self, label: Label) -> None:
         scored, weight = label.decision, label.weight
-        rejected = label.rejected if self.target == "any" else label.depth == "deep"
+        rejected = rejects(label, self.target)
         groups = scored.groups | {"deployment": label.deployment}
         self.tallies.judged(groups, _hour(scored.occurred_at), scored.tier, weight=weight, rejected=rejected)
         if scored.logit is not None and scored.risk is not None:

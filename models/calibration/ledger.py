@@ -42,6 +42,7 @@ from models.calibration.soundness import check_sound
 from models.calibration.state import read
 from models.errors import StateError
 from models.events import Alarm, Calibration, Group, Instruction, Label, Target, Tier, digest
+from models.labels import rejects
 from models.monitors.guarantee import Finding, Guarantee
 from models.policy import Policy
 from models.tiers import missing_labels
@@ -370,11 +371,6 @@ def idle(label: Label) -> str | None:
     if label.weight <= 0.0:
         return "weightless"
     return "unscored" if label.decision.logit is None else None
-
-
-def rejects(label: Label, target: str) -> bool:
-    """Whether the label is a rejection of the kind that steers the tiers."""
-    return label.rejected if target == "any" else label.depth == "deep"
 
 
 def observation(label: Label, policy: Policy, weight: float) -> Observation:

@@ -28,6 +28,7 @@ import msgspec
 
 from models.errors import StateError
 from models.events import Alarm, Label, Tier, digest
+from models.labels import rejects
 from models.monitors.confidence import Interval, excess, interval, most
 
 STAKES: Final = (0.01, 0.03, 0.1)
@@ -90,10 +91,9 @@ class Guarantee:
         if label.kind != "verdict" or label.weight <= 0.0:
             return ()
         scored = label.decision
-        rejected = label.rejected if target == "any" else label.depth == "deep"
         scopes = ["all", *(["audit"] if scored.audit else []), *("=".join(item) for item in scored.groups.items())]
         at = scored.occurred_at.timestamp()
-        return self.count(scored.tier, scopes, rejected=rejected, at=at, weight=label.weight)
+        return self.count(scored.tier, scopes, rejected=rejects(label, target), at=at, weight=label.weight)
 
     def count(
         self, tier: Tier, scopes: Iterable[str], *, rejected: bool, at: float, weight: float = 1.0

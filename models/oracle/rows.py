@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from models.events import Closure, Decision, Depth, Feedback, Label, Outcome, Scored
-from models.oracle.edges import EPOCH, FOREVER
+from models.oracle.edges import EPOCH, FOREVER, SKEW
 from models.salience import digest
 
 MOST_LOOKED: Final = 20_000
@@ -190,7 +190,7 @@ def outcome(label: Label) -> Outcome | None:
 
 def shown(decision: Decision) -> datetime:
     """Return when a response's horizon begins: a date that is minutes ahead of the decision is wrong."""
-    return min(decision.occurred_at, decision.decided_at + timedelta(minutes=5))
+    return min(decision.occurred_at, decision.decided_at + SKEW)
 
 
 def unlabelled(decision: Decision, horizon: timedelta) -> Closure:

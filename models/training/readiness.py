@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from models.calibration.ledger import rejects
 from models.events import Label, Tier
+from models.labels import rejects
 
 Z: Final = 1.959964
 """Two-sided 95 % quantile of the standard normal."""
