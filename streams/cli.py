@@ -30,7 +30,7 @@ app.add_typer(studies)
 
 
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the report, the summary and the logs.")]
+Out = Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the report, the summary and the logs.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same events.")]
 Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="A Kafka broker; by default an embedded one.")]
 Model = Annotated[str | None, typer.Option("--model", help="Folder or hub id of the encoder; by default a small one.")]

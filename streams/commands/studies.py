@@ -54,13 +54,22 @@ class Scenario(StrEnum):
     EVERYWHERE = "everywhere"
 
 
+def _place(path: Path | None) -> Path | None:
+    """Refuse a file whose folder is not there before the work is done, not after."""
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"the folder {path.parent} is not there: make it first")
+    return path
+
+
 Data = Annotated[list[Path], typer.Option("--data", help="Judged answers, or a folder of `demur synth`; repeatable.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", callback=_place, dir_okay=False, help="Where to write the figures.")
+]
 
 
 @studies.command()
 def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
-    out: Annotated[Path, typer.Option("--out", help="Folder for the artifact.")],
+    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the artifact.")],
     data: Annotated[list[Path] | None, typer.Option("--data", help="Judged answers; by default synthetic.")] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", help="Checkpoint to start from; by default none.")] = None,
     head: Annotated[Head, typer.Option("--head", help="`cross` tunes it, `late` keeps it frozen.")] = Head.CROSS,
@@ -126,7 +135,9 @@ def evaluate(
     data: Data,
     train: Annotated[list[Path] | None, typer.Option("--train", help="What baselines learn from.")] = None,
     json: Json = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Where to write the page.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", callback=_place, dir_okay=False, help="Where to write the page.")
+    ] = None,
 ) -> None:
     """Measure a model on judged answers beside simple baselines: discrimination, calibration, tiers, by group.
 
@@ -149,7 +160,9 @@ def evaluate(
 
 @studies.command()
 def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
-    out: Annotated[Path, typer.Option("--out", help="Folder for responses, feedback and truth, as JSON lines.")],
+    out: Annotated[
+        Path, typer.Option("--out", file_okay=False, help="Folder for responses, feedback and truth, as JSON lines.")
+    ],
     responses: Annotated[int, typer.Option("--responses", min=1, help="How many.")] = 6000,
     days: Annotated[float, typer.Option("--days", min=0.01, help="Over how long.")] = 7.0,
     drift: Annotated[Scenario, typer.Option("--drift", help="What changes in the middle.")] = Scenario.SUDDEN,

@@ -82,6 +82,25 @@ def test_a_file_that_is_not_there_is_named_before_anything_starts(words: tuple[s
     assert f"'{words[-1]}' does not exist" in said.output
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("evaluate", "--artifact", "a", "--data", "d", "--json", "no/out.json"), "the folder no is not there"),
+        (("evaluate", "--artifact", "a", "--data", "d", "--html", "no/out.html"), "the folder no is not there"),
+        (("readiness", "--labels", "l", "--json", "no/out.json"), "the folder no is not there"),
+        (("readiness", "--labels", "l", "--json", "."), "file '.' is a directory"),
+        (("demo", "--out", __file__), "is a file"),
+        (("replay", "--responses", __file__, "--out", __file__), "is a file"),
+        (("train", "--out", __file__), "is a file"),
+        (("synth", "--out", __file__), "is a file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_named_before_the_work(words: tuple[str, ...], sentence: str) -> None:
+    said = CliRunner().invoke(cli.app, words, env={"COLUMNS": "400"})
+    assert said.exit_code == 2
+    assert sentence in said.output
+
+
 def test_feedback_beside_judged_answers_is_refused(tmp_path: Path) -> None:
     """They hold their verdicts; what was given beside them would be left out without a word."""
     answers = tmp_path / "answers.jsonl"
