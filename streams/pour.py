@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 from kafka import KafkaProducer
 
@@ -24,16 +24,22 @@ SPEED: Final = 60.0
 
 
 def pour(settings: Settings, arrivals: list[Arrival], speed: float = SPEED) -> int:
-    """Send arrivals, gaps divided by `speed` and return how many. Raises `SettingsError` without a broker."""
+    """Send arrivals, gaps divided by `speed`, and return how many.
+
+    Raises `SettingsError` without a broker, and what the broker said of a message that it refused.
+    """
     reach(settings)
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
-        for item in items(paced(arrivals, speed)):
-            send(producer, settings, item)
-        producer.flush()
+        confirm([send(producer, settings, item) for item in items(paced(arrivals, speed))])
         await_decisions(settings, {event.response_id for _, event in arrivals if isinstance(event, Response)})
-        send_end(producer, settings, end_of(arrivals, settings))
-        producer.flush()
+        confirm(send_end(producer, settings, end_of(arrivals, settings)))
     return len(arrivals)
+
+
+def confirm(sent: Iterable[Any]) -> None:
+    """Wait until the broker has each message; raises what it said of the first that it refused."""
+    for future in sent:
+        future.get()
 
 
 def await_decisions(settings: Settings, response_ids: set[str]) -> None:

@@ -1,6 +1,9 @@
 """The feed of docker-compose: a week's events reach the topics as they are, and the end is marked everywhere."""
 
+import pytest
 from kafka import KafkaProducer
+from kafka.errors import MessageSizeTooLargeError
+from msgspec.structs import replace
 
 from models.events import Decision, Feedback, Response, Watermark, decode, encode
 from models.training import synth
@@ -30,3 +33,11 @@ def test_what_is_poured_lies_in_the_topics(settings: Settings) -> None:
     ends = [event.occurred_at for event in feedback + decided if isinstance(event, Watermark)]
     assert len(ends) == 2 * settings.partitions
     assert min(ends) > max(event.occurred_at for event in sent)
+
+
+def test_a_message_that_the_broker_refuses_is_not_passed_over(settings: Settings) -> None:
+    create(settings)
+    arrival = next(one for one in synth.generate(synth.FAST).arrivals if isinstance(one.event, Response))
+    large = replace(arrival.event, query="x" * 150_000, response="x" * 200_000, earlier=("x" * 200_000,) * 8)
+    with pytest.raises(MessageSizeTooLargeError):
+        pour(settings, [arrival._replace(event=large)], speed=1e9)
