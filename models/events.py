@@ -265,7 +265,7 @@ class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
 
 class Standing(Struct, frozen=True, kw_only=True):
     """How a version stands: `parameters` for people (intercept, slopes and each group's offset, in logits), `cuts` and
-    `shares` as in `Calibration`.
+    `shares` as in `Calibration`; `basis` and `policy`: what it is learnt for, and what LEARN goes by beside that.
     """
 
     version: Count
@@ -275,10 +275,13 @@ class Standing(Struct, frozen=True, kw_only=True):
     cuts: dict[str, dict[str, float | None]]
     shares: dict[Tier, float]
     as_of: Instant
+    basis: str = ""
+    policy: dict[Name, float | Whole | bool] = {}
 
 
 class Change(Event, frozen=True, kw_only=True, tag="change"):
-    """One entry of a calibrator's log: each change that labels forced or a person ordered, and one a day for the rest.
+    """One entry of a calibrator's log: each change that labels forced or a person ordered, the first version under
+    another policy, and one a day for the rest.
 
     `before` is the entry before (None: there was none). `last` is the id of the label or instruction after which it
     stood so. `state` restores LEARN's whole state there; None while labels are held back, or if it is too large.

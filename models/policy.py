@@ -19,13 +19,22 @@ import msgspec
 from msgspec import Meta, Struct
 
 from models.calibration.settings import FilterSettings
-from models.errors import SettingsError
+from models.errors import SettingsError, StateError
 from models.events import Action, Group, Target, Tier, digest
 
 Cut = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 WEEK_S: Final = 7 * 86_400.0
+LEARNING: Final = (
+    "green",
+    "red",
+    "warm_up_labels",
+    "warm_up_deviation",
+    "max_loosening",
+    "rater_share",
+    "mature",
+)
 UNIT: Final = 2**53
 """Integers below it are exact floats, so the draw is uniform on a grid of 2^-53."""
 
@@ -62,6 +71,23 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
     def __post_init__(self) -> None:
         if self.green >= self.red:
             raise ValueError(f"`green` is {self.green:g} and `red` is {self.red:g}: green must be the smaller")
+
+    @property
+    def learning(self) -> dict[str, float | bool]:
+        """What LEARN goes by beside the basis; a change holds from a label on that the calibrator's log names."""
+        return {name: getattr(self, name) for name in LEARNING}
+
+    def with_learning(self, values: Mapping[str, float | bool]) -> "Policy":
+        """Return the policy with what LEARN went by at another time. Raises `StateError` for what no policy says.
+
+        >>> Policy().with_learning({"green": 0.1}).green
+        0.1
+        """
+        own = {name: values[name] for name in LEARNING if name in values}
+        try:
+            return msgspec.convert(msgspec.to_builtins(self) | own, Policy)
+        except msgspec.ValidationError as error:
+            raise StateError(f"no policy says this: {error}") from None
 
     @property
     def basis(self) -> str:

@@ -88,12 +88,16 @@ class Rehearsal:
         self._held: dict[str, Calibrated] = {}
         self.clock = clock or Stopwatch()
         context, time, horizon = Context("", Metrics()), self.clock, HORIZONS.response
-        parts = score.Parts(cast("Any", Reader()), cast("Any", self), POLICIES, time, KEY)
+        self._policies = POLICIES
+
+        def parts() -> score.Parts:
+            return score.Parts(cast("Any", Reader()), cast("Any", self), self._policies, time, KEY)
+
         self.stages = {
-            "score": Theatre(lambda s: score.Score(context, s, Expiry(horizon, score.read_time, time), parts)),
+            "score": Theatre(lambda s: score.Score(context, s, Expiry(horizon, score.read_time, time), parts())),
             "join": Theatre(lambda s: Join(context, s, HORIZONS, time, KEY)),
-            "learn": Theatre(lambda s: fold.Fold(Learn(POLICIES), context, s, _long(time), time)),
-            "watch": Theatre(lambda s: fold.Fold(Watch(POLICIES), context, s, _long(time), time)),
+            "learn": Theatre(lambda s: fold.Fold(Learn(self._policies), context, s, _long(time), time)),
+            "watch": Theatre(lambda s: fold.Fold(Watch(self._policies), context, s, _long(time), time)),
         }
 
     def of(self, deployment: str) -> Calibrated:
@@ -102,8 +106,14 @@ class Rehearsal:
     async def ready(self) -> None:
         return
 
+    def follow(self, policies: Policies) -> None:
+        """Start the stages anew under other policies."""
+        self._policies = policies
+        for stage in self.stages.values():
+            stage.restart()
+
     def play(
-        self, what: Iterable[Item], *, chunk: int = 20, meanwhile: Callable[[], None] = lambda: None
+        self, what: Iterable[Item], *, ended: bool = True, meanwhile: Callable[[], None] = lambda: None
     ) -> "Rehearsal":
         """Send items, a few at a time, and let the stages run in between; then end the stream."""
         waiting, end = list(what), None
@@ -115,7 +125,7 @@ class Rehearsal:
             self.run(some=True)
             meanwhile()
         self.run()
-        return self.finish(end + 2 * HORIZONS.response)
+        return self.finish(end + 2 * HORIZONS.response) if ended else self
 
     def finish(self, at: datetime) -> "Rehearsal":
         """Let every horizon pass."""

@@ -39,10 +39,11 @@ class History:
         self._log = list(events.values())
         self._places = {id_: place for place, id_ in enumerate(events)}
         self.changes = sorted({change.after.version: change for change in changes}.values(), key=_version)
+        self._told = {change.last: change for change in self.changes}
 
     @cached_property
     def _begun(self) -> Policy:
-        """The policy with what the calibrator was learnt for when the log began, as far as its entries can be read."""
+        """The policy as LEARN went by it when the log began, as far as its entries can be read."""
         for change in self.changes:
             if change.state is not None:
                 with suppress(StateError):
@@ -58,7 +59,7 @@ class History:
         for event in self._log[place:]:
             if learning.ledger.version >= version:
                 break
-            fold(learning, event)
+            self._fold(learning, event)
         if learning.ledger.version < version:
             raise StateError(f"there is no version {version}; the newest is {learning.ledger.version}")
         return learning
@@ -72,7 +73,7 @@ class History:
             raise StateError(f"the log does not hold {last}, after which the state stood: it has expired")
         learning, place = self._farthest()
         for event in self._log[place : self._places[last] + 1]:
-            fold(learning, event)
+            self._fold(learning, event)
         return learning
 
     def corrected(self) -> tuple[Learning, int]:
@@ -98,7 +99,7 @@ class History:
         lines, marks = [line], {learning.ledger.version: (0, len(line))}
         for event in self._log[place:]:
             before = learning.ledger.version
-            fold(learning, event)
+            self._fold(learning, event)
             if isinstance(event, Instruction) and learning.ledger.version > before:
                 if event.order == "rollback":
                     which, length = marks.get(event.version, (0, 0))
@@ -110,6 +111,12 @@ class History:
                 line.append(event)
             marks[learning.ledger.version] = len(lines) - 1, len(line)
         return line
+
+    def _fold(self, learning: Learning, event: Entry) -> None:
+        """Fold one event by the policy under which LEARN did: an entry says so where it was another than before."""
+        if (entry := self._told.get(identity(event))) is not None:
+            learning.go_by(learning.ledger.policy.with_learning(entry.after.policy))
+        fold(learning, event)
 
     def _empty(self) -> Learning:
         return Learning(Ledger(self._deployment, self._begun))
@@ -137,7 +144,7 @@ class History:
         return self._restore(change), self._places[change.last] + 1
 
     def _restore(self, change: Change) -> Learning:
-        return Learning.restore(change.state, self._policy)
+        return Learning.restore(change.state, self._policy.with_learning(change.after.policy))
 
 
 def back(kept: list[Entry], dismissed: list[Entry]) -> list[Entry]:

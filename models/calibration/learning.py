@@ -1,8 +1,8 @@
 """LEARN's whole fold: one deployment's log of labels and instructions into versions, alarms, and entries of its log.
 
 The calibrator holds for the scores of one encoder: another one's start it anew. An entry (`Change`) is made of every
-change that labels forced or a person ordered, and of the first version of each day of event time for all the rest; its
-`before` is the entry before, so that together they tell the whole course.
+change that labels forced or a person ordered, of the first version under another policy, and of the first version of
+each day of event time for all the rest; its `before` is the entry before, so that together they tell the whole course.
 """
 
 from collections.abc import Iterator
@@ -40,6 +40,7 @@ class Learning:
         self.model_hash = model_hash
         self._recorded = recorded
         self._next_day = _day_after(recorded)
+        self._next_policy: Policy | None = None
 
     def apply(self, event: Entry) -> Iterator[Alarm | Change]:
         """Fold one event. Raises `Invalid` for an instruction that cannot be followed; then nothing has changed."""
@@ -47,6 +48,10 @@ class Learning:
             self._obey(event)
             return iter((self._record(event.instruction_id, self.ledger.cause, told(event)),))
         return self._learn(event)
+
+    def go_by(self, policy: Policy) -> None:
+        """Go by another policy from the next label on: a version of its own, so that the log says when that was."""
+        self._next_policy = None if policy.learning == self.ledger.policy.learning else policy
 
     def calibration(self) -> Calibration | None:
         """Return the version as it stands."""
@@ -65,23 +70,32 @@ class Learning:
 
     @classmethod
     def restore(cls, snapshot: object, policy: Policy) -> "Learning":
-        """Continue from `snapshot`, bit for bit. Raises `StateError` if it is damaged or of another version."""
+        """Continue from `snapshot`, bit for bit, and under `policy` from the next label on.
+
+        Raises `StateError` if it is damaged or of another version.
+        """
         try:
             saved = msgspec.convert(snapshot, Saved)
         except msgspec.ValidationError as error:
             raise StateError(f"state of LEARN is damaged or of another version: {error}") from None
-        return cls(Ledger.restore(saved.ledger, policy), saved.model, saved.recorded)
+        before = policy.with_learning(saved.recorded.policy) if saved.recorded else policy
+        self = cls(Ledger.restore(saved.ledger, before), saved.model, saved.recorded)
+        self.go_by(policy)
+        return self
 
     def _learn(self, label: Label) -> Iterator[Alarm | Change]:
         fresh = self._follow(label)
         if label.decision.model_hash != self.model_hash:
             return
+        policy, self._next_policy = self._next_policy, None
+        if policy is not None:
+            self.ledger = self.ledger.under(policy)
         jumps = self.ledger.apply(label)
         for jump in jumps:
             yield alarm(jump, label)
         if fresh and self._recorded is not None:
             yield self._record(label.label_id, f"another model: {self.model_hash[:12]}", {})
-        elif jumps or self._is_new_day():
+        elif jumps or policy is not None or self._is_new_day():
             yield self._record(label.label_id, describe(jumps) if jumps else self.ledger.cause, found(jumps))
 
     def _follow(self, label: Label) -> bool:
@@ -112,12 +126,12 @@ class Learning:
         version = self.calibration()
         assert version is not None
         parameters = self.ledger.filter.thresholds().parameters()
-        before, self._recorded = self._recorded, stand(version, parameters)
+        before, self._recorded = self._recorded, stand(version, parameters, self.ledger.policy.learning)
         self._next_day = _day_after(self._recorded)
         return Change(
             deployment=version.deployment,
             model_hash=version.model_hash,
-            cause=cause,
+            cause="; ".join([*changed(before, self._recorded), cause]),
             evidence={"labels": version.labels - (before.labels if before else 0), **evidence},
             before=before,
             after=self._recorded,
@@ -141,8 +155,16 @@ def _day_after(recorded: Standing | None) -> datetime:
     return instant(0.0 if recorded is None else (recorded.as_of.timestamp() // DAY_S + 1.0) * DAY_S)
 
 
-def stand(version: Calibration, parameters: dict[str, float]) -> Standing:
-    """Return how a version stands, for people."""
+def changed(before: Standing | None, after: Standing) -> list[str]:
+    """Say in words what a policy said before, and what it says now."""
+    old = {} if before is None else before.policy
+    return [
+        f"policy: {name} {old[name]} → {new}" for name, new in after.policy.items() if name in old and old[name] != new
+    ]
+
+
+def stand(version: Calibration, parameters: dict[str, float], policy: dict[str, float | bool]) -> Standing:
+    """Return how a version stands under what LEARN goes by, for people."""
     return Standing(
         version=version.version,
         labels=version.labels,
@@ -151,6 +173,8 @@ def stand(version: Calibration, parameters: dict[str, float]) -> Standing:
         cuts=version.cuts,
         shares=version.shares,
         as_of=version.as_of,
+        basis=version.basis,
+        policy=policy,
     )
 
 

@@ -1,7 +1,8 @@
 """LEARN's pure fold: one deployment's labels, in the order of its log, into versions of its calibrator.
 
-Version n is the fold of the first n *changes*. A label is a change when it carries evidence: kind `verdict`, weight
-above 0, and a decision with a logit. Any other label is counted under its reason and changes nothing:
+Version n is the fold of the first n *changes*: labels, instructions, and policies that followed another. A label is a
+change when it carries evidence: kind `verdict`, weight above 0, and a decision with a logit. Any other label is counted
+under its reason and changes nothing:
 
     correction, revocation   a label cannot be subtracted: counted now, honoured at the next rebuild
     weightless               abandoned or retracted: not evidence
@@ -244,6 +245,15 @@ class Ledger:
         self._brake.cap(self._cuts(restored.thresholds()))
         if by.order == "rebuild":
             self._held.clear()  # they are in it, too
+
+    def under(self, policy: Policy) -> "Ledger":
+        """Return the calibrator as it goes on under another policy, as a new version.
+
+        What it learns for stays; another `target`, `groups` or `calibrator` needs a rebuild.
+        """
+        following = Ledger.restore(self.snapshot(), policy)
+        following.version += 1
+        return following
 
     def missing_labels(self) -> int:
         """Labels that the deployment lacks before it may show green."""

@@ -32,8 +32,8 @@ calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drug
 - what an input would have said: of a field on which nothing depends (a comment, the action of a superseded verdict), an
   edit leaves no trace; nor does a swap of two labels that carry no evidence;
 - the alarms of WATCH; who a person was that gave an instruction, and what a rebuild honoured (corrections up to some
-  moment before it); a calibrator whose policy changed on the way
-  (where the policies given differ, its versions are believed);
+  moment before it); versions that a worker published, died before it had committed, and that one under another policy
+  published again: its calibrator's log says under which policy only the second went;
 - the parameters that a rebuild brings: any are taken;
 - the course of a response on which very many verdicts came late: counted as beyond;
 - what is beyond retention: counted as such, if it can be as old as what its log has lost (`edges`). Calibrations that

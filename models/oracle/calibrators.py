@@ -31,7 +31,7 @@ class Calibrator:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._model = ""
-        self._course = Course()
+        self._course = Course(ledger.policy)
         self.alarms: dict[str, bytes] = {}
         self.changes: dict[str, bytes] = {}
         """Compressed, by the id of the event that made the entry."""
@@ -47,6 +47,17 @@ class Calibrator:
             return self._obey(event)
         self._learn(event)
         return None
+
+    @property
+    def policy(self) -> Policy:
+        """By which it folds."""
+        return self._ledger.policy
+
+    def go_by(self, policy: Policy) -> None:
+        """Fold by a policy from now on; what the calibrator is learnt for stays until it is rebuilt."""
+        if policy.learning != self.policy.learning:
+            self._ledger = self._ledger.under(policy)
+            self._course.policy = policy
 
     def filter(self) -> str:
         """Return the digest of the parameters that a rollback to now would take, for the scores of its model alone."""
@@ -107,6 +118,7 @@ class Versions:
         """Versions that a rollback names, and the digests of what they were."""
         self.unfollowed: list[tuple[Entry, str]] = []
         """Instructions that cannot be followed, and why, as far as the label log is whole."""
+        self._told = topics.first_by(Change, lambda event: (event.deployment, event.last))
         self._homes = {found.event.deployment: found.entry.partition for found in topics.found[Label.topic]}
         self._fold()
         self._stand()
@@ -134,9 +146,10 @@ class Versions:
         self._check_changes()
 
     def is_beyond(self, deployment: str) -> bool:
-        """Whether no version can be recomputed: the label log is beyond retention, or the policy has changed since."""
-        policies = {_learnt_by(policies.of(deployment)) for policies in self._rules.policies}
-        return len(policies) > 1 or self._topics.logs.is_cut(Label.topic, self._homes.get(deployment))
+        """Whether versions cannot be recomputed: their labels have expired, or what says when the policy changed."""
+        logs, policies = self._topics.logs, {_learnt_by(policies.of(deployment)) for policies in self._rules.policies}
+        dated = len(policies) == 1 or not logs.is_cut(Change.topic)
+        return logs.is_cut(Label.topic, self._homes.get(deployment)) or not dated
 
     def _stand(self) -> None:
         """Take the versions that stand in their topic for what they say, where they cannot be recomputed."""
@@ -145,7 +158,8 @@ class Versions:
                 self._made[published.deployment, published.version].append(compress(entry.value, 1))
 
     def _folded(self) -> list[Found[Any]]:
-        return [found for found in self._topics.folded if not self.is_beyond(found.event.deployment)]
+        beyond = {deployment for deployment in self._homes if self.is_beyond(deployment)}
+        return [found for found in self._topics.folded if found.event.deployment not in beyond]
 
     def _fold(self) -> None:
         cited = {(d.event.deployment, d.event.calibrator_version) for d in self._topics.decisions.values()}
@@ -156,18 +170,33 @@ class Versions:
         for found in self._folded():
             deployment = found.event.deployment
             if (calibrator := running.get(deployment)) is None:
-                policy = self._rules.policies[-1].of(deployment)
-                calibrator = running[deployment] = Calibrator(Ledger(deployment, policy))
+                calibrator = running[deployment] = self._begin(deployment)
             self._fold_one(calibrator, found, needed)
         for deployment, calibrator in running.items():
             self._alarms |= calibrator.alarms
             self._changes |= {(deployment, last): change for last, change in calibrator.changes.items()}
+
+    def _begin(self, deployment: str) -> Calibrator:
+        policy = self._rules.policies[-1].of(deployment)
+        told = next((found for (name, _), found in self._told.items() if name == deployment), None)
+        return Calibrator(Ledger(deployment, policy if told is None else self._policy(deployment, told, policy)))
+
+    def _policy(self, deployment: str, told: Found[Change], now: Policy) -> Policy:
+        """Return the policy by which LEARN made an entry; `now`, if it is none that was given."""
+        after, given = told.event.after, [policies.of(deployment) for policies in reversed(self._rules.policies)]
+        fitting = [policy for policy in (now, *given) if policy.learning == after.policy]
+        if not fitting:
+            what = "LEARN went by no policy that was given: pass every policy that was in force"
+            self._report.differ("I8", told.entry, what)
+        return max(fitting, key=lambda policy: policy.basis == after.basis, default=now)
 
     def _fold_one(self, calibrator: Calibrator, found: Found[Any], needed: set[Key]) -> None:
         before, event = calibrator.state, found.event
         if isinstance(event, Label) and event.decision.calibrator_version > before[0]:
             what = f"its decision cites version {event.decision.calibrator_version}, which did not exist before it"
             self._report.differ("I8", found.entry, what)
+        if (told := self._told.get((event.deployment, _id(event)))) is not None:
+            calibrator.go_by(self._policy(event.deployment, told, calibrator.policy))
         refusal = calibrator.fold(event)
         key = event.deployment, calibrator.state[0]
         if calibrator.state != before:
@@ -236,8 +265,7 @@ class Versions:
             self._missing_alarm(id_)
 
     def _check_changes(self) -> None:
-        told = self._topics.first_by(Change, lambda event: (event.deployment, event.last))
-        for key, (entry, event) in told.items():
+        for key, (entry, event) in self._told.items():
             if self.is_beyond(event.deployment):
                 self._report.beyond["changes"] += 1
             elif self._topics.logs.judged(entry):
@@ -247,7 +275,7 @@ class Versions:
                 self._report.pending["changes"] += 1
         for found in self._folded() if not self._topics.logs.is_cut(Change.topic) else ():
             key = found.event.deployment, _id(found.event)
-            if key in self._changes.keys() - told.keys():
+            if key in self._changes and key not in self._told:
                 self._missing_change(found.entry)
 
     def _check_change(self, entry: Entry, made: bytes | None) -> None:

@@ -1,7 +1,8 @@
 """The calibrator's own log anew: which events make an entry, and what each must say, state and all.
 
 An entry is made of each instruction that was followed, of each label that forced a change (a jump, a tightening, a
-quarantine, a bias), of a new encoder, and of the first version of each day of event time for all the rest.
+quarantine, a bias), of a new encoder, of the first version under another policy, and of the first version of each day
+of event time for all the rest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from models.calibration.jumps import Jump
 from models.calibration.settings import FilterSettings
 from models.events import MAX_MESSAGE_BYTES, Calibration, Change, Instruction, Label, Standing
 from models.oracle.risk import offset
+from models.policy import Policy
 
 LARGEST: Final = MAX_MESSAGE_BYTES // 2
 """A state beyond is not recorded: the message might not be read."""
@@ -25,14 +27,18 @@ NEEDS: Final = {"rollback": WHOLE, "rebuild": WHOLE, "approval": {"ceilings"}, "
 
 
 class Course:
-    """The entries of one deployment, made as its log is folded."""
+    """The entries of one deployment, made as its log is folded. `policy`: by which LEARN folds it."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
         self._last: Standing | None = None
 
     def is_over(self, as_of: datetime | None) -> bool:
-        """Whether the day of the last entry is over, or there is none: the next version makes one."""
-        return as_of is not None and (self._last is None or _day(as_of) > _day(self._last.as_of))
+        """Whether there is no entry yet, its day is over, or its policy is another: the next version makes one."""
+        last = self._last
+        return as_of is not None and (
+            last is None or last.policy != self.policy.learning or _day(as_of) > _day(last.as_of)
+        )
 
     def instructed(self, by: Instruction, now: Calibration, ledger: Mapping[str, Any]) -> Change:
         """Return the entry of an instruction that was followed. `ledger`: the state of the fold."""
@@ -52,13 +58,15 @@ class Course:
     def _entry(
         self, last: str, cause: str, evidence: Mapping[str, Any], now: Calibration, ledger: Mapping[str, Any]
     ) -> Change:
-        before, self._last = self._last, standing(now)
+        before, self._last = self._last, standing(now, self.policy)
+        old = {} if before is None else before.policy
+        moved = [f"policy: {k} {old[k]} → {new}" for k, new in self._last.policy.items() if old.get(k, new) != new]
         state = {"model": now.model_hash, "ledger": ledger, "recorded": msgspec.to_builtins(self._last)}
         kept = not ledger["held"] and len(msgspec.json.encode(state)) <= LARGEST
         return Change(
             deployment=now.deployment,
             model_hash=now.model_hash,
-            cause=cause,
+            cause="; ".join([*moved, cause]),
             evidence={"labels": now.labels - (before.labels if before else 0), **evidence},
             before=before,
             after=self._last,
@@ -67,7 +75,7 @@ class Course:
         )
 
 
-def standing(version: Calibration) -> Standing:
+def standing(version: Calibration, policy: Policy) -> Standing:
     """Return how a version stands: its curve and offsets in words, the rest as published."""
     state = version.parameters["filter"]
     settings = FilterSettings.read(state["settings"])
@@ -83,6 +91,8 @@ def standing(version: Calibration) -> Standing:
         cuts=version.cuts,
         shares=version.shares,
         as_of=version.as_of,
+        basis=version.basis,
+        policy=policy.learning,
     )
 
 

@@ -120,7 +120,7 @@ class Rules(NamedTuple):
     """What the stages were told: policies, horizons, the key of the digests, and whose clock lets time pass."""
 
     policies: tuple[Policies, ...] = (Policies(),)
-    """Every policy that was in force; calibrators are folded under the last."""
+    """Every policy that was in force; the calibrators' logs say when which was."""
     horizons: Horizons = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
     key: bytes = b""
     keys: Keys | None = None

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from models.calibration.ledger import Ledger
-from models.events import Closure, Decision, Instruction, Label, Response, Watermark, decode, encode
+from models.events import Change, Closure, Decision, Instruction, Label, Response, Watermark, decode, encode
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
 from models.oracle.logs import CONTRACT
@@ -97,12 +97,34 @@ def test_what_the_stages_leave_is_what_it_must_be(seeds: range) -> None:
 
 @pytest.mark.parametrize("changed", [{"green": 0.04}, {"target": "deep"}])
 def test_a_policy_that_changed_since_makes_no_difference_of_what_was_right(changed: dict[str, Any]) -> None:
-    """No log says when a stage began to follow another: its versions are believed, and decisions held against them."""
+    """The calibrators' logs say by which they were folded; where those have expired, versions are believed."""
     other = Policies(msgspec.structs.replace(POLICIES.default, **changed))
-    report = check(whole(), RULES._replace(policies=(POLICIES, other)))
+    rules = RULES._replace(policies=(POLICIES, other))
+    report = check(whole(), rules)
+    assert not [*report.differences, *report.beyond]
+    assert report.checked == check(whole(), RULES).checked
+    report = check(whole()._replace(starts={("changes", 0): 1}), rules)
     assert report.differences == []
     assert report.beyond["calibrations"] > 0
-    assert report.checked["decisions"] == check(whole(), RULES).checked["decisions"]
+
+
+@pytest.mark.parametrize("changed", [{"green": 0.1}, {"mature": True}, {"max_loosening": 0.0, "green": 0.04}])
+def test_a_policy_that_changes_on_the_way_is_followed_from_where_the_log_says(changed: dict[str, Any]) -> None:
+    other = Policies(msgspec.structs.replace(POLICIES.default, **changed))
+    arrivals = list(items(week(150, 5).arrivals))
+    stages = Rehearsal(2, crashes=False)
+    stages.play(arrivals[: len(arrivals) // 2], ended=False)
+    stages.follow(other)
+    logs = stages.play(arrivals[len(arrivals) // 2 :]).left()
+    entries = [decode(Change, entry.value) for entry in logs.entries["changes"]]
+    causes = [one.cause for one in entries if one.cause.startswith("policy: ")]
+    assert len(causes) == len({one.deployment for one in entries})
+    for name, value in changed.items():
+        assert all(f"policy: {name} {getattr(POLICIES.default, name)} → {value}" in cause for cause in causes)
+    report = check(logs, RULES._replace(policies=(POLICIES, other)))
+    assert not [*report.differences, *report.beyond]
+    alone = check(logs, RULES._replace(policies=(other,)))
+    assert any("pass every policy" in one.what and one.invariant == "I8" for one in alone.differences)
     unlearnt = Policies(msgspec.structs.replace(POLICIES.default, plan="green-only", audit_rate=0.5))
     report = check(whole(), RULES._replace(policies=(POLICIES, unlearnt)))
     assert not [*report.differences, *report.beyond]

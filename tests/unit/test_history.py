@@ -99,6 +99,24 @@ def test_any_version_can_be_had_again_from_the_nearest_entry(version):
     assert same(History("icu", POLICY, events).at(version), plain)
 
 
+def test_what_was_learnt_under_another_policy_can_be_had_again_under_todays():
+    """Until now it was folded by today's, so that `rebuild` found differences that were none."""
+    labels, today = list(log(4000, shift_at=1000)), Policy(green=0.1, max_loosening=0.1)
+    running, changes = run(labels[:2500])
+    version_2000, _ = run(labels[:2000])
+    running = Learning.restore(orjson.loads(orjson.dumps(running.snapshot())), today)
+    for event in labels[2500:]:
+        changes += [one for one in running.apply(event) if isinstance(one, Change)]
+    entry = next(one for one in changes if one.after.version == 2502)
+    assert entry.cause == "policy: green 0.05 → 0.1; policy: max_loosening 0.5 → 0.1; labels"
+    assert entry.after.policy["green"] == 0.1
+    assert gaps(changes) == []
+    for known, whole in (labels, True), (labels[900:], False):
+        history = History("icu", today, known, changes, whole=whole)
+        assert differences(history.after(labels[-1].label_id).snapshot(), running.snapshot()) == []
+        assert history.at(2000).calibration() == version_2000.calibration()
+
+
 def test_when_the_beginning_has_expired_the_log_goes_on_from_an_entry():
     events = course()
     running, changes = run(events)
