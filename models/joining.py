@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from models.errors import Excessive
 from models.events import Closure, Decision, Ending, Feedback, Label, Outcome, Scored, Verb
-from models.labels import Reason, Verdict, reason_of, verdict
+from models.labels import Reason, Verdict, is_evidence, reason_of, verdict
 from models.salience import digest
 
 Effect = Label | Outcome | Closure
@@ -277,7 +277,7 @@ def _outcomes(row: Row, h: Heard) -> Iterator[Effect]:
         return
     label = _label(row, h)
     yield label
-    if label.kind == "verdict" and label.weight > 0:
+    if is_evidence(label):
         yield _outcome(label)
 
 

@@ -13,7 +13,7 @@ Verdict(rejected=True, depth='surface', weight=1.0)
 
 from typing import Final, Literal, NamedTuple
 
-from models.events import Depth, Label, Verb
+from models.events import Depth, Label, Target, Verb
 
 Reason = Literal["content", "context"]
 """Whether a reason code speaks against the content of the response, or only against its moment or form."""
@@ -69,6 +69,11 @@ def _depth(action: Verb, reason: Reason | None, *, edit_changed: bool | None) ->
     return _BY_ACTION.get(action, "deep")
 
 
-def rejects(label: Label, target: str) -> bool:
+def is_evidence(label: Label) -> bool:
+    """Whether the label counts: a verdict with weight, which no correction, revocation or abandonment is."""
+    return label.kind == "verdict" and label.weight > 0.0
+
+
+def rejects(label: Label, target: Target) -> bool:
     """Whether the label is a rejection of the kind that steers the tiers (`Policy.target`)."""
     return label.rejected if target == "any" else label.depth == "deep"

@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from models.events import Label, Tier
-from models.labels import rejects
+from models.events import Label, Target, Tier
+from models.labels import is_evidence, rejects
 
 Z: Final = 1.959964
 """Two-sided 95 % quantile of the standard normal."""
@@ -50,12 +50,12 @@ class Pilot(msgspec.Struct, frozen=True, kw_only=True):
     curve: list[list[Readiness]]
 
 
-def pilot(labels: Sequence[Label], within: float = 0.02, target: str = "any") -> Pilot:
+def pilot(labels: Sequence[Label], within: float = 0.02, target: Target = "any") -> Pilot:
     """Judge a label log. Only settled verdicts count: no correction, no revocation, nothing without weight.
 
     `target` is the policy's: whether any rejection counts as one, or only a deep one.
     """
-    settled = sorted((label for label in labels if label.kind == "verdict" and label.weight), key=_when)
+    settled = sorted((label for label in labels if is_evidence(label)), key=_when)
     days = (_when(settled[-1]) - _when(settled[0])).total_seconds() / 86_400 if settled else 0.0
     ends = sorted({len(settled) * step // STEPS for step in range(1, STEPS + 1)} - {0})
     return Pilot(
@@ -70,7 +70,7 @@ def _when(label: Label) -> datetime:
     return label.occurred_at
 
 
-def _tally(labels: Sequence[Label], target: str) -> dict[str, tuple[int, int]]:
+def _tally(labels: Sequence[Label], target: Target) -> dict[str, tuple[int, int]]:
     parts = {tier: [rejects(label, target) for label in labels if label.decision.tier == tier] for tier in TIERS}
     return {tier: (len(part), sum(part)) for tier, part in parts.items()}
 

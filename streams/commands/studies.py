@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from models.errors import SettingsError
+from models.events import Target
 from streams.allocator import keep_memory
 from streams.commands import say
 from streams.tracking import Tracker, tracked
@@ -35,13 +36,6 @@ class LossName(StrEnum):
     PLAIN = "plain"
     BALANCED = "balanced"
     FOCAL = "focal"
-
-
-class Target(StrEnum):
-    """`models.policy.Policy.target`."""
-
-    ANY = "any"
-    DEEP = "deep"
 
 
 class Scenario(StrEnum):
@@ -182,7 +176,7 @@ def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
 def readiness(
     labels: Annotated[Path, typer.Option("--labels", help="JSON lines of labels (the topic's records).")],
     within: Annotated[float, typer.Option("--within", min=0.001, max=0.5, help="Half-width of the interval.")] = 0.02,
-    target: Annotated[Target, typer.Option("--target", help="Which rejections count: the policy's.")] = Target.ANY,
+    target: Annotated[Target, typer.Option("--target", help="Which rejections count: the policy's.")] = "any",
     json: Json = None,
 ) -> None:
     """Tell how many more labels each tier needs until its rejection rate is known closely enough."""
