@@ -284,7 +284,7 @@ class Change(Event, frozen=True, kw_only=True, tag="change"):
     another policy, and one a day for the rest.
 
     `before` is the entry before (None: there was none). `last` is the id of the label or instruction after which it
-    stood so. `state` restores LEARN's whole state there; None while labels are held back, or if it is too large.
+    stood so. `state` restores LEARN's whole state there; None if it is too large.
     """
 
     topic: ClassVar[str] = "changes"

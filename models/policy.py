@@ -26,15 +26,7 @@ Cut = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 WEEK_S: Final = 7 * 86_400.0
-LEARNING: Final = (
-    "green",
-    "red",
-    "warm_up_labels",
-    "warm_up_deviation",
-    "max_loosening",
-    "rater_share",
-    "mature",
-)
+LEARNING: Final = ("green", "red", "warm_up_labels", "warm_up_deviation", "max_loosening", "rater_share")
 UNIT: Final = 2**53
 """Integers below it are exact floats, so the draw is uniform on a grid of 2^-53."""
 
@@ -64,8 +56,6 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
     """Logits by which a green threshold may rise within a day; 0: never without a person. Tightening is immediate."""
     rater_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.2
     """Largest share of the recent evidence that any one clinician carries (1: no bound)."""
-    mature: bool = False
-    """Whether labels wait while one kind of verdict arrives much faster: buys coverage, costs time to see a shift."""
     calibrator: FilterSettings = FilterSettings()
 
     def __post_init__(self) -> None:
@@ -73,11 +63,11 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
             raise ValueError(f"`green` is {self.green:g} and `red` is {self.red:g}: green must be the smaller")
 
     @property
-    def learning(self) -> dict[str, float | bool]:
+    def learning(self) -> dict[str, float]:
         """What LEARN goes by beside the basis; a change holds from a label on that the calibrator's log names."""
         return {name: getattr(self, name) for name in LEARNING}
 
-    def with_learning(self, values: Mapping[str, float | bool]) -> "Policy":
+    def with_learning(self, values: Mapping[str, float]) -> "Policy":
         """Return the policy with what LEARN went by at another time. Raises `StateError` for what no policy says.
 
         >>> Policy().with_learning({"green": 0.1}).green
@@ -96,7 +86,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
 
 
 @lru_cache(maxsize=1024)
-def basis(target: str, groups: tuple[str, ...], calibrator: FilterSettings) -> str:
+def basis(target: Target, groups: tuple[str, ...], calibrator: FilterSettings) -> str:
     """Return the digest of what a calibrator is learnt for: which rejections, of which groups, by which settings.
 
     >>> basis("any", ("site", "category"), FilterSettings()) == basis("any", ("category", "site"), FilterSettings())

@@ -9,14 +9,13 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.calibration.method import Method
-from benchmarks.calibration.ours import Demur, Matured
+from benchmarks.calibration.ours import Demur
 from benchmarks.calibration.peers import PEERS
 from benchmarks.calibration.prequential import Run, measure
 from benchmarks.calibration.streams import STREAMS, STRESSES, make
 
 METHODS: dict[str, Callable[[], Method]] = {"demur": Demur, **PEERS}
 VARIANTS: dict[str, Callable[[], Method]] = {
-    "demur-matured": Matured,
     "demur-noise5": lambda: Demur(noise=0.05),
     "demur-no-jumps": lambda: Demur(grace=10**9),
     "demur-no-guard": lambda: Demur(guarded=()),

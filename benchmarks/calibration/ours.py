@@ -1,13 +1,11 @@
 """demur's calibrator as a method of the benchmark."""
 
-import heapq
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.calibration.method import Groups, Row
 from models.calibration.filter import Filter, Observation
-from models.calibration.maturity import Maturity
 from models.calibration.serving import Thresholds
 from models.calibration.settings import FilterSettings
 
@@ -41,19 +39,3 @@ class Demur:
 
     def state_bytes(self) -> int:
         return len(json.dumps(self.filter.state(), separators=(",", ":")))
-
-
-class Matured(Demur):
-    """With the maturity buffer of the ledger: labels wait while one kind of verdict arrives faster."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.maturity, self.held = Maturity(), list[tuple[float, int, Row, float, bool]]()
-
-    def learn(self, row: Row, at: float, now: float, tier: int, *, audit: bool) -> None:
-        self.maturity.add(now - at, rejected=bool(row[2]))
-        hold = self.maturity.hold_s()
-        heapq.heappush(self.held, (at + hold if hold else 0.0, len(self.held), row, at, audit))
-        while self.held and self.held[0][0] <= now:
-            _, _, known, shown, forced = heapq.heappop(self.held)
-            super().learn(known, shown, now, tier, audit=forced)

@@ -2,7 +2,7 @@
 
 basis      raw logit to features          ledger     the fold of label events into versions
 belief     Gaussians, one-label update    influence  no clinician carries more than a share
-jumps      change detection               maturity   labels wait while one verdict is faster
+jumps      change detection               delays     does one kind of verdict come sooner?
 filter     the fold of labels             brake      loosening is bounded per day
 serving    (risk, upper risk), cuts       control    rebuild, compare, foresee
 settings   every constant, with reason    state      versioned JSON

@@ -8,6 +8,7 @@ import msgspec
 
 from models.calibration.basis import basis, clip
 from models.calibration.belief import Curve, Offset, settle, settle_noisy
+from models.calibration.delays import Delays
 from models.calibration.jumps import (
     ALL,
     FAR,
@@ -21,7 +22,6 @@ from models.calibration.jumps import (
     size,
     strongest,
 )
-from models.calibration.maturity import Maturity
 from models.calibration.offsets import Offsets
 from models.calibration.serving import MAX_ETA, Groups, Key, Moments, Thresholds, deviation, evaluate
 from models.calibration.settings import DEFAULTS, FilterSettings
@@ -117,7 +117,7 @@ class Filter:
         self._slope = Offset(0.0, 0.0, 0, weights=(FAR * up * lenient, up * lenient, up, FAR * up))
         self._audits = Offset(0.0, 0.0, 0)
         self._offsets = Offsets(settings)
-        self._delays = Maturity()
+        self._delays = Delays()
         self._newest = -inf
         self._late = 0
         self._even = self._uneven = False
@@ -140,8 +140,8 @@ class Filter:
         elif at < newest and (seen.rejected or not clock % SPARED or not self._late):
             self._note(newest - at, rejected=seen.rejected)
         if not clock % CHECK:
-            hold = self._delays.hold_s() > 0.0
-            self._even, self._uneven = self._delays.known and not hold, hold
+            self._uneven = self._delays.differ
+            self._even = self._delays.known and not self._uneven
         eta = self._absorb(seen, blocks)
         if clock <= self._late + self.settings.grace:
             return None
@@ -208,7 +208,7 @@ class Filter:
         unpack(checked.audits, self._audits)
         self._newest = -inf if checked.newest is None else checked.newest
         self._late, self._even, self._uneven = checked.late, checked.even, checked.uneven
-        self._delays = Maturity.restore(checked.delays)
+        self._delays = Delays.restore(checked.delays)
         self._offsets.restore(checked.groups, self.clock)
         return self
 

@@ -89,7 +89,6 @@ class History:
         learning = Learning(Ledger(self._deployment, self._policy))
         for event in revise(standing):
             fold(learning, event)
-        learning.ledger.drain()
         return learning, sum(isinstance(event, Label) and event.kind != "verdict" for event in standing)
 
     def _standing(self) -> list[Entry]:

@@ -140,9 +140,9 @@ class Learning:
         )
 
     def _recordable(self, version: Calibration) -> dict[str, Any] | None:
-        """Return the state for an entry, if it holds no labels and fits into a message."""
-        state = None if self.ledger.held else self.snapshot(version)
-        return None if state is None or len(msgspec.json.encode(state)) > MAX_STATE_BYTES else state
+        """Return the state for an entry, if it fits into a message."""
+        state = self.snapshot(version)
+        return None if len(msgspec.json.encode(state)) > MAX_STATE_BYTES else state
 
 
 def identity(event: Entry) -> str:
@@ -163,7 +163,7 @@ def changed(before: Standing | None, after: Standing) -> list[str]:
     ]
 
 
-def stand(version: Calibration, parameters: dict[str, float], policy: dict[str, float | bool]) -> Standing:
+def stand(version: Calibration, parameters: dict[str, float], policy: dict[str, float]) -> Standing:
     """Return how a version stands under what LEARN goes by, for people."""
     return Standing(
         version=version.version,

@@ -1,34 +1,30 @@
 """LEARN's pure fold: one deployment's labels, in the order of its log, into versions of its calibrator.
 
 Version n is the fold of the first n *changes*: labels, instructions, and policies that followed another. A label is a
-change when it carries evidence: kind `verdict`, weight above 0, and a decision with a logit. Any other label is counted
-under its reason and changes nothing:
+change when it carries evidence: kind `verdict`, weight above 0, and a decision with a logit. Any other label changes
+nothing:
 
-    correction, revocation   a label cannot be subtracted: counted now, honoured at the next rebuild
-    weightless               abandoned or retracted: not evidence
-    unscored                 its decision had no score, so there is nothing to calibrate
+    correction, revocation   a label cannot be subtracted: it is honoured at the next rebuild
+    no weight                abandoned or retracted: not evidence
+    no logit                 its decision had no score, so there is nothing to calibrate
 
 A change that the filter sets aside (older than a jump, or of a quarantined group) still has its version, so that
 versions and labels stay one to one; it does not count towards the warm-up.
 
-Between a label and the filter stand two safeguards: `influence` caps the weight of any one clinician, and `maturity`
-holds labels back while rejections arrive faster than acceptances. A held label becomes a change when a later label's
-`occurred_at` shows that its response is old enough: event time is the only clock.
-
-Behind the filter stands a third: if greens given since the last change are rejected more often than promised
-(`monitors.guarantee`), their scope's threshold is lowered by `TIGHTENING` at once, whatever the filter believes.
+Before the filter stands a safeguard: `influence` caps the weight of any one clinician. Behind it stands another: if
+greens given since the last change are rejected more often than promised (`monitors.guarantee`), their scope's threshold
+is lowered by `TIGHTENING` at once, whatever the filter believes.
 
 The state is mutable, with `snapshot` and `restore`: a fold costs ten microseconds, copying the state would cost ten
 times that. Duplicates of a label id are the caller's to drop: it keeps the ids and offsets beside the snapshot.
 There is no clock: `as_of` is the latest `occurred_at` of a label that was not set aside.
 """
 
-import heapq
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from math import inf, nan
+from math import nan
 from typing import Any, Final, Literal
 
 import msgspec
@@ -37,20 +33,17 @@ from models.calibration.brake import DAY_S, Brake, effective, green
 from models.calibration.filter import Filter, Observation
 from models.calibration.influence import Influence
 from models.calibration.jumps import Jump
-from models.calibration.maturity import Maturity
 from models.calibration.serving import Thresholds
 from models.calibration.soundness import check_sound
 from models.calibration.state import read
 from models.errors import StateError
 from models.events import Alarm, Calibration, Group, Instruction, Label, Target, Tier, digest
-from models.labels import rejects
+from models.labels import is_evidence, rejects
 from models.monitors.guarantee import Finding, Guarantee
 from models.policy import Policy
 from models.tiers import missing_labels
 
-SCHEMA: Final = 1
-MAX_HELD: Final = 20_000
-"""Labels held back at most; beyond, the most mature is folded early. Bounds the snapshot to some ten megabytes."""
+SCHEMA: Final = 2
 
 TIGHTENING: Final = 1.0
 """Logits by which a broken promise lowers its scope's threshold: two days of the default allowance to come back."""
@@ -62,23 +55,19 @@ SAMPLE: Final = 200
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `Ledger.snapshot` returns, as a type."""
 
-    schema: Literal[1] = 1
+    schema: Literal[2]
     deployment: str
     version: int
     cause: str
     as_of: float | None
-    counts: dict[str, int]
     filter: dict[str, Any]
     brake: dict[str, Any]
     influence: dict[str, Any]
-    maturity: dict[str, Any]
     guarantee: dict[str, Any]
     scores: list[float]
-    held: list[tuple[float, int, Label]]
-    forced: int = 0
-    target: Target | None = None
-    groups: tuple[Group, ...] | None = None
-    """None: of an earlier version, which took what the policy said."""
+    forced: int
+    target: Target
+    groups: tuple[Group, ...]
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,13 +90,10 @@ class Ledger:
     __slots__ = (
         "_brake",
         "_guarantee",
-        "_held",
         "_influence",
-        "_maturity",
         "_scores",
         "as_of",
         "cause",
-        "counts",
         "deployment",
         "filter",
         "forced",
@@ -122,56 +108,23 @@ class Ledger:
         self.version = 0
         self.cause = "prior"
         self.as_of: datetime | None = None
-        self.counts: dict[str, int] = {}
         self.forced = 0
         """The last version that labels forced, by a jump or a broken promise."""
         self._brake = Brake(policy.max_loosening)
         self._influence = Influence(policy.rater_share)
-        self._maturity = Maturity()
         self._guarantee = Guarantee(policy.green)
         self._scores: deque[float] = deque(maxlen=SAMPLE)
-        self._held: list[tuple[float, int, Label]] = []
 
     @property
     def labels(self) -> int:
         """Labels that the estimate rests on."""
         return self.filter.clock
 
-    @property
-    def held(self) -> int:
-        """Labels that wait for their response to mature."""
-        return len(self._held)
-
     def apply(self, label: Label) -> tuple[Jump, ...]:
-        """Fold one label of this deployment, and those it matures. Returns what they revealed.
-
-        `alarm` puts that on the wire.
-        """
+        """Fold one label of this deployment. Returns what it revealed; `alarm` puts that on the wire."""
+        if not is_evidence(label) or label.decision.logit is None:
+            return ()
         now = label.occurred_at.timestamp()
-        reason = idle(label)
-        if reason is not None:
-            self.counts[reason] = self.counts.get(reason, 0) + 1
-            return tuple(self._release(now))
-        due = self._due(label, now)
-        if due <= now and not self._held:
-            return self._fold(label, now)
-        heapq.heappush(self._held, (due, self.version + len(self._held), label))
-        return tuple(self._release(now))
-
-    def _due(self, label: Label, now: float) -> float:
-        """Return when a label may be folded: at once (0), unless one kind of verdict arrives faster than the other."""
-        shown = shown_at(label).timestamp()
-        self._maturity.add(now - shown, rejected=rejects(label, self.policy.target))
-        hold_s = self._maturity.hold_s() if self.policy.mature else 0.0
-        return shown + hold_s if hold_s else 0.0
-
-    def _release(self, now: float) -> Iterator[Jump]:
-        while self._held and (self._held[0][0] <= now or len(self._held) > MAX_HELD):
-            label = heapq.heappop(self._held)[2]
-            yield from self._fold(label, label.occurred_at.timestamp())
-
-    def _fold(self, label: Label, now: float) -> tuple[Jump, ...]:
-        """Fold a label that came at `now`."""
         self._begin_day(int(now // DAY_S))
         weight = self._influence.grant(label.clinician, label.weight)
         seen = observation(label, self.policy, weight)
@@ -207,10 +160,6 @@ class Ledger:
     def _cuts(self, reading: Thresholds) -> dict[str, dict[str, float | None]]:
         return reading.cuts({"green": self.policy.green, "red": self.policy.red})
 
-    def drain(self) -> None:
-        """Fold what is held back, as if all of it had matured."""
-        deque(self._release(inf), maxlen=0)
-
     def obey(self, instruction: Instruction) -> None:
         """Do what a person says, as a new version. Raises `StateError` if it cannot be done; then nothing has changed.
 
@@ -243,8 +192,6 @@ class Ledger:
             raise StateError(f"version {by.version} was learnt for other settings: rebuild for them instead")
         self.filter, self.policy = restored, policy
         self._brake.cap(self._cuts(restored.thresholds()))
-        if by.order == "rebuild":
-            self._held.clear()  # they are in it, too
 
     def under(self, policy: Policy) -> "Ledger":
         """Return the calibrator as it goes on under another policy, as a new version.
@@ -288,14 +235,11 @@ class Ledger:
             "version": self.version,
             "cause": self.cause,
             "as_of": None if self.as_of is None else self.as_of.timestamp(),
-            "counts": dict(sorted(self.counts.items())),
             "filter": self.filter.state() if version is None else version.parameters["filter"],
             "brake": self._brake.state(),
             "influence": self._influence.state(),
-            "maturity": self._maturity.state(),
             "guarantee": self._guarantee.snapshot(),
             "scores": list(self._scores),
-            "held": [[due, order, msgspec.to_builtins(label)] for due, order, label in sorted(self._held)],
             "forced": self.forced,
             "target": self.policy.target,
             "groups": list(self.policy.groups),
@@ -313,16 +257,13 @@ class Ledger:
             raise StateError(f"ledger snapshot is damaged or of another version: {error}") from None
         restored = Filter.restore(saved.filter)
         self = cls(saved.deployment, learnt_for(policy, saved.target, saved.groups, restored))
-        self.version, self.cause, self.counts = saved.version, saved.cause, dict(saved.counts)
-        self.forced = saved.forced
+        self.version, self.cause, self.forced = saved.version, saved.cause, saved.forced
         self.as_of = None if saved.as_of is None else instant(saved.as_of)
         self.filter = restored
         self._brake = Brake.restore(saved.brake, policy.max_loosening)
         self._influence = Influence.restore(saved.influence, policy.rater_share)
-        self._maturity = Maturity.restore(saved.maturity)
         self._guarantee = Guarantee.restore(saved.guarantee, policy.green)
         self._scores.extend(saved.scores)
-        self._held = saved.held
         return self
 
 
@@ -372,15 +313,6 @@ def tightening(finding: Finding, label: Label) -> Jump:
         since=finding.since,
         at=shown_at(label).timestamp(),
     )
-
-
-def idle(label: Label) -> str | None:
-    """Return why a label folds nothing, or None if it is a change."""
-    if label.kind != "verdict":
-        return label.kind
-    if label.weight <= 0.0:
-        return "weightless"
-    return "unscored" if label.decision.logit is None else None
 
 
 def observation(label: Label, policy: Policy, weight: float) -> Observation:

@@ -4,10 +4,10 @@ A scope is `all`, `audit`, or one group value such as `category=dosing`. Two que
 
 - *How often were greens rejected so far?* The running rate with its anytime-valid interval (see `confidence`). A
   `breach` is raised, once, when green's lower bound passes the green cut. While the average rate is at most the cut
-  this ever happens with probability alpha / 2 per scope.
+  this ever happens with probability `ALPHA` / 2 per scope.
 - *Are they rejected too often now?* A CUSUM of bets against "the rate is at most the cut",
-  M <- max(1, M) (1 + b (x - cut)) for a few stakes b. An `excess` is raised when it passes `threshold`; while the claim
-  holds that takes at least `threshold` greens on average. It names the time since when M has grown.
+  M <- max(1, M) (1 + b (x - cut)) for a few stakes b. An `excess` is raised when it passes `EVIDENCE`; while the claim
+  holds that takes at least `EVIDENCE` greens on average. It names the time since when M has grown.
 
 A label counts with its weight, so a response counts once however many judge it: its evidence is raised to the power
 of the weight, and by Hoelder's inequality the mean of a product of such powers is no larger than that of one verdict
@@ -27,9 +27,14 @@ from typing import Any, Final, Literal
 import msgspec
 
 from models.errors import StateError
-from models.events import Alarm, Label, Tier, digest
-from models.labels import rejects
-from models.monitors.confidence import Interval, excess, interval, most
+from models.events import Alarm, Label, Target, Tier, digest
+from models.labels import is_evidence, rejects
+from models.monitors.confidence import excess, most
+
+ALPHA: Final = 0.05
+EVIDENCE: Final = 1000.0
+PASSED: Final = log(2.0 / ALPHA)
+"""Log evidence at which green's lower bound has passed the cut."""
 
 STAKES: Final = (0.01, 0.03, 0.1)
 """Shares of the largest possible stake, 1 / cut, that each CUSUM bets: best against rates of .06, .08 and .15 when the
@@ -70,25 +75,21 @@ class Guarantee:
     ...     found += monitor.count("green", ["all", "site=north"], rejected=i % 6 == 0, at=float(i))
     >>> [(finding.kind, finding.scope, finding.labelled) for finding in found]
     [('breach', 'all', 55.0), ('breach', 'site=north', 55.0), ('excess', 'all', 79.0), ('excess', 'site=north', 79.0)]
-    >>> [round(bound, 3) for bound in monitor.interval("green")]
-    [0.07, 0.315]
     """
 
-    __slots__ = ("_cells", "_since", "alpha", "cut", "threshold")
+    __slots__ = ("_cells", "_since", "cut")
 
-    def __init__(self, cut: float, alpha: float = 0.05, threshold: float = 1000.0) -> None:
+    def __init__(self, cut: float) -> None:
         self.cut = cut
-        self.alpha = alpha
-        self.threshold = threshold
         self._cells: dict[str, Cell] = {}
         self._since: dict[str, float] = {}
 
-    def observe(self, label: Label, target: str = "any") -> tuple[Finding, ...]:
+    def observe(self, label: Label, target: Target = "any") -> tuple[Finding, ...]:
         """Count a label under `all`, `audit` if its verdict was forced, and each of its groups.
 
         Corrections, revocations and labels without weight are not counted, as in the ledger.
         """
-        if label.kind != "verdict" or label.weight <= 0.0:
+        if not is_evidence(label):
             return ()
         scored = label.decision
         scopes = ["all", *(["audit"] if scored.audit else []), *("=".join(item) for item in scored.groups.items())]
@@ -121,26 +122,13 @@ class Guarantee:
         kept = {name: since for name, since in known.items() if since > at} if scope == "all" else known
         self._since = {**kept, scope: max(at, known.get(scope, -inf))}  # a clock behind must not bring them back
 
-    def counts(self, tier: Tier, scope: str = "all") -> tuple[float, float]:
-        """Return (labelled, rejected), each label by its weight."""
-        cell = self._cells.get(f"{tier} {scope}", Cell())
-        return cell.labelled, cell.rejected
-
-    def interval(self, tier: Tier, scope: str = "all") -> Interval:
-        """Return the anytime-valid interval of the rejection rate so far; [0, 1] where nothing is known."""
-        return interval(*self.counts(tier, scope), self.alpha)
-
-    def scopes(self, tier: Tier) -> tuple[str, ...]:
-        """Return the scopes that have labels of `tier`."""
-        return tuple(key.partition(" ")[2] for key in self._cells if key.startswith(f"{tier} "))
-
     def snapshot(self) -> dict[str, Any]:
         """Return the whole state as versioned JSON types."""
-        settings = {"cut": self.cut, "alpha": self.alpha, "threshold": self.threshold}
-        return {"schema": 1, **settings, "cells": msgspec.to_builtins(self._cells), "since": dict(self._since)}
+        cells = msgspec.to_builtins(self._cells)
+        return {"schema": 2, "cut": self.cut, "cells": cells, "since": dict(self._since)}
 
     @classmethod
-    def restore(cls, snapshot: object, cut: float | None = None) -> "Guarantee":
+    def restore(cls, snapshot: object, cut: float) -> "Guarantee":
         """Continue from `snapshot`, bit for bit. Raises `StateError` if it is damaged or of another version.
 
         Counts that answer to another `cut` than is promised now are not taken over.
@@ -149,10 +137,9 @@ class Guarantee:
             saved = msgspec.convert(snapshot, _Snapshot)
         except msgspec.ValidationError as error:
             raise StateError(f"guarantee monitor: snapshot is damaged or of another version: {error}") from None
-        if cut is not None and cut != saved.cut:
-            return cls(cut, saved.alpha, saved.threshold)
-        self = cls(saved.cut, saved.alpha, saved.threshold)
-        self._cells, self._since = saved.cells, saved.since
+        self = cls(cut)
+        if cut == saved.cut:
+            self._cells, self._since = saved.cells, saved.since
         return self
 
     def _cell(self, tier: Tier, scope: str) -> Cell:
@@ -172,17 +159,16 @@ class Guarantee:
 
     def _findings(self, scope: str, cell: Cell, at: float) -> Iterator[Finding]:
         labelled, rejected, evidence = cell.labelled, cell.rejected, sum(cell.grown) / len(STAKES)
-        if evidence >= self.threshold:
+        if evidence >= EVIDENCE:
             since = cell.since[cell.grown.index(max(cell.grown))]
             cell.grown = [1.0] * len(STAKES)
-            yield self._finding("excess", scope, evidence, self.threshold, cell, since)
+            yield self._finding("excess", scope, evidence, EVIDENCE, cell, since)
         if not cell.breached and rejected > self.cut * labelled and self._passed(labelled, rejected):
             cell.breached = True
             yield self._finding("breach", scope, rejected / labelled, self.cut, cell, at)
 
     def _passed(self, labelled: float, rejected: float) -> bool:
-        bound = log(2.0 / self.alpha)
-        return most(labelled, rejected, self.cut) >= bound and excess(labelled, rejected, self.cut) >= bound
+        return most(labelled, rejected, self.cut) >= PASSED and excess(labelled, rejected, self.cut) >= PASSED
 
     @staticmethod
     def _finding(  # noqa: PLR0913, PLR0917  # a finding's facts
@@ -215,9 +201,7 @@ def alarm(finding: Finding, label: Label) -> Alarm:
 
 
 class _Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    schema: Literal[1]
+    schema: Literal[2]
     cut: float
-    alpha: float
-    threshold: float
     cells: dict[str, Cell]
     since: dict[str, float]

@@ -62,7 +62,6 @@ class Course:
         old = {} if before is None else before.policy
         moved = [f"policy: {k} {old[k]} → {new}" for k, new in self._last.policy.items() if old.get(k, new) != new]
         state = {"model": now.model_hash, "ledger": ledger, "recorded": msgspec.to_builtins(self._last)}
-        kept = not ledger["held"] and len(msgspec.json.encode(state)) <= LARGEST
         return Change(
             deployment=now.deployment,
             model_hash=now.model_hash,
@@ -71,7 +70,7 @@ class Course:
             before=before,
             after=self._last,
             last=last,
-            state=state if kept else None,
+            state=state if len(msgspec.json.encode(state)) <= LARGEST else None,
         )
 
 

@@ -108,7 +108,7 @@ def test_a_policy_that_changed_since_makes_no_difference_of_what_was_right(chang
     assert report.beyond["calibrations"] > 0
 
 
-@pytest.mark.parametrize("changed", [{"green": 0.1}, {"mature": True}, {"max_loosening": 0.0, "green": 0.04}])
+@pytest.mark.parametrize("changed", [{"green": 0.1}, {"rater_share": 0.5}, {"max_loosening": 0.0, "green": 0.04}])
 def test_a_policy_that_changes_on_the_way_is_followed_from_where_the_log_says(changed: dict[str, Any]) -> None:
     other = Policies(msgspec.structs.replace(POLICIES.default, **changed))
     arrivals = list(items(week(150, 5).arrivals))

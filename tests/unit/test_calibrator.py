@@ -13,10 +13,10 @@ import pytest
 from river import checks, evaluate, metrics
 
 from models.calibration.belief import SLOPE_VARIANCES, Curve
+from models.calibration.delays import Delays
 from models.calibration.estimator import RejectionCalibrator
 from models.calibration.filter import FADING, Filter, Observation
 from models.calibration.jumps import accumulate
-from models.calibration.maturity import Maturity
 from models.calibration.settings import DEFAULTS, FilterSettings
 from models.calibration.state import SCHEMA
 from models.errors import Invalid, SettingsError, StateError
@@ -393,7 +393,7 @@ def test_late_labels_of_events_before_a_shift_do_not_hide_it(monkeypatch):
 def test_rejections_that_come_sooner_are_not_taken_for_a_shift(monkeypatch):
     labels = late(12_000, 7, 150, 1500)
     _, jumps = folded(labels)
-    monkeypatch.setattr(Maturity, "hold_s", lambda _: 0.0)
+    monkeypatch.setattr(Delays, "differ", False)
     _, fooled = folded(labels)
     assert len(jumps) <= 2
     assert len(fooled) > 3 * max(len(jumps), 1)

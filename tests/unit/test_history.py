@@ -226,9 +226,9 @@ def test_where_states_differ_is_said():
     assert "ledger.version: 50, 51" in found
 
 
-def test_entries_hold_no_state_while_labels_wait():
+def test_an_entry_holds_no_state_that_would_not_fit_into_a_message(monkeypatch):
     learning, _ = run(log(50))
-    waiting = label(60, rejected=False, occurred_at=learning.ledger.as_of + timedelta(days=1))
-    learning.ledger._held.append((1e12, 0, label(61, rejected=False)))
-    (entry,) = [one for one in learning.apply(waiting) if isinstance(one, Change)]
+    monkeypatch.setattr("models.calibration.learning.MAX_STATE_BYTES", 100)
+    tomorrow = label(60, rejected=False, occurred_at=learning.ledger.as_of + timedelta(days=1))
+    (entry,) = learning.apply(tomorrow)
     assert entry.state is None

@@ -59,19 +59,19 @@ def fold(labels, policy=Policy()):  # noqa: B008  # frozen
 
 
 @pytest.mark.parametrize(
-    ("other", "reason"),
+    "other",
     [
-        ({"kind": "correction", "revises": "l0"}, "correction"),
-        ({"kind": "revocation", "revises": "l0"}, "revocation"),
-        ({"weight": 0.0}, "weightless"),
-        ({"logit": None}, "unscored"),
+        {"kind": "correction", "revises": "l0"},
+        {"kind": "revocation", "revises": "l0"},
+        {"weight": 0.0},
+        {"logit": None},
     ],
 )
-def test_what_carries_no_evidence_is_counted_and_changes_nothing(other, reason):
+def test_what_carries_no_evidence_changes_nothing(other):
     ledger, _ = fold(log(50))
     before = ledger.snapshot()
     assert ledger.apply(label(50, rejected=True, **other)) == ()
-    assert ledger.snapshot() == {**before, "counts": {reason: 1}}
+    assert ledger.snapshot() == before
 
 
 def test_versions_are_gapless():
@@ -139,7 +139,15 @@ def test_a_crash_anywhere_changes_nothing():
     assert encode(part.calibration()) == encode(whole.calibration())
 
 
-@pytest.mark.parametrize("damage", [{"schema": 2}, {"version": "x"}, {"filter": {}}, {"extra": 1}])
-def test_a_damaged_snapshot_is_refused(damage):
-    with pytest.raises(StateError):
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"schema": 1, "counts": {}}, "of another version"),
+        ({"version": "x"}, "`\\$.version`"),
+        ({"filter": {}}, "rebuild from the labels"),
+        ({"extra": 1}, "unknown field `extra`"),
+    ],
+)
+def test_a_damaged_snapshot_is_refused(damage, said):
+    with pytest.raises(StateError, match=said):
         Ledger.restore({**Ledger("icu", Policy()).snapshot(), **damage}, Policy())

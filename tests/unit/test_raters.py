@@ -1,23 +1,19 @@
-"""Clinicians: severity, capped influence, poisoned labels; and labels that mature."""
+"""Clinicians: severity, capped influence, poisoned labels; and how long their labels take."""
 
 import random
-from datetime import timedelta
 from statistics import median
 
 import msgspec
 import orjson
 import pytest
 
-from models.calibration.history import History, fold
+from models.calibration.delays import Delays
 from models.calibration.influence import Influence
-from models.calibration.learning import Learning
 from models.calibration.ledger import Ledger
-from models.calibration.maturity import Maturity
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
 from models.policy import Policy
-from tests.unit.test_control import order
-from tests.unit.test_ledger import START, label, log
+from tests.unit.test_ledger import log
 
 
 def poisoned(share, seed=5, honest=6000, day=1440):
@@ -107,115 +103,7 @@ def test_influence_restores_exactly():
         Influence.restore({"clock": 1}, 0.2)
 
 
-def delayed(count, rejected_min, accepted_min, seed=3):
-    """Labels in order of arrival, with exponential delays by verdict."""
-    rng, labels = random.Random(seed), []
-    for i, one in enumerate(log(count, seed)):
-        delay = timedelta(minutes=rng.expovariate(1.0) * (rejected_min if one.rejected else accepted_min))
-        shown = START + timedelta(minutes=i)
-        scored = msgspec.structs.replace(one.decision, occurred_at=shown)
-        labels.append(msgspec.structs.replace(one, occurred_at=shown + delay, decision=scored))
-    return sorted(labels, key=lambda one: one.occurred_at)
-
-
-def fresh_rate(ledger, labels, minutes):
-    """Share of rejections among the folded labels of the last `minutes` before each fold."""
-    seen = []
-    observe = ledger.filter.observe
-    now = [START]
-
-    class Spy:
-        def __getattr__(self, name):
-            return getattr(observe.__self__, name)
-
-        def observe(self, one):
-            if now[0].timestamp() - one.at < 60.0 * minutes:
-                seen.append(one.rejected)
-            return observe(one)
-
-    ledger.filter = Spy()
-    for one in labels:
-        now[0] = one.occurred_at
-        ledger.apply(one)
-    return sum(seen) / max(len(seen), 1), len(seen)
-
-
-def test_early_rejections_wait_for_the_acceptances_of_their_age():
-    labels = delayed(3000, 20.0, 300.0)
-    truth = sum(one.rejected for one in labels) / len(labels)
-    hasty, count = fresh_rate(Ledger("icu", Policy()), labels, 60)
-    assert count > 200
-    assert hasty > 2.0 * truth
-    patient = Ledger("icu", Policy(mature=True))
-    early, late = labels[:1000], labels[1000:]
-    for one in early:
-        patient.apply(one)
-    assert patient.held > 0
-    assert fresh_rate(patient, late, 60)[1] < 0.1 * count
-
-
-def test_equal_delays_hold_nothing():
-    ledger = Ledger("icu", Policy(mature=True))
-    for one in delayed(2000, 60.0, 60.0):
-        ledger.apply(one)
-        assert ledger.held == 0
-
-
-def test_held_labels_survive_a_crash():
-    labels = delayed(1200, 20.0, 300.0)
-    policy = Policy(mature=True)
-    whole, part = Ledger("icu", policy), Ledger("icu", policy)
-    for i, one in enumerate(labels[:1000]):
-        whole.apply(one)
-        part.apply(one)
-        if i % 97 == 0:
-            part = Ledger.restore(orjson.loads(orjson.dumps(part.snapshot())), policy)
-    assert whole.held > 0
-    assert orjson.dumps(part.snapshot()) == orjson.dumps(whole.snapshot())
-
-
 @pytest.mark.parametrize("damage", [{}, {"rejected": {}}, {"rejected": 1, "accepted": 2}])
 def test_damaged_delays_are_refused(damage):
     with pytest.raises(StateError):
-        Maturity.restore(damage)
-
-
-@pytest.mark.parametrize("rejected", [True, False])
-def test_a_rebuild_counts_what_is_held_once(rejected):
-    """Corrections change the delays, and with them what the fold of the log as corrected would hold back."""
-    policy, labels = Policy(mature=True), delayed(1200, 20.0, 300.0)[:1000]
-    learning = Learning(Ledger("icu", policy))
-    for one in labels:
-        fold(learning, one)
-    late = [one for one in labels[-200:] if one.rejected is not rejected][-60:]
-    revised = [
-        msgspec.structs.replace(one, label_id=f"c{n}", kind="correction", revises=one.label_id, rejected=rejected)
-        for n, one in enumerate(late)
-    ]
-    for one in revised:
-        fold(learning, one)
-    then, _ = History("icu", policy, [*labels, *revised]).corrected()
-    fold(learning, order("rebuild", learning.ledger.version, parameters=then.ledger.filter.state()))
-    fold(learning, label(10**6, rejected=False, weight=0.0, occurred_at=START + timedelta(days=30)))
-    assert learning.ledger.held == 0
-    assert learning.ledger.labels == len(labels)
-
-
-def test_a_response_dated_ahead_is_not_held_for_ever():
-    ledger = Ledger("icu", Policy(mature=True))
-    for one in delayed(1200, 20.0, 300.0)[:1000]:
-        ledger.apply(one)
-    assert ledger.held > 0
-    ledger.apply(label(10**6, rejected=True, shown=10**8, occurred_at=ledger.as_of + timedelta(minutes=1)))
-    ledger.apply(label(10**6 + 1, rejected=False, weight=0.0, occurred_at=START + timedelta(days=30)))
-    assert ledger.held == 0
-
-
-def test_labels_without_evidence_still_let_time_pass():
-    ledger = Ledger("icu", Policy(mature=True))
-    for one in delayed(1200, 20.0, 300.0)[:1000]:
-        ledger.apply(one)
-    held = ledger.held
-    ledger.apply(label(10**6, rejected=False, weight=0.0, occurred_at=START + timedelta(days=30)))
-    assert held > 0
-    assert ledger.held == 0
+        Delays.restore(damage)

@@ -8,6 +8,7 @@ from models import tiers
 from models.calibration import history
 from models.calibration.belief import Curve
 from models.calibration.brake import Brake
+from models.calibration.delays import Delays
 from models.calibration.filter import Filter
 from models.calibration.influence import Influence
 from models.calibration.ledger import Ledger
@@ -51,9 +52,9 @@ CASES = {
         (Influence, "grant", lambda _, __, weight: weight),
         lambda: test_raters.test_no_clinician_exceeds_their_share(20, 0.2),
     ),
-    "maturity": (
-        (Ledger, "_due", lambda *_: 0.0),
-        test_raters.test_early_rejections_wait_for_the_acceptances_of_their_age,
+    "old labels count where delays differ": (
+        (Delays, "differ", False),
+        test_calibrator.test_labels_older_than_a_jump_count_where_one_kind_of_verdict_takes_longer,
     ),
     "bounded loosening": (
         (Brake, "excess", lambda *_: {}),

@@ -1,14 +1,11 @@
-"""Do rejections arrive before acceptances? Then a young response's labels lie, and have to mature first.
+"""Does one kind of verdict arrive before the other? Then what is in hand of the latest responses misstates their risk.
 
-If rejections come within minutes and acceptances within hours, the labels in hand over-state the risk of the latest
-responses, most of all just after a change. Waiting until a response is old enough for both kinds of verdict undoes it.
-
-Two exponentially weighted means of log delay, of rejections and of acceptances, are compared. Maturing is switched on
-when they differ by more than `RATIO` and `SIGMAS` standard errors, off when they no longer do; a label is then held
-until its response is as old as the mean delay of the slower kind. While nothing differs, nothing is held.
+If rejections come within minutes and acceptances within hours, young labels are mostly rejections, most of all just
+after a change. Two exponentially weighted means of log delay, of rejections and of acceptances, are compared; they
+differ while they are more than `RATIO` and `SIGMAS` standard errors apart.
 """
 
-from math import exp, log, sqrt
+from math import log, sqrt
 from typing import Any, Final
 
 import msgspec
@@ -28,11 +25,8 @@ MIN_DELAY_S: Final = 1.0
 MAX_DELAY_S: Final = 1e9
 """Longer ones count as thirty years: such a date is a mistake."""
 
-SLOWEST: Final = exp(0.5772156649)
-"""Mean over geometric mean of exponential delays (Euler's constant)."""
 
-
-class Delays(msgspec.Struct, array_like=True):
+class Delay(msgspec.Struct, array_like=True):
     """Exponentially weighted mean and variance of log delay of one kind of verdict."""
 
     count: Count = 0
@@ -56,22 +50,22 @@ class Delays(msgspec.Struct, array_like=True):
         return self.var / min(self.count, MEMORY / 2.0)
 
 
-class Maturity:
-    """How long to hold labels, learnt from their delays.
+class Delays:
+    """How long rejections and acceptances take.
 
-    >>> maturity = Maturity()
+    >>> delays = Delays()
     >>> for i in range(200):
-    ...     maturity.add(60.0 * (1 + i % 9), rejected=True)
-    ...     maturity.add(600.0 * (1 + i % 9), rejected=False)
-    >>> round(maturity.hold_s() / 60.0)
-    73
+    ...     delays.add(60.0 * (1 + i % 9), rejected=True)
+    ...     delays.add(600.0 * (1 + i % 9), rejected=False)
+    >>> delays.known, delays.differ
+    (True, True)
     """
 
     __slots__ = ("_accepted", "_rejected")
 
     def __init__(self) -> None:
-        self._rejected = Delays()
-        self._accepted = Delays()
+        self._rejected = Delay()
+        self._accepted = Delay()
 
     def add(self, delay_s: float, *, rejected: bool) -> None:
         """Count the delay of one verdict."""
@@ -82,24 +76,23 @@ class Maturity:
         """Whether there are delays enough of both kinds to compare."""
         return min(self._rejected.count, self._accepted.count) >= MIN_LABELS
 
-    def hold_s(self) -> float:
-        """Return the age in seconds that a response must have before its label is folded; 0: none."""
-        fast, slow = sorted((self._rejected, self._accepted), key=lambda delays: delays.mean)
+    @property
+    def differ(self) -> bool:
+        """Whether one kind is known to take longer than the other."""
         if not self.known:
-            return 0.0
-        gap = slow.mean - fast.mean
-        significant = gap > RATIO and gap > SIGMAS * sqrt(fast.error + slow.error)
-        return SLOWEST * exp(slow.mean) if significant else 0.0
+            return False
+        gap = abs(self._rejected.mean - self._accepted.mean)
+        return gap > RATIO and gap > SIGMAS * sqrt(self._rejected.error + self._accepted.error)
 
     def state(self) -> dict[str, Any]:
         """Return the state as JSON types."""
         return {"rejected": msgspec.to_builtins(self._rejected), "accepted": msgspec.to_builtins(self._accepted)}
 
     @classmethod
-    def restore(cls, state: object) -> "Maturity":
+    def restore(cls, state: object) -> "Delays":
         """Continue from `state`, bit for bit. Raises `StateError` if it is damaged."""
         try:
-            saved = msgspec.convert(state, dict[str, Delays])
+            saved = msgspec.convert(state, dict[str, Delay])
             self = cls()
             self._rejected, self._accepted = saved["rejected"], saved["accepted"]
         except (msgspec.ValidationError, KeyError) as error:
