@@ -111,10 +111,8 @@ class Filter:
         self.ignored = 0
         self._curve = Curve.prior(settings.intercept_variance)
         self._curve.keep_monotone(settings.z)
-        up, lenient = settings.threshold / settings.threshold_all, settings.threshold / settings.threshold_down
-        self._everyone = Offset(0.0, 0.0, 0, weights=(FAR * up * lenient, up * lenient, up, FAR * up))
-        up = settings.threshold / settings.threshold_slope
-        self._slope = Offset(0.0, 0.0, 0, weights=(FAR * up * lenient, up * lenient, up, FAR * up))
+        self._everyone = common(settings, settings.threshold_all)
+        self._slope = common(settings, settings.threshold_slope)
         self._audits = Offset(0.0, 0.0, 0)
         self._offsets = Offsets(settings)
         self._delays = Delays()
@@ -288,13 +286,13 @@ class Filter:
             score = accumulate(block, values + tilt if block.judges else values, at, passing)
             best = best if best > score else score  # noqa: FURB136  # as above
         if best > settings.threshold:
-            return self._fire(keys, blocks, at)
+            return self._fire(keys, blocks)
         if (
             seen.forced
             and not self._curve.biased
             and accumulate(self._audits, values, at, passing) > settings.audit_threshold
         ):
-            return self._suspect(at)
+            return self._suspect()
         return None
 
     def _suspect_change(self, best: float, slope: float) -> None:
@@ -313,7 +311,25 @@ class Filter:
             return
         self._curve.keep_monotone(self.settings.z)
 
-    def _fire(self, keys: list[Key], blocks: list[Offset], at: float) -> Jump | None:
+    def _fire(self, keys: list[Key], blocks: list[Offset]) -> Jump | None:
+        """Act on the block that jumped, if it is clear which did."""
+        if (found := self._find(keys, blocks)) is None:
+            return None
+        key, block = found[0]
+        jump = self._describe("jump", *found)
+        if key is not None and key[0] in self.settings.guarded and jump.delta < 0.0:
+            block.mean, block.quarantined = 0.0, True
+            restart(block)
+            return msgspec.structs.replace(jump, kind="quarantine")
+        self._shift(key, block, jump.delta)
+        (self._everyone if key is None else block).born = jump.since
+        concerned = self._offsets.by_key.values() if key is None else blocks
+        for touched in (self._everyone, self._slope, block, *concerned):
+            restart(touched)
+        return jump
+
+    def _find(self, keys: list[Key], blocks: list[Offset]) -> tuple[Candidate, int, float] | None:
+        """Return the block that jumped, its alternative, and the strongest evidence of all."""
         slope = [self._slope] if self._is_shared(self._slope) else []
         whole: list[Candidate] = [(None, block) for block in (self._everyone, *slope)]
         best = max((*whole, *zip(keys, blocks, strict=True)), key=lambda pair: strongest(pair[1]))
@@ -321,15 +337,13 @@ class Filter:
         culprit = self._culprit(best, score, j) if score > self.settings.threshold else None
         if culprit is None:
             return None
-        key, block = culprit
-        if block.judges and block is not best[1]:
+        if (block := culprit[1]).judges and block is not best[1]:
             _, j = alike(block, j)
-        jump = self._describe("jump", culprit, j, score, at)
-        if key is not None and key[0] in self.settings.guarded and jump.delta < 0.0:
-            block.mean, block.quarantined = 0.0, True
-            restart(block)
-            return msgspec.structs.replace(jump, kind="quarantine")
-        shift, spread = self.settings.shift * jump.delta, self.settings.widening * jump.delta**2
+        return culprit, j, score
+
+    def _shift(self, key: Key | None, block: Offset, delta: float) -> None:
+        """Move a block by most of its jump, and widen it."""
+        shift, spread = self.settings.shift * delta, self.settings.widening * delta**2
         if block is self._slope:
             self._curve.tilt(1.0 - shift / REACH, spread / REACH**2)
         elif key is None:
@@ -337,11 +351,6 @@ class Filter:
         else:
             block.move(shift, spread)
         self._curve.keep_monotone(self.settings.z)
-        (self._everyone if key is None else block).born = jump.since
-        concerned = self._offsets.by_key.values() if key is None else blocks
-        for touched in (self._everyone, self._slope, block, *concerned):
-            restart(touched)
-        return jump
 
     def _is_shared(self, block: Offset) -> bool:
         """Whether half of a block's log evidence is left without the rater who has most of it.
@@ -374,16 +383,16 @@ class Filter:
             return None, self._everyone
         return best
 
-    def _suspect(self, at: float) -> Jump:
+    def _suspect(self) -> Jump:
         """Audited verdicts contradict organic ones: from now on estimate the bias of the latter."""
         score, j = strongest(self._audits)
-        jump = self._describe("bias", (None, self._audits), j, score, at)
+        jump = self._describe("bias", (None, self._audits), j, score)
         self._curve.suspect(-self.settings.shift * jump.delta, BIAS_VARIANCE)
         for touched in (self._audits, self._everyone, self._slope, *self._offsets.by_key.values()):
             restart(touched)
         return jump
 
-    def _describe(self, kind: Literal["jump", "bias"], culprit: Candidate, j: int, score: float, at: float) -> Jump:
+    def _describe(self, kind: Literal["jump", "bias"], culprit: Candidate, j: int, score: float) -> Jump:
         key, block = culprit
         return Jump(
             kind=kind,
@@ -392,5 +401,10 @@ class Filter:
             statistic=score,
             threshold=self.settings.threshold if kind == "jump" else self.settings.audit_threshold,
             since=block.since[j],
-            at=at,
         )
+
+
+def common(settings: FilterSettings, threshold: float) -> Offset:
+    """Return a block of all responses: its alternatives downwards, and the far ones, need more evidence."""
+    up, lenient = settings.threshold / threshold, settings.threshold / settings.threshold_down
+    return Offset(0.0, 0.0, 0, weights=(FAR * up * lenient, up * lenient, up, FAR * up))

@@ -24,7 +24,7 @@ Guo et al., *On calibration of modern neural networks*, ICML 2017.
 
 from math import exp
 from operator import mul
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -42,7 +42,7 @@ NEAR, MOST = DELTAS[UPWARD:]
 
 Ratios = tuple[float, float, float, float]
 
-SHIFTED: Final[Ratios] = (exp(-1.4) - 1.0, exp(-0.6) - 1.0, exp(0.6) - 1.0, exp(1.4) - 1.0)
+SHIFTED: Final = cast("Ratios", tuple(exp(delta) - 1.0 for delta in DELTAS))
 """By what share the odds grow under each alternative."""
 
 FLOOR: Final = 0.003
@@ -55,7 +55,7 @@ ALL: Final = "all"
 
 
 class Jump(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that the evidence forced. `since` and `at` are seconds since the epoch, `delta` is in logits.
+    """A change that the evidence forced. `since` is in seconds since the epoch, `delta` in logits.
 
     `kind`: `jump` (the block was shifted; a change of slope is one of `all`, with the delta of its low scores),
     `quarantine` (a guarded group turned lenient: its labels are ignored from now on), `bias` (audited verdicts
@@ -69,7 +69,6 @@ class Jump(msgspec.Struct, frozen=True, kw_only=True):
     statistic: float
     threshold: float
     since: float
-    at: float
 
 
 def tilted(eta: float) -> Ratios:

@@ -145,7 +145,7 @@ class Ledger:
 
     def _tighten(self, label: Label) -> tuple[Jump, ...]:
         """Lower the thresholds of the scopes whose promise a green's label shows to be broken."""
-        found = [tightening(one, label) for one in self._guarantee.observe(label, self.policy.target)]
+        found = [tightening(one) for one in self._guarantee.observe(label, self.policy.target)]
         jumps = {one.scope: one for one in found}  # what all greens and the audited among them show is done once
         if jumps:
             cuts = self._cuts(self.filter.thresholds())
@@ -302,7 +302,7 @@ def describe(found: Sequence[Jump]) -> str:
     return "; ".join([f"{one.kind}: {one.scope} {one.delta:+.1f}" for one in found])
 
 
-def tightening(finding: Finding, label: Label) -> Jump:
+def tightening(finding: Finding) -> Jump:
     """Return what a broken promise does; what audits find holds for all."""
     return Jump(
         kind="tightening",
@@ -311,7 +311,6 @@ def tightening(finding: Finding, label: Label) -> Jump:
         statistic=finding.statistic,
         threshold=finding.threshold,
         since=finding.since,
-        at=shown_at(label).timestamp(),
     )
 
 
