@@ -32,13 +32,12 @@ from models.salience import digest
 
 Effect = Label | Outcome | Closure
 
-
-MAX_TOLD = 1000
+MAX_TOLD: Final = 1000
 """Feedback that is kept of one response: half a megabyte of state, which brokers take in one message."""
 
-
-MAX_AHEAD: Final = timedelta(minutes=5)
-"""Of a response's date before its decision, as far as a clock may be wrong."""
+MAX_SKEW: Final = timedelta(minutes=5)
+"""By which a clock may be ahead. Those of hospital systems under NTP agree far better; what is dated further ahead must
+neither wait for years itself nor, as the time of a stream, expire what others sent."""
 
 
 class Horizons(NamedTuple):
@@ -115,7 +114,7 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
 def known(decision: Decision) -> Known:
     """Return the part of a decision that the join keeps."""
     scored = msgspec.convert(decision, Scored, from_attributes=True)
-    latest = decision.decided_at + MAX_AHEAD
+    latest = decision.decided_at + MAX_SKEW
     shown = latest if latest < decision.occurred_at else None
     return Known(decision.deployment, decision.salience_digest, scored, shown)
 

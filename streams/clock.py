@@ -1,11 +1,10 @@
 """Where the shell takes the time from; the core never does."""
 
 import time
-from datetime import UTC, datetime, timedelta
-from typing import Final, Literal, Protocol
+from datetime import UTC, datetime
+from typing import Literal, Protocol
 
-MAX_SKEW: Final = timedelta(minutes=5)
-"""Clocks of hospital systems under NTP agree far better; an event dated further ahead must not expire others."""
+from models.joining import MAX_SKEW
 
 
 class Clock(Protocol):

@@ -13,13 +13,13 @@ import pytest
 
 from models.calibration.ledger import Ledger
 from models.events import Change, Closure, Decision, Instruction, Label, Response, Watermark, decode, encode
+from models.joining import MAX_SKEW
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
 from models.oracle.logs import CONTRACT
 from models.policy import Policies, Policy
 from streams.agents.common import Context
 from streams.agents.join import Join
-from streams.clock import MAX_SKEW
 from streams.feed import broken, items
 from streams.metrics import Metrics
 from streams.wire import Record, outgoing
