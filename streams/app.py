@@ -82,14 +82,14 @@ def create_app(settings: Settings, name: str, topics: Sequence[str], build: Call
     """
     (settings.data_dir / name).mkdir(parents=True, exist_ok=True)  # Faust makes no parents
     app = App(f"{settings.topic_prefix}demur-{name}", **_conf(settings, name))
-    app.delivery = Delivery(app)
     app.fetch_min_bytes = 1 if name == "score" else GATHER_BYTES
     app.inputs = frozenset(settings.topic_prefix + topic for topic in topics)
     rows = rows_in(settings.store, settings.data_dir / name)
-    app.stage = stage = build(State(app, "state", rows, changelog_reader(settings)))
+    app.stage = build(State(app, "state", rows, changelog_reader(settings)))
+    app.delivery = Delivery(app, app.stage)
     for topic in sorted(app.inputs):
-        _agent(app, stage, topic, settings.partitions)
-    _timer(app, stage)
+        _agent(app, topic, settings.partitions)
+    _timer(app)
     return app
 
 
@@ -117,17 +117,17 @@ def _conf(settings: Settings, name: str) -> dict[str, Any]:
     }
 
 
-def _agent(app: App, stage: Stage, topic: str, partitions: int) -> None:
+def _agent(app: App, topic: str, partitions: int) -> None:
     source = app.topic(topic, schema=RAW, partitions=partitions)
 
     async def run(stream: Any) -> None:
-        await app.delivery.consume(stage, stream)
+        await app.delivery.consume(stream)
 
-    app.agent(source, name=f"{stage.name}-{topic}", concurrency=1)(run)
+    app.agent(source, name=f"{app.stage.name}-{topic}", concurrency=1)(run)
 
 
-def _timer(app: App, stage: Stage) -> None:
+def _timer(app: App) -> None:
     async def tick() -> None:
-        await app.delivery.tick(stage, {tp.partition for tp in app.consumer.assignment() if tp.topic in app.inputs})
+        await app.delivery.tick({tp.partition for tp in app.consumer.assignment() if tp.topic in app.inputs})
 
     app.timer(IDLE_S)(tick)

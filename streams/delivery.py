@@ -75,34 +75,33 @@ class Stage(Protocol):
 
 
 class Delivery:
-    """Runs batches through stages, so that a crash at any point loses nothing and repeats only what is idempotent."""
+    """Runs batches through a stage, so that a crash at any point loses nothing and repeats only what is idempotent."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, app: Any, stage: Stage) -> None:
+        self._app, self._stage = app, stage
         self._under_way: set[asyncio.Task[None]] = set()
-        self._locks: dict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._stages: list[Stage] = []
+        self._locks: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By partition: its rows are shared by all input topics."""
         self._draining = False
         self._writing = self._followed = 0
 
-    async def consume(self, stage: Stage, stream: Any) -> None:
+    async def consume(self, stream: Any) -> None:
         """The body of an agent: take what is queued, settle it, again; those of one partition stay in order."""
-        self._stages.append(stage)
         free = asyncio.Semaphore(AHEAD - 1)
-        async for records in _batches(stream, stage):
+        async for records in _batches(stream, self._stage):
             if not self._draining:
-                self._start(self._deliver(stage, records)).add_done_callback(lambda _: free.release())
+                self._start(self._deliver(records)).add_done_callback(lambda _: free.release())
                 await free.acquire()
 
-    async def tick(self, stage: Stage, partitions: Iterable[int]) -> None:
-        """Let time pass in a stage's partitions, and look for messages that nobody works on. Not in a rebalance."""
+    async def tick(self, partitions: Iterable[int]) -> None:
+        """Let time pass in partitions, and look for messages that nobody works on. Not in a rebalance."""
         if self._app.rebalancing:
             return
         if not (self._under_way or self._draining):
             await self._app.consumer.fetch_stranded()
         for partition in sorted(partitions):
             if not self._draining:
-                await self._run(self._tick(stage, partition))
+                await self._run(self._tick(partition))
 
     async def drain(self) -> None:
         """Start no further batch, wait for those under way, commit."""
@@ -110,9 +109,8 @@ class Delivery:
         if self._under_way:
             await asyncio.gather(*self._under_way, return_exceptions=True)
             await self._app.consumer.commit()
-        for stage in self._stages:
-            stage.forget()
-            stage.state.close()
+        self._stage.forget()
+        self._stage.state.close()
 
     def resume(self) -> None:
         """Take batches again."""
@@ -128,23 +126,23 @@ class Delivery:
         task.add_done_callback(self._under_way.discard)
         return task
 
-    async def act(self, stage: Stage, partition: int, plan: Plan) -> None:
+    async def act(self, partition: int, plan: Plan) -> None:
         """Carry out a plan, and those that follow at once."""
-        await self._carry_out(stage, partition, plan)
+        await self._carry_out(partition, plan)
         while plan.more:
             if self._draining:
                 raise LeaseLost  # the partition goes: whoever has it next goes on, and reads the batch again
-            plan = await stage.tick(partition, {})
-            await self._carry_out(stage, partition, plan)
+            plan = await self._stage.tick(partition, {})
+            await self._carry_out(partition, plan)
             self._followed += 1
 
-    async def _carry_out(self, stage: Stage, partition: int, plan: Plan) -> None:
+    async def _carry_out(self, partition: int, plan: Plan) -> None:
         """State first, so that what was sent can always be derived again; then outcomes."""
         if plan.rows:
-            await self._ours(stage.state.write(partition, plan.rows))
+            await self._ours(self._stage.state.write(partition, plan.rows))
         if plan.sends:
             await self._ours(send_all(self._app, plan.sends))
-        stage.done(partition)
+        self._stage.done(partition)
 
     async def _ours(self, write: Coroutine[Any, Any, Any]) -> None:
         """Write while the partitions are ours. Raises `LeaseLost` when they may not be."""
@@ -159,84 +157,83 @@ class Delivery:
 
     def moves(self) -> int:
         """Return a number that grows while a batch makes progress: rows read from changelogs, plans that followed."""
-        return self._followed + sum(stage.state.recovered for stage in self._stages)
+        return self._followed + self._stage.state.recovered
 
     def overstays(self) -> bool:
         """Whether something is being written that may not be ours any more: the worker must end at once."""
         return self._writing > 0 and not self._app.consumer.lease.holds(monotonic())
 
-    async def _tick(self, stage: Stage, partition: int) -> None:
-        async with self._locks[stage.name, partition]:
+    async def _tick(self, partition: int) -> None:
+        async with self._locks[partition]:
             try:
-                await stage.state.open(partition)
+                await self._stage.state.open(partition)
                 settled = self._app.consumer.settled_until(partition)
-                await self.act(stage, partition, await stage.tick(partition, settled))
+                await self.act(partition, await self._stage.tick(partition, settled))
             except LeaseLost:
-                self._put_off(stage, partition)
+                self._put_off(partition)
             except DeliveryError as error:
-                await self._give_up(stage, error)
+                await self._give_up(error)
 
-    async def _deliver(self, stage: Stage, records: Iterable[Record]) -> None:
+    async def _deliver(self, records: Iterable[Record]) -> None:
         parts = [(TP(*part), list(found)) for part, found in groupby(sorted(records, key=PLACE), key=PART)]
-        done = await asyncio.gather(*(self._deliver_part(stage, *part) for part in parts), return_exceptions=True)
+        done = await asyncio.gather(*(self._deliver_part(*part) for part in parts), return_exceptions=True)
         for error in filter(None, done):
-            await self._give_up(stage, error)
+            await self._give_up(error)
 
-    async def _give_up(self, stage: Stage, error: BaseException) -> None:
+    async def _give_up(self, error: BaseException) -> None:
         """End the worker. An error that is not ours is named, not quoted: it may hold patient text."""
         known = error if isinstance(error, DeliveryError) else DeliveryError(type(error).__name__)
-        log.error("delivery failed: the worker ends, another takes over", stage=stage.name, error=str(known))
+        log.error("delivery failed: the worker ends, another takes over", stage=self._stage.name, error=str(known))
         await self._app.crash(known)
 
-    def _put_off(self, stage: Stage, partition: int) -> None:
+    def _put_off(self, partition: int) -> None:
         """Forget what a batch began; if the partition is still ours, the batch is read again."""
-        log.warning("the partition may not be ours for long: a batch is put off", stage=stage.name)
-        stage.forget()
-        stage.state.close(partition)
+        log.warning("the partition may not be ours for long: a batch is put off", stage=self._stage.name)
+        self._stage.forget()
+        self._stage.state.close(partition)
 
-    async def _deliver_part(self, stage: Stage, tp: TP, records: Sequence[Record]) -> None:
-        async with self._locks[stage.name, tp.partition]:
+    async def _deliver_part(self, tp: TP, records: Sequence[Record]) -> None:
+        async with self._locks[tp.partition]:
             if not (mine := self._app.consumer.ours(tp, records)):
                 return
             if not self._app.consumer.follow(tp, mine):
                 await self._app.consumer.rewind(tp)
                 return
             try:
-                await stage.state.open(tp.partition)
-                await self._process(stage, tp.partition, mine)
+                await self._stage.state.open(tp.partition)
+                await self._process(tp.partition, mine)
             except LeaseLost:
-                self._put_off(stage, tp.partition)
+                self._put_off(tp.partition)
                 return
         self._app.consumer.settle(tp, mine)
 
-    async def _process(self, stage: Stage, partition: int, records: Sequence[Record]) -> None:
+    async def _process(self, partition: int, records: Sequence[Record]) -> None:
         try:
             while records:
-                plan = await stage.handle(partition, records)
-                await self.act(stage, partition, plan)
+                plan = await self._stage.handle(partition, records)
+                await self.act(partition, plan)
                 records = records[len(records) - plan.left :]
         except (DeliveryError, LeaseLost):
             raise
         except Exception as error:  # noqa: BLE001 (no input may stop the stream: it is tried alone, then set aside)
-            await self._one_by_one(stage, records, error)
+            await self._one_by_one(records, error)
 
-    async def _one_by_one(self, stage: Stage, records: Sequence[Record], error: Exception) -> None:
-        log.warning("a batch failed; its records are tried alone", stage=stage.name, error=type(error).__name__)
-        stage.forget()
+    async def _one_by_one(self, records: Sequence[Record], error: Exception) -> None:
+        log.warning("a batch failed; its records are tried alone", stage=self._stage.name, error=type(error).__name__)
+        self._stage.forget()
         for record in records:
             left = 1
             while left:
-                plan = await self._plan_for(stage, record)
-                await self.act(stage, record.partition, plan)
+                plan = await self._plan_for(record)
+                await self.act(record.partition, plan)
                 left = plan.left
 
-    @staticmethod
-    async def _plan_for(stage: Stage, record: Record) -> Plan:
+    async def _plan_for(self, record: Record) -> Plan:
         try:
-            return await stage.handle(record.partition, [record])
+            return await self._stage.handle(record.partition, [record])
         except Exception as error:  # noqa: BLE001 (see above)
-            log.error("dead letter: internal", stage=stage.name, error=type(error).__name__, offset=record.offset)  # noqa: TRY400 (a traceback may quote patient text)
-            return await stage.poison(record)
+            log.error("dead letter: internal", stage=self._stage.name, error=type(error).__name__, offset=record.offset)  # noqa: TRY400 (a traceback may quote patient text)
+            return await self._stage.poison(record)
 
 
 async def _batches(stream: Any, stage: Stage) -> AsyncIterator[list[Record]]:

@@ -30,7 +30,7 @@ MUTANTS = (
     Mutant(
         "F1 an exception acks the record and skips it",
         "streams/delivery.py",
-        "await self._one_by_one(stage, records, error)",
+        "await self._one_by_one(records, error)",
         "pass",
         "tests/unit/test_delivery.py",
     ),
@@ -79,10 +79,10 @@ MUTANTS = (
     Mutant(
         "I2 outcomes go before the state",
         "streams/delivery.py",
-        "        if plan.rows:\n            await self._ours(stage.state.write(partition, plan.rows))\n"
+        "        if plan.rows:\n            await self._ours(self._stage.state.write(partition, plan.rows))\n"
         "        if plan.sends:\n            await self._ours(send_all(self._app, plan.sends))\n",
         "        if plan.sends:\n            await self._ours(send_all(self._app, plan.sends))\n"
-        "        if plan.rows:\n            await self._ours(stage.state.write(partition, plan.rows))\n",
+        "        if plan.rows:\n            await self._ours(self._stage.state.write(partition, plan.rows))\n",
         "tests/agents/test_agents.py",
     ),
     Mutant(

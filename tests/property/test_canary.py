@@ -196,8 +196,8 @@ def test_a_library_that_quotes_the_patient_is_not_repeated(caplog: pytest.LogCap
         scorer = Scorer(Encoder(), Metrics())
         failed = asyncio.run(scorer.score(asked))
         scorer.close()
-        delivery = Delivery(SimpleNamespace())
-        asyncio.run(delivery._one_by_one(Stage(), [message], Talkative(CANARIES[0])))  # type: ignore[arg-type]
+        delivery = Delivery(SimpleNamespace(), Stage())  # type: ignore[arg-type]
+        asyncio.run(delivery._one_by_one([message], Talkative(CANARIES[0])))  # type: ignore[list-item]
         for canary in CANARIES:
             Calibrations(load()).take(orjson.dumps({"type": "calibration", "cause": canary}))
             Calibrations(load()).take(canary.encode())

@@ -191,7 +191,7 @@ class Stage:
     name, batch = "test", 10
 
     def __init__(self, rows: Any = None, on_write: Any = lambda: None) -> None:
-        self.state = SimpleNamespace(write=self.write, open=self.open, close=self.close)
+        self.state = SimpleNamespace(write=self.write, open=self.open, close=self.close, recovered=0)
         self.rows, self.on_write = rows or {}, on_write
         self.handled: list[int] = []
         self.poisoned: list[int] = []
@@ -240,7 +240,7 @@ def test_a_partition_that_was_lost_is_not_touched() -> None:
     made, stage = consumer(10, 11), Stage()
     taken = under_way(made)
     made.lose()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, taken))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(taken))
     assert stage.handled == []
     assert made._released == {}
 
@@ -248,7 +248,7 @@ def test_a_partition_that_was_lost_is_not_touched() -> None:
 def test_what_cannot_be_processed_is_set_aside_alone() -> None:
     made, stage = consumer(10), Stage()
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
-    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, under_way(made)))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
     assert (stage.handled, stage.poisoned, made._released) == ([10, 12], [11], {PART: 13})
 
 
@@ -259,17 +259,17 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
     stage = Stage(rows={b"k": b"v"}, on_write=made.lease.end)
     if when == "before the rows":
         made.lease.end()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made))._deliver(stage, under_way(made)))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
     assert stage.written == ([] if when == "before the rows" else [{b"k": b"v"}])
     assert (made._released, stage.forgotten, stage.finished) == ({}, 1, 0)
 
 
 def test_a_write_that_outlasts_the_session_is_noticed() -> None:
     made = consumer(10)
-    delivery = Delivery(SimpleNamespace(consumer=made))
     stage = Stage(rows={b"k": b"v"}, on_write=lambda: seen.append(delivery.overstays()))
+    delivery = Delivery(SimpleNamespace(consumer=made), stage)
     seen: list[bool] = []
-    asyncio.run(delivery.act(stage, 0, Plan(stage.rows, [])))
+    asyncio.run(delivery.act(0, Plan(stage.rows, [])))
     made.lease.end()
     delivery._writing = 1
     assert (seen, delivery.overstays()) == ([False], True)
@@ -283,13 +283,13 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
         sought.append(offset)
 
     monkeypatch.setattr(Consumer, "seek", seek)
-    delivery = Delivery(SimpleNamespace(consumer=made))
+    delivery = Delivery(SimpleNamespace(consumer=made), stage)
     late = under_way(made)[2:]
-    asyncio.run(delivery._deliver(stage, late))
+    asyncio.run(delivery._deliver(late))
     assert (stage.handled, made._released, sought) == ([], {}, [10])
     for offsets in ((12, 13), (10, 11, 12, 13)):  # what was on its way, then what was read again
         asyncio.run(made._receive(PART, records(*offsets), 1))
-    asyncio.run(delivery._deliver(stage, [*late, *under_way(made)]))
+    asyncio.run(delivery._deliver([*late, *under_way(made)]))
     assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
 
 
@@ -314,27 +314,27 @@ def test_what_is_due_comes_before_the_next_record() -> None:
     """And each plan that is carried out counts as progress: a worker with much to make up for is not stuck."""
     made, stage = consumer(10), Full()
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
-    delivery = Delivery(SimpleNamespace(consumer=made))
-    stage.state.recovered, before = 0, delivery.moves()
-    asyncio.run(delivery._deliver(stage, under_way(made)))
+    delivery = Delivery(SimpleNamespace(consumer=made), stage)
+    before = delivery.moves()
+    asyncio.run(delivery._deliver(under_way(made)))
     after_two = ["time", "time"]
     assert stage.course == [10, *after_two, 12, *after_two]
     assert (stage.poisoned, made._released, delivery.moves() - before) == ([11], {PART: 13}, 4)
 
 
 def test_the_idle_seconds_of_a_stage_are_no_progress() -> None:
-    stage, delivery = Stage(), Delivery(SimpleNamespace(rebalancing=False, consumer=consumer()))
-    delivery._stages, stage.state.recovered = [stage], 0
-    asyncio.run(delivery.tick(stage, [0, 1]))
+    stage = Stage()
+    delivery = Delivery(SimpleNamespace(rebalancing=False, consumer=consumer()), stage)
+    asyncio.run(delivery.tick([0, 1]))
     assert (stage.ticks, delivery.moves()) == (2, 0)
 
 
 def test_whoever_has_much_to_make_up_for_lets_go_when_asked() -> None:
     """A rebalance waits for no more than a plan; the batch is not settled: whoever has the partition next reads it."""
     made, stage = consumer(10, 11), Full()
-    delivery = Delivery(SimpleNamespace(consumer=made))
+    delivery = Delivery(SimpleNamespace(consumer=made), stage)
     delivery._draining = True
-    asyncio.run(delivery._deliver(stage, under_way(made)))
+    asyncio.run(delivery._deliver(under_way(made)))
     assert (stage.course, stage.finished, stage.forgotten, made._released) == ([10], 1, 1, {})
 
 
@@ -374,7 +374,7 @@ def test_while_one_partition_waits_another_is_worked_on_and_each_in_order() -> N
         source = consumer()
         for parcel in given:
             await source._receive(TP(*parcel[0][:2]), parcel, 1)
-        agent = asyncio.create_task(Delivery(SimpleNamespace(consumer=source)).consume(made, stream(*given)))
+        agent = asyncio.create_task(Delivery(SimpleNamespace(consumer=source), made).consume(stream(*given)))
         for _ in range(2):
             await asyncio.sleep(0.01)
             seen.append(list(made.handled))
@@ -387,6 +387,29 @@ def test_while_one_partition_waits_another_is_worked_on_and_each_in_order() -> N
     assert (freed, settled) == ([20, 21, 22, 10, 11, 12, 23], [13, 24])
 
 
+class Counting(Stage):
+    """How many batches it works on at once."""
+
+    at_once = most = 0
+
+    async def handle(self, partition: int, records: Any) -> Any:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        return await super().handle(partition, records)
+
+
+@pytest.mark.parametrize(("other", "most"), [(TP("decisions", 0), 1), (TP("decisions", 1), 2)])
+def test_topics_share_the_rows_of_a_partition_and_take_turns_with_them(other: TP, most: int) -> None:
+    made, stage = consumer(10), Counting()
+    asyncio.run(made._receive(other, records(10, tp=other), 1))
+    asyncio.run(
+        Delivery(SimpleNamespace(consumer=made), stage)._deliver([*under_way(made), *made._open[other].values()])
+    )
+    assert (stage.handled, stage.most) == ([10, 10], most)
+
+
 def test_what_cannot_be_delivered_ends_the_worker_and_is_not_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     made, stage, crashed = consumer(10), Stage(), []
 
@@ -397,7 +420,7 @@ def test_what_cannot_be_delivered_ends_the_worker_and_is_not_quoted(capsys: pyte
         crashed.append(error)
 
     stage.state.open = fails
-    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash))._deliver(stage, under_way(made)))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made)))
     assert ([repr(error) for error in crashed], made._released) == (["DeliveryError('ValueError')"], {})
     assert "patient" not in capsys.readouterr().out
 
@@ -507,10 +530,10 @@ def test_what_may_be_under_way_fits_into_fausts_buffer_even_if_it_comes_singly(t
 def test_no_time_passes_in_a_rebalance() -> None:
     app = SimpleNamespace(rebalancing=True, consumer=consumer())
     stage = Stage()
-    asyncio.run(Delivery(app).tick(stage, [0]))
+    asyncio.run(Delivery(app, stage).tick([0]))
     assert stage.ticks == 0
     app.rebalancing = False
-    asyncio.run(Delivery(app).tick(stage, [0]))
+    asyncio.run(Delivery(app, stage).tick([0]))
     assert (stage.ticks, stage.opened) == (1, [0])
 
 
@@ -548,7 +571,7 @@ def test_time_passes_only_where_nothing_is_left(place: Place, open_: tuple[int, 
     made._thread, made.flow_active = at_place(place), True
     made.assignment = lambda: {PART, TP("feedback", 7)}  # type: ignore[method-assign]  # one has just gone
     made._note_ends()
-    asyncio.run(Delivery(SimpleNamespace(rebalancing=False, consumer=made)).tick(stage, [0]))
+    asyncio.run(Delivery(SimpleNamespace(rebalancing=False, consumer=made), stage).tick([0]))
     last = datetime(2026, 1, 5, 8, 0, 0, 250_000, UTC)
     assert stage.settled == ({"feedback": last} if known else {})
 
@@ -561,11 +584,11 @@ def test_what_was_known_of_a_partition_is_forgotten_when_it_goes() -> None:
 
 
 def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
-    seen: list[str] = []
+    stage, seen = Stage(), list[str]()
 
     async def run() -> None:
         app = SimpleNamespace(rebalancing=False, consumer=SimpleNamespace(commit=lambda: _say(seen, "committed")))
-        delivery, release = Delivery(app), asyncio.Event()
+        delivery, release = Delivery(app, stage), asyncio.Event()
 
         async def batch() -> None:
             await release.wait()
@@ -578,10 +601,11 @@ def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
         await asyncio.sleep(0)
         release.set()
         await draining
-        await delivery.tick(Stage(), [0])
+        await delivery.tick([0])
 
     asyncio.run(run())
     assert seen == ["finished", "committed"]
+    assert (stage.ticks, stage.forgotten) == (0, 1)
 
 
 async def _say(seen: list[str], word: str) -> None:
