@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 import torch
 
-from models import encoder
 from models.encoder.artifact import verify
 from models.errors import ArtifactError
 from models.training.data import from_week
@@ -82,7 +81,9 @@ def _key(week: Config) -> str:
 
 
 def _sources() -> list[bytes]:
-    folders = (Path(__file__).parent, Path(encoder.__file__).parent)
+    """Return its own code, the encoder's, and that of the modules beside them, which both import."""
+    here = Path(__file__).parent
+    folders = (here, here.parent / "encoder", here.parent)
     return [
         path.read_bytes() for folder in folders for path in sorted(folder.iterdir()) if path.suffix in {".py", ".toml"}
     ]

@@ -1,6 +1,8 @@
 """A tiny encoder really learns, on one core in some ten seconds, and its artifact says what it is."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -300,6 +302,14 @@ def test_the_reference_is_trained_once_and_mended_if_damaged(tmp_path, monkeypat
     (folder / "config.json").write_text("{}")
     assert load(str(reference.ensure_reference(tmp_path, fast=True))).model_hash == made
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_the_key_of_the_reference_covers_all_code_that_makes_it():
+    show = "print(*(m.__file__ for name, m in sys.modules.items() if name.startswith('models.')))"
+    code = f"import sys, models.training.reference; {show}"
+    used = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    known = reference._sources()
+    assert [Path(file).stem for file in used if Path(file).read_bytes() not in known] == []
 
 
 def test_measures_agree_with_hand_counts():
