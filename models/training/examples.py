@@ -90,29 +90,24 @@ def _passage(example: Example) -> str | None:
 
 def joined(examples: Sequence[Example]) -> list[Example]:
     """Give one question to all that share a question, a conversation, or what was asked after the same turns."""
-    parents: dict[tuple[str, ...], tuple[str, ...]] = {}
+    from scipy.cluster.hierarchy import DisjointSet  # noqa: PLC0415 (0.3 s, which whoever reads events need not wait)
 
-    def root(key: tuple[str, ...]) -> tuple[str, ...]:
-        while (above := parents.setdefault(key, key)) != key:
-            parents[key] = key = parents[above]
-        return key
-
-    for example in examples:
-        for key in _shared(example):
-            parents[root(key)] = root(("question", example.question))
+    keys = [_shared(example) for example in examples]
+    sets = DisjointSet(key for shared in keys for key in shared)
+    for first, *others in keys:
+        for key in others:
+            sets.merge(first, key)
     names: dict[tuple[str, ...], str] = {}
     return [
-        msgspec.structs.replace(
-            example, question=names.setdefault(root(("question", example.question)), example.question)
-        )
-        for example in examples
+        msgspec.structs.replace(example, question=names.setdefault(sets[first], example.question))
+        for example, (first, *_) in zip(examples, keys, strict=True)
     ]
 
 
 def _shared(example: Example) -> tuple[tuple[str, ...], ...]:
     event = example.event
     asked = tuple(plain(text) for text in (*event.earlier, event.query))
-    return ("conversation", event.conversation_id), ("asked", *asked)
+    return ("question", example.question), ("conversation", event.conversation_id), ("asked", *asked)
 
 
 def plain(text: str) -> str:

@@ -13,6 +13,7 @@ without any rejection from looking certain.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from math import ceil, inf
+from statistics import NormalDist
 from typing import Final
 
 import msgspec
@@ -20,7 +21,7 @@ import msgspec
 from models.events import Label, Target, Tier
 from models.labels import is_evidence, rejects
 
-Z: Final = 1.959964
+Z: Final = NormalDist().inv_cdf(0.975)
 """Two-sided 95 % quantile of the standard normal."""
 
 
