@@ -132,13 +132,13 @@ def from_week(week: Week) -> list[Example]:
     ]
 
 
-def to_events(examples: Sequence[Example], seed: int, days: float = 7.0, feedback: float = 1.0) -> list[Arrival]:
+def to_events(examples: Sequence[Example], seed: int, feedback: float = 1.0) -> list[Arrival]:
     """Replay judged answers as a stream, in order of arrival. Times and delays are *simulated* from the seed.
 
-    Responses keep the file's order and spread evenly over `days` with jitter; a share `feedback` of them gets its
+    Responses keep the file's order and spread evenly over a week with jitter; a share `feedback` of them gets its
     verdict after a delay drawn like the synthetic hospital's. The file's depth travels as an override reason.
     """
-    draw, gap = Draw(seed), timedelta(days=days) / max(1, len(examples))
+    draw, gap = Draw(seed), timedelta(days=7) / max(1, len(examples))
     arrivals: list[Arrival] = []
     for index, example in enumerate(examples):
         event = msgspec.structs.replace(example.event, occurred_at=START + gap * (index + draw.unit()))

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy import special
 
 from models.training.metrics import Metrics, measure
 
@@ -44,10 +44,9 @@ def rate_interval(rejected: int, count: int) -> Interval:
     >>> [round(limit, 3) for limit in rate_interval(1, 10)]
     [0.1, 0.003, 0.445]
     """
-    if not count:
-        return Interval(float("nan"), 0.0, 1.0)
-    lower, upper = binomtest(rejected, count).proportion_ci(method="exact")
-    return Interval(rejected / count, float(lower), float(upper))
+    lower = float(special.betaincinv(rejected, count - rejected + 1, 0.025)) if rejected else 0.0
+    upper = float(special.betaincinv(rejected + 1, count - rejected, 0.975)) if rejected < count else 1.0
+    return Interval(rejected / count if count else float("nan"), lower, upper)
 
 
 def _members(questions: Sequence[str]) -> list[NDArray[np.intp]]:

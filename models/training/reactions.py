@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from models.events import Depth, Feedback, Response, Verb
+from models.labels import REASONS
 from models.training.cases import Case
 from models.training.draw import Draw
 from models.training.hospital import Config
@@ -39,14 +41,9 @@ class _Act(NamedTuple):
 DELAYS: Final = ((0.75, 90.0, 1.2), (0.20, 3 * 3600.0, 1.0), (0.05, 1.7 * 86400.0, 0.5))
 """Mixture of log-normals: weight, median in seconds, sigma. At once, the same shift, days later."""
 
-_EDGES: Final = (0.75, 0.95, 1.0)
-CONTENT: Final = ("recipient-disagrees-evidence", "recipient-concerns-outcomes")
-CONTEXT: Final = (
-    "not-convenient-feasible",
-    "does-not-align-preferences",
-    "cds-suboptimal-context",
-    "cds-not-applicable",
-)
+_EDGES: Final = tuple(accumulate(weight for weight, _, _ in DELAYS))
+CONTENT: Final = tuple(code for code, against in REASONS.items() if against == "content")
+CONTEXT: Final = tuple(code for code, against in REASONS.items() if against == "context")
 REASON_SHARE: Final = 0.4
 """Share of rejections that carry an HL7 override reason."""
 
