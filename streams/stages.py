@@ -100,7 +100,7 @@ def key(settings: Settings) -> bytes:
 
 def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     """Load the encoder. Raises `ArtifactError`."""
-    from models.encoder import load as load_encoder  # noqa: PLC0415 (torch: only SCORE pays for it)
+    from models.encoder.loading import load as load_encoder  # noqa: PLC0415 (torch: only SCORE pays for it)
 
     keep_memory()
     on_cpu = settings.device == "cpu"  # where a worker is one core; a GPU is fed by several

@@ -4,8 +4,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from models.encoder.base import Runtime
-from models.encoder.cross import CrossEncoder, Ways
-from models.encoder.forward import Layout, Plain
+from models.encoder.cross import CrossEncoder
+from models.encoder.forward import Layout, Plain, Ways
 from models.encoder.loading import limit
 from models.encoder.runtime import BOUNDS
 from models.encoder.tokens import Framer

@@ -21,11 +21,10 @@ import torch
 from transformers import pipeline
 
 from benchmarks.encoder.subjects import SHAPES, Shape, make, pairs
-from models.encoder import load
 from models.encoder.base import Encoder
 from models.encoder.batches import packs
 from models.encoder.kernels import Dense
-from models.encoder.loading import open_model
+from models.encoder.loading import load, open_model
 from models.encoder.runtime import has_bfloat16
 from models.encoder.template import segments
 from models.events import Response

@@ -25,8 +25,8 @@ import torch
 
 from benchmarks.encoder.__main__ import naive_pipeline
 from benchmarks.encoder.subjects import SEED, SHAPES, make, pairs
-from models.encoder import load
 from models.encoder.batches import BATCH_TOKENS, packs
+from models.encoder.loading import load
 from streams.allocator import keep_memory
 
 CORES = len(os.sched_getaffinity(0))

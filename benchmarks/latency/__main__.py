@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from benchmarks.encoder.__main__ import naive_pipeline
 from benchmarks.encoder.subjects import SHAPES, make, pairs
 from models.deciding import Failed
-from models.encoder import load
 from models.encoder.base import Encoder, Score
 from models.encoder.batches import BATCH_TOKENS
+from models.encoder.loading import load
 from models.events import Response
 from streams.allocator import keep_memory
 from streams.metrics import Metrics

@@ -19,8 +19,7 @@ from time import perf_counter
 import msgspec
 import numpy as np
 
-from models.encoder import load
-from models.encoder.loading import open_sentences
+from models.encoder.loading import load, open_sentences
 from models.errors import DemurError, SettingsError
 from models.training.baselines import Judge
 from models.training.data import read

@@ -1,6 +1,6 @@
 """Group texts into forward passes: packed end to end, or padded to the longest."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Final
 
@@ -25,16 +25,7 @@ def packs(lengths: Sequence[int], budget: int, most: float = inf) -> Iterator[li
     >>> list(packs([10, 10, 10, 10], budget=40, most=3))
     [[0, 1, 2], [3]]
     """
-    rows: list[int] = []
-    spent = 0
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if rows and (spent + lengths[index] > budget or len(rows) == most):
-            yield rows
-            rows, spent = [], 0
-        rows.append(index)
-        spent += lengths[index]
-    if rows:
-        yield rows
+    return _grouped(lengths, lambda count, spent, length: spent + length > budget or count == most)
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -45,12 +36,20 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     >>> list(batches([30, 5, 9, 100], budget=40))
     [[1, 2], [0], [3]]
     """
+    return _grouped(lengths, lambda count, _, length: (count + 1) * length > budget)
+
+
+def _grouped(lengths: Sequence[int], full: Callable[[int, int, int], bool]) -> Iterator[list[int]]:
+    """Begin a list where `full` says so of how many there are, their sum, and the next length."""
     rows: list[int] = []
+    spent = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if rows and (len(rows) + 1) * lengths[index] > budget:
+        length = lengths[index]
+        if rows and full(len(rows), spent, length):
             yield rows
-            rows = []
+            rows, spent = [], 0
         rows.append(index)
+        spent += length
     if rows:
         yield rows
 

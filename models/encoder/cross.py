@@ -1,48 +1,16 @@
 """A transformers classifier over (context and query, response): any architecture with a head of one or two labels."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from models.encoder.base import Encoder, Runtime, Score
 from models.encoder.batches import BATCH_TOKENS
+from models.encoder.forward import Forward, Ways
 from models.encoder.template import lost, segments
-from models.encoder.tokens import MAX_LENGTH, Framer, Tokens
+from models.encoder.tokens import Framer, Tokens
 from models.events import Response
-
-
-class Forward(ABC):
-    """A way through a model."""
-
-    @abstractmethod
-    def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-        """Divide rows of these lengths into passes of up to `budget` tokens."""
-
-    @abstractmethod
-    def logits(self, rows: Sequence[Tokens]) -> Tensor:
-        """Return (B, labels) of one pass, in float32."""
-
-    def passes(self, packs: Iterable[Sequence[Tokens]]) -> Iterator[Tensor]:
-        """Return the logits of several passes, in order."""
-        return map(self.logits, packs)
-
-    @abstractmethod
-    def states(self, rows: Sequence[Tokens]) -> list[Tensor]:
-        """Return (T, E) for each row of one pass, in float32."""
-
-    def warm(self, budget: int) -> None:  # noqa: B027 (most ways need nothing)
-        """Do beforehand what the first passes would wait for."""
-
-
-class Ways(NamedTuple):
-    """Two ways through one model: the fastest, and transformers' own in float32; they may be the same."""
-
-    fast: Forward
-    plain: Forward
 
 
 class CrossEncoder(Encoder[Tokens]):
@@ -88,19 +56,6 @@ class CrossEncoder(Encoder[Tokens]):
     def warm(self) -> None:
         """Prepare every size of pass."""
         self._ways.fast.warm(self._batch_tokens)
-
-
-def padded(rows: Sequence[Tokens], pad: int, step: int = 1, limit: int = MAX_LENGTH) -> dict[str, Tensor]:
-    """Stack rows into int64 tensors (rows, longest rounded up to `step`, if `limit` allows): ids, mask and types."""
-    longest = max(len(row.ids) for row in rows)
-    width = max(longest, min(limit, -(-longest // step) * step))
-    ids = np.full((len(rows), width), pad, dtype=np.int64)  # (B, T)
-    mask, types = np.zeros_like(ids), np.zeros_like(ids)
-    for index, row in enumerate(rows):
-        length = len(row.ids)
-        ids[index, :length], mask[index, :length], types[index, :length] = row.ids, 1, row.types
-    named = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-    return {name: torch.from_numpy(values) for name, values in named.items()}
 
 
 def log_odds(logits: Tensor) -> Tensor:

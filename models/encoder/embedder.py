@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from models.encoder.base import Wanted
 from models.encoder.batches import BATCH_TOKENS
-from models.encoder.cross import Forward
-from models.encoder.forward import Layout, padding
+from models.encoder.forward import Forward, Layout, padding
 from models.encoder.runtime import LONG, Probe, choose
 from models.encoder.tokens import Tokens, ends
 from models.encoder.words import Words

@@ -4,6 +4,7 @@ Both take rows of token ids and return logits a text, or states a token. `packed
 shape; whoever takes it compares it with `Plain` first (`runtime.py`).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any, Final, NamedTuple
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.encoder.batches import batches, packs, rounded
-from models.encoder.cross import Forward, padded
 from models.encoder.kernels import Numerics
 from models.encoder.marks import BRIEF, Runs, room
 from models.encoder.stack import BERT, DISTILBERT, Stack
@@ -46,6 +46,36 @@ def padding(model: Any, tokenizer: Any) -> int:
     return int((tokenizer.pad_token_id if own is None else own) or 0)
 
 
+class Forward(ABC):
+    """A way through a model."""
+
+    @abstractmethod
+    def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+        """Divide rows of these lengths into passes of up to `budget` tokens."""
+
+    @abstractmethod
+    def logits(self, rows: Sequence[Tokens]) -> Tensor:
+        """Return (B, labels) of one pass, in float32."""
+
+    def passes(self, packs: Iterable[Sequence[Tokens]]) -> Iterator[Tensor]:
+        """Return the logits of several passes, in order."""
+        return map(self.logits, packs)
+
+    @abstractmethod
+    def states(self, rows: Sequence[Tokens]) -> list[Tensor]:
+        """Return (T, E) for each row of one pass, in float32."""
+
+    def warm(self, budget: int) -> None:  # noqa: B027 (most ways need nothing)
+        """Do beforehand what the first passes would wait for."""
+
+
+class Ways(NamedTuple):
+    """Two ways through one model: the fastest, and transformers' own in float32; they may be the same."""
+
+    fast: Forward
+    plain: Forward
+
+
 class Plain(Forward):
     """Any transformers model, as it is; each text alone and unpadded where padding would change what it says."""
 
@@ -70,6 +100,19 @@ class Plain(Forward):
     def _run(self, rows: Sequence[Tokens]) -> Any:
         inputs = padded(rows, self._layout.pad, 1 if self._alone else STEP, self._layout.limit)
         return self._model(**{name: inputs[name].to(self._model.device) for name in self._names})
+
+
+def padded(rows: Sequence[Tokens], pad: int, step: int = 1, limit: int = MAX_LENGTH) -> dict[str, Tensor]:
+    """Stack rows into int64 tensors (rows, longest rounded up to `step`, if `limit` allows): ids, mask and types."""
+    longest = max(len(row.ids) for row in rows)
+    width = max(longest, min(limit, -(-longest // step) * step))
+    ids = np.full((len(rows), width), pad, dtype=np.int64)  # (B, T)
+    mask, types = np.zeros_like(ids), np.zeros_like(ids)
+    for index, row in enumerate(rows):
+        length = len(row.ids)
+        ids[index, :length], mask[index, :length], types[index, :length] = row.ids, 1, row.types
+    named = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return {name: torch.from_numpy(values) for name, values in named.items()}
 
 
 class Packed(Forward):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from models.encoder.base import Precision, Route, Runtime, Wanted
-from models.encoder.cross import Forward, Ways, log_odds
-from models.encoder.forward import Layout, Packed, Plain, packed
+from models.encoder.cross import log_odds
+from models.encoder.forward import Forward, Layout, Packed, Plain, Ways, packed
 from models.encoder.gpu import Replayed
 from models.encoder.kernels import Numerics
 from models.encoder.template import PENDING

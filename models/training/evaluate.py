@@ -15,8 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
 
-from models.encoder import load
 from models.encoder.artifact import verify
+from models.encoder.loading import load
 from models.errors import SettingsError
 from models.events import Tier
 from models.training.baselines import BASELINES, Judge, out_of_fold

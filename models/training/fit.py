@@ -17,9 +17,8 @@ import torch
 import transformers
 from transformers import BertConfig, BertForSequenceClassification
 
-from models.encoder import load
 from models.encoder.artifact import seal, verify
-from models.encoder.loading import limit, open_model
+from models.encoder.loading import limit, load, open_model
 from models.encoder.quiet import quiet
 from models.encoder.runtime import has_bfloat16
 from models.encoder.template import VERSION, segments

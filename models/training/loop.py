@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from models.encoder.cross import padded
+from models.encoder.forward import padded
 from models.encoder.quiet import quiet
 from models.encoder.tokens import Tokens
 from models.training.losses import Lessons

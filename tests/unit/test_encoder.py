@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel, configuration_utils
 
-from models import encoder as encoders
 from models.deciding import MAX_UNKNOWN
+from models.encoder import loading
 from models.encoder.artifact import CARD, seal, verify
 from models.encoder.quiet import quiet
 from models.errors import ArtifactError
@@ -19,7 +19,7 @@ from models.events import Response
 from models.training.vocabulary import learn
 
 load = partial(
-    encoders.load, precision="float32"
+    loading.load, precision="float32"
 )  # whose bounds these are; a processor with bfloat16 would choose otherwise
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 TEXT = "take two tablets of amlodipine 5 mg every day with water and call us if anything is unclear"

@@ -6,10 +6,10 @@ import torch
 from msgspec.structs import replace
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.encoder import gpu, load
+from models.encoder import gpu
 from models.encoder.embedder import Embedder
 from models.encoder.gpu import LEAST, SHORT, Bounds, stair
-from models.encoder.loading import open_model, open_sentences
+from models.encoder.loading import load, open_model, open_sentences
 from models.encoder.marks import Runs
 from models.errors import ArtifactError
 from models.training.reference import ensure_reference

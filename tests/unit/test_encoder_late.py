@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from models import encoder as encoders
+from models.encoder import loading
 from models.encoder.adapter import Adapter
 from models.encoder.artifact import verify
 from models.encoder.embedder import LONGEST, Embedder, unit
@@ -29,7 +29,7 @@ from models.training.synth import Config, generate
 from models.training.vocabulary import learn
 
 load = partial(
-    encoders.load, precision="float32"
+    loading.load, precision="float32"
 )  # whose bounds these are; a processor with bfloat16 would choose otherwise
 
 
@@ -92,7 +92,7 @@ def test_it_says_in_which_precision_it_was_trained(artifact):
 
 def test_bfloat16_moves_no_risk_far(artifact, examples):
     events = [example.event for example in examples[:40]]
-    both = (encoders.load(str(artifact), precision=precision).score(events) for precision in ("float32", "bfloat16"))
+    both = (loading.load(str(artifact), precision=precision).score(events) for precision in ("float32", "bfloat16"))
     risks = [[1 / (1 + math.exp(-score.logit)) for score in scores] for scores in both]
     assert np.abs(np.subtract(*risks)).max() < BOUNDS["bfloat16"]
 

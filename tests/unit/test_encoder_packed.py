@@ -13,11 +13,11 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from models.encoder import kernels, load, runtime
+from models.encoder import kernels, runtime
 from models.encoder.base import ROUNDING, Runtime
 from models.encoder.cross import log_odds
 from models.encoder.forward import Layout, Packed, Plain
-from models.encoder.loading import layout, limit, open_model
+from models.encoder.loading import layout, limit, load, open_model
 from models.encoder.marks import Run, Runs
 from models.encoder.quiet import quiet
 from models.encoder.runtime import BOUNDS, Probe, choose, odds, probe

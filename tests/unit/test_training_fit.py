@@ -9,7 +9,7 @@ import msgspec
 import orjson
 import pytest
 
-from models.encoder import load
+from models.encoder.loading import load
 from models.errors import ArtifactError, SettingsError
 from models.training import fit, reference
 from models.training.data import from_week
