@@ -23,16 +23,16 @@ class RejectionCalibrator(base.Classifier):
         eta = b0 + b1 ln p - b2 ln(1 - p) + sum of the groups' offsets,    p = sigmoid(logit)
 
     with a Gaussian belief updated by one implicit Bayesian step per label, a random walk, and a CUSUM of likelihood
-    ratios per block that re-opens the belief when the block jumps.
+    ratios per block that re-opens the belief when the block jumps. `filter` does it, and tells the upper risk, too.
 
     >>> model = RejectionCalibrator()
     >>> x = {"logit": -2.0, "site": "north", "category": "dosing"}
-    >>> round(model.predict_proba_one(x)[True], 3), round(model.upper_one(x), 3)
-    (0.161, 0.181)
+    >>> round(model.predict_proba_one(x)[True], 3)
+    0.161
     >>> for _ in range(100):
     ...     model.learn_one(x, False)
-    >>> round(model.predict_proba_one(x)[True], 3), round(model.upper_one(x), 3)
-    (0.022, 0.024)
+    >>> round(model.predict_proba_one(x)[True], 3)
+    0.022
 
     Context in numbers becomes a group by naming its ranges, in a pipeline of river's own:
 
@@ -70,10 +70,6 @@ class RejectionCalibrator(base.Classifier):
         """Return {False: 1 - risk, True: risk}."""
         risk, _upper = self.filter.risk(number(x.get("logit")), groups_of(x))
         return {False: 1.0 - risk, True: risk}
-
-    def upper_one(self, x: Mapping[Any, Any]) -> float:
-        """Return the upper risk, z standard deviations above: the number that the tier is decided on."""
-        return self.filter.risk(number(x.get("logit")), groups_of(x))[1]
 
     def state(self) -> dict[str, Any]:
         """Return the whole state as versioned JSON types."""

@@ -61,7 +61,7 @@ def evaluate(curve: Coefficients, offset: float, spread: float, z: float, logit:
 class Thresholds:
     """The frozen, fast reading of one calibrator version.
 
-    Made by `RejectionCalibrator.thresholds()`; a thousand of them may serve while one writer learns.
+    Made by `Filter.thresholds()`; a thousand of them may serve while one writer learns.
     """
 
     __slots__ = ("_brakes", "_cache", "_curve", "_groups", "_prior", "_unserved", "_z")
