@@ -12,6 +12,7 @@ import orjson
 
 from models.errors import EventError
 from models.events import Decision, Feedback, Instruction, Label, build, decode, digest, encode
+from models.labels import is_evidence
 from models.oracle import Entry, Logs
 from models.oracle.logs import CONTRACT
 
@@ -157,7 +158,7 @@ def _folded(entry: Entry) -> Any:
 
 
 def _carries(label: Label) -> bool:
-    return label.kind == "verdict" and label.weight > 0 and label.decision.logit is not None
+    return is_evidence(label) and label.decision.logit is not None
 
 
 def _leaves(value: Any, path: Path = ()) -> Iterator[Path]:
