@@ -12,6 +12,7 @@ DemurError
     ├── Oversized        larger than the declared bound
     ├── UnknownSchema    a `schema` number this version does not read
     ├── Forged           not signed by a producer that may write it, where records are signed
+    ├── Misplaced        not in the partition of its key
     ├── Excessive        more feedback on one response than clinicians give
     └── Invalid          a field is missing, of the wrong type, or out of range
 """
@@ -75,6 +76,12 @@ class Forged(EventError):
     """The record carries no signature that fits."""
 
     code = "forged"
+
+
+class Misplaced(EventError):
+    """The record lies in another partition than its key says."""
+
+    code = "misplaced"
 
 
 class Excessive(EventError):

@@ -66,7 +66,14 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of everything on the wire. `schema` is the major version of the contract."""
 
     topic: ClassVar[str]
+    keyed_by: ClassVar[str | None] = None
+    """What of it is the record's key, and so says in which partition it lies; None: it lies in any."""
     schema: int = SCHEMA
+
+    @property
+    def key(self) -> str | None:
+        """The record's key."""
+        return getattr(self, self.keyed_by) if self.keyed_by else None
 
 
 class Response(Event, frozen=True, kw_only=True, tag="response"):
@@ -76,6 +83,7 @@ class Response(Event, frozen=True, kw_only=True, tag="response"):
     """
 
     topic: ClassVar[str] = "responses"
+    keyed_by: ClassVar[str | None] = "conversation_id"
     response_id: Id
     conversation_id: Id
     turn: Count = 0
@@ -96,6 +104,7 @@ class Feedback(Event, frozen=True, kw_only=True, tag="feedback"):
     """What a clinician did with a response. `clinician` is a pseudonym."""
 
     topic: ClassVar[str] = "feedback"
+    keyed_by: ClassVar[str | None] = "response_id"
     feedback_id: Id
     response_id: Id
     clinician: Id
@@ -119,6 +128,7 @@ class Decision(Event, frozen=True, kw_only=True, tag="decision"):
     """How a response was tiered and why. Score fields are None exactly when no trustworthy score exists."""
 
     topic: ClassVar[str] = "decisions"
+    keyed_by: ClassVar[str | None] = "response_id"
     response_id: Id
     conversation_id: Id
     turn: Count = 0
@@ -168,6 +178,7 @@ class Label(Event, frozen=True, kw_only=True, tag="label"):
     """
 
     topic: ClassVar[str] = "labels"
+    keyed_by: ClassVar[str | None] = "deployment"
     label_id: Id
     feedback_id: Id
     response_id: Id
@@ -188,6 +199,7 @@ class Outcome(Event, frozen=True, kw_only=True, tag="outcome"):
     """A conversation learns how one of its turns was received; keyed by conversation for SCORE."""
 
     topic: ClassVar[str] = "outcomes"
+    keyed_by: ClassVar[str | None] = "conversation_id"
     label_id: Id
     conversation_id: Id
     response_id: Id
@@ -205,6 +217,7 @@ class Closure(Event, frozen=True, kw_only=True, tag="closure"):
     """
 
     topic: ClassVar[str] = "closures"
+    keyed_by: ClassVar[str | None] = "response_id"
     closure_id: Id
     reason: Ending
     response_id: Id
@@ -224,6 +237,7 @@ class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
     """
 
     topic: ClassVar[str] = "calibrations"
+    keyed_by: ClassVar[str | None] = "deployment"
     deployment: Id
     version: Count
     model_hash: str = ""
@@ -248,6 +262,7 @@ class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
     """
 
     topic: ClassVar[str] = "labels"
+    keyed_by: ClassVar[str | None] = "deployment"
     instruction_id: Id
     deployment: Id
     order: Order
@@ -288,6 +303,7 @@ class Change(Event, frozen=True, kw_only=True, tag="change"):
     """
 
     topic: ClassVar[str] = "changes"
+    keyed_by: ClassVar[str | None] = "deployment"
     deployment: Id
     model_hash: str = ""
     cause: str
@@ -302,6 +318,7 @@ class Alarm(Event, frozen=True, kw_only=True, tag="alarm"):
     """Something a person should know. `scope` names the block, e.g. `category=dosing`."""
 
     topic: ClassVar[str] = "alarms"
+    keyed_by: ClassVar[str | None] = "deployment"
     alarm_id: Id
     kind: str
     deployment: Id
@@ -317,6 +334,7 @@ class DeadLetter(Event, frozen=True, kw_only=True, tag="dead_letter"):
     """A message that could not be processed: where it lies, why, and its SHA-256. Never its content."""
 
     topic: ClassVar[str] = "dead-letters"
+    keyed_by: ClassVar[str | None] = "place"
     source_topic: str
     partition: Count
     offset: Count
@@ -326,6 +344,11 @@ class DeadLetter(Event, frozen=True, kw_only=True, tag="dead_letter"):
     digest: str
     size_bytes: Count
     response_id: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the message lies."""
+        return f"{self.source_topic}/{self.partition}/{self.offset}"
 
 
 E = TypeVar("E", bound=Event)

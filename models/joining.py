@@ -179,17 +179,6 @@ def outcomes(row: Row, horizons: Horizons) -> list[tuple[datetime, Effect]]:
     return found
 
 
-def key_of(effect: Effect) -> str:
-    """Return what an effect is keyed by in its topic: what belongs together keeps its order."""
-    match effect:
-        case Label():
-            return effect.deployment
-        case Outcome():
-            return effect.conversation_id
-        case Closure():
-            return effect.response_id
-
-
 def _when(h: Heard) -> tuple[datetime, str]:
     return h.occurred_at, h.feedback_id
 

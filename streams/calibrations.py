@@ -26,6 +26,8 @@ START_S: Final = 10.0
 """How long the first responses wait for the calibrations."""
 FETCH_MS: Final = 50
 UNKNOWN: Final = Calibrated()
+NOTHING: Final = -1, b""
+"""No version, and no record of it."""
 
 
 class Head(msgspec.Struct):
@@ -49,7 +51,7 @@ class Calibrations:
         self._partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
         self._options = kafka_options(settings)
         self._heard: dict[str, tuple[int, bytes]] = {}
-        """By deployment the newest version, and its record."""
+        """By deployment the newest version, and its record; an empty one if it was taken away."""
         self._held: dict[str, Calibrated] = {}
         """What is read of them: a version is superseded more often than asked for."""
         self._contact: float | None = None
@@ -58,8 +60,8 @@ class Calibrations:
     def of(self, deployment: str) -> Calibrated:
         """Return what is known of a deployment's calibrator."""
         held = self._held.get(deployment, UNKNOWN)
-        if held is UNKNOWN and (heard := self._heard.get(deployment)):
-            held = self._held[deployment] = read(heard[1])
+        if held is UNKNOWN and (value := self._heard.get(deployment, NOTHING)[1]):
+            held = self._held[deployment] = read(value)
         return held if self.in_contact else held._replace(current=False)
 
     @property
@@ -88,26 +90,30 @@ class Calibrations:
                 await asyncio.sleep(1)
 
     def hear(self, record: Any) -> None:
-        """Take in a record, unless it is forged. One without a value takes its deployment's calibrator away."""
+        """Take in a record, unless it is forged. One without a value takes its deployment's calibrator away: until a
+        newer version comes, for an older one that is sent again must not serve.
+        """
         if error := fault(record, self._prefix, self._keys):
             log.error("a calibration is forged: it is not used", error=str(error))
         elif record.value is None:
             deployment = (record.key or b"").decode(errors="replace")
-            self._heard.pop(deployment, None)
-            self._held.pop(deployment, None)
+            self._note(deployment, self._heard.get(deployment, NOTHING)[0], b"")
         else:
             self.take(record.value)
 
     def take(self, value: bytes) -> None:
-        """Take in one version, unless a newer one is known."""
+        """Take in one version, unless it or a newer one is known: of two that differ, the first was there first."""
         try:
             head = HEAD.decode(value)
         except (msgspec.MsgspecError, RecursionError) as error:
             log.error("a record is no calibration: it is not used", error=type(error).__name__)  # noqa: TRY400 (no values)
             return
-        if head.version >= self._heard.get(head.deployment, (0, b""))[0]:
-            self._heard[head.deployment] = head.version, value
-            self._held.pop(head.deployment, None)
+        if head.version > self._heard.get(head.deployment, NOTHING)[0]:
+            self._note(head.deployment, head.version, value)
+
+    def _note(self, deployment: str, version: int, value: bytes) -> None:
+        self._heard[deployment] = version, value
+        self._held.pop(deployment, None)
 
     async def _follow(self) -> None:
         consumer = AIOKafkaConsumer(

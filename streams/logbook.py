@@ -1,6 +1,6 @@
 """What people ask of a calibrator, read from the topics; and what they tell it, sent to its label log."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -11,6 +11,7 @@ from kafka import KafkaProducer
 from models.calibration.history import History
 from models.errors import EventError, StateError
 from models.events import Calibration, Change, Decision, Event, Instruction, Label, decode
+from models.partitions import home
 from models.policy import Policy
 from models.training.lines import read_lines
 from streams.agents.fold import Row, row_of
@@ -31,12 +32,11 @@ class Running(NamedTuple):
 
 
 def history(settings: Settings, deployment: str, policy: Policy) -> History:
-    """Read a deployment's label log and its calibrator's log."""
+    """Read a deployment's label log, in its partition, and its calibrator's log."""
     key = deployment.encode()
-    labels = read_all(settings, Label.topic)
+    labels = [r for r in read_all(settings, Label.topic) if r.partition == home(key, settings.partitions)]
     mine = [record for record in labels if record.key == key]
-    homes = {record.partition for record in mine}
-    whole = all(record.offset == 0 for record in _firsts(labels) if record.partition in homes)
+    whole = not (mine and labels[0].offset)
     changes = _genuine(settings, Change, [r for r in read_all(settings, Change.topic) if r.key == key])
     return History(deployment, policy, _genuine(settings, Label | Instruction, mine), changes, whole=whole)
 
@@ -68,7 +68,7 @@ def decisions_in(path: Path) -> list[Decision]:
 
 def instruct(settings: Settings, instruction: Instruction) -> None:
     """Put an instruction into a deployment's label log, and wait until the broker has it."""
-    send = outgoing(settings.topic_prefix, instruction, instruction.deployment, keys_in(settings.keys))
+    send = outgoing(settings.topic_prefix, instruction, keys_in(settings.keys))
     reach(settings)
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
@@ -85,7 +85,3 @@ def _genuine(settings: Settings, types: Any, records: Iterable[Any]) -> list[Any
         except EventError:  # it is in the dead letters
             continue
     return found
-
-
-def _firsts(records: Sequence[Any]) -> Iterable[Any]:
-    return {record.partition: record for record in reversed(records)}.values()

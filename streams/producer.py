@@ -3,17 +3,15 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
-from aiokafka.partitioner import DefaultPartitioner
 from faust.transport.drivers.aiokafka import Producer as AIOKafkaProducer
 
+from models.partitions import home
 from streams.wire import Send
 
 Row = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 """Key, value and headers of a record."""
-
-choose: Final = DefaultPartitioner()
 
 
 class Producer(AIOKafkaProducer):
@@ -22,10 +20,11 @@ class Producer(AIOKafkaProducer):
     async def send_all(self, sends: Sequence[Send]) -> None:
         """Send records and wait until the broker has acknowledged every one."""
         producer, parts = self._ensure_producer(), defaultdict[tuple[str, int], list[Row]](list)
-        places = {topic: sorted(await producer.partitions_for(topic)) for topic in {send.topic for send in sends}}
+        counts = {topic: len(await producer.partitions_for(topic)) for topic in {send.topic for send in sends}}
         for send in sends:
-            partition = choose(send.key, places[send.topic], places[send.topic])
-            parts[send.topic, partition].append((send.key, send.value, send.headers or []))
+            parts[send.topic, home(send.key or b"", counts[send.topic])].append(
+                (send.key, send.value, send.headers or [])
+            )
         await asyncio.gather(*(self._send(*part, rows) for part, rows in parts.items()))
 
     async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]]) -> int:

@@ -53,7 +53,7 @@ class Built(NamedTuple):
 
 def build(name: Stage, settings: Settings, metrics: Metrics) -> Built:
     """Build one stage. Raises `SettingsError` or `ArtifactError`, in one sentence, before anything starts."""
-    context = Context(settings.topic_prefix, metrics, keys_in(settings.keys))
+    context = Context(settings.topic_prefix, metrics, keys_in(settings.keys), settings.partitions)
     makers: dict[Stage, Callable[[Settings, Context], Built]] = {
         "score": _score,
         "join": _join,

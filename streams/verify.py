@@ -41,7 +41,7 @@ def verify(settings: Settings, files: Sequence[Path] = (), *, at_rest: bool = Fa
     """
     known = tuple(policies(file) for file in files or (settings.policy,))
     signed, replayed = keys_in(settings.keys), settings.time_source == "event"
-    rules = Rules(known, horizons(settings), key(settings), signed, replayed=replayed)
+    rules = Rules(known, horizons(settings), key(settings), signed, replayed, settings.partitions)
     with _uncollected():
         return check(read(settings, at_rest=at_rest), rules)
 

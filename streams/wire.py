@@ -59,12 +59,12 @@ def _ce_type(type_: type[Event], schema: int) -> bytes:
     return f"org.demur.{type_.__struct_config__.tag}.v{schema}".encode()
 
 
-def outgoing(prefix: str, event: Event, key: str, keys: Keys | None = None) -> Send:
+def outgoing(prefix: str, event: Event, keys: Keys | None = None) -> Send:
     """Encode an event for its topic. Its id is the digest of its bytes: a repeat has the same id."""
-    value = encode(event)
+    key, value = (event.key or "").encode(), encode(event)
     said = headers(event, digest(value)[:32])
-    said += signature(keys, event.topic, key.encode(), value, said)
-    return Send(prefix + event.topic, key.encode(), value, said)
+    said += signature(keys, event.topic, key, value, said)
+    return Send(prefix + event.topic, key, value, said)
 
 
 def signature(

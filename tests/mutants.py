@@ -63,6 +63,20 @@ MUTANTS = (
         "tests/unit/test_fold.py",
     ),
     Mutant(
+        "I4 what was copied into another partition is taken in again",
+        "streams/agents/common.py",
+        "if elsewhere := misplaced(event, record.partition, self.partitions):",
+        "if elsewhere := None:",
+        "tests/unit/test_partitions.py",
+    ),
+    Mutant(
+        "I6 an older version serves where a newer one was taken away",
+        "streams/calibrations.py",
+        'self._note(deployment, self._heard.get(deployment, NOTHING)[0], b"")',
+        "self._note(deployment, *NOTHING)",
+        "tests/unit/test_calibrations.py",
+    ),
+    Mutant(
         "F14 a stop cuts a batch in half",
         "streams/delivery.py",
         "await asyncio.gather(*self._under_way, return_exceptions=True)",
@@ -263,8 +277,8 @@ MUTANTS = (
     Mutant(
         "plain text to another machine",
         "streams/settings.py",
-        "if (far := _far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):",
-        "if (far := None):",
+        "if (host := far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):",
+        "if (host := None):",
         "tests/unit/test_settings.py",
     ),
     Mutant(

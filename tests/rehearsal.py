@@ -14,6 +14,7 @@ from models.encoder.base import Score as RawScore
 from models.events import Calibration, Decision, Response, Watermark, decode, encode
 from models.joining import Horizons
 from models.oracle import Entry, Logs, Rules
+from models.partitions import home
 from models.policy import Policies, Policy
 from models.training import synth
 from streams.agents import fold, score
@@ -33,7 +34,7 @@ KEY = b"a key of digests"
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
 """Partitions may be a week apart here: LEARN, which keeps ids for two horizons, must still know them."""
 POLICIES = Policies(Policy(warm_up_labels=15, warm_up_deviation=2.0))
-RULES = Rules((POLICIES,), HORIZONS, KEY, replayed=True)
+RULES = Rules((POLICIES,), HORIZONS, KEY, replayed=True, partitions=2)
 Place = tuple[str, str, int]
 """A stage, and a partition of one of its inputs."""
 COMMIT_LAG_S = 40.0
@@ -87,7 +88,7 @@ class Rehearsal:
         self._begun: dict[Place, list[tuple[float, int]]] = defaultdict(list)
         self._held: dict[str, Calibrated] = {}
         self.clock = clock or Stopwatch()
-        context, time, horizon = Context("", Metrics()), self.clock, HORIZONS.response
+        context, time, horizon = Context("", Metrics(), partitions=partitions), self.clock, HORIZONS.response
         self._policies = POLICIES
 
         def parts() -> score.Parts:
@@ -134,7 +135,7 @@ class Rehearsal:
         return self.run()
 
     def put(self, topic: str, key: bytes | None, value: bytes, headers: Any, partition: int | None = None) -> None:
-        place = zlib.crc32(key or b"") % self.partitions if partition is None else partition
+        place = home(key or b"", self.partitions) if partition is None else partition
         log = self.logs[topic][place]
         log.append(Entry(topic, place, len(log), key, value, tuple(headers or ()), self._now_ms()))
         if topic == Calibration.topic and self.rng.random() < 0.7:  # scorers may lag behind

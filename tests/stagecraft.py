@@ -15,8 +15,8 @@ from streams.wire import Record, Send
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 
 
-def context() -> Context:
-    return Context("", Metrics())
+def context(partitions: int = 1) -> Context:
+    return Context("", Metrics(), partitions=partitions)
 
 
 def at(seconds: float) -> datetime:

@@ -33,7 +33,7 @@ def score(prefix: str, value: bytes) -> Send:
     """Decide on a response."""
     response: Response = decode(Response, value)
     stamp = Stamp(Policy(), MODEL_HASH, b"", response.occurred_at)
-    return outgoing(prefix, decide(response, FREE, Calibrated(), History(), stamp), response.response_id)
+    return outgoing(prefix, decide(response, FREE, Calibrated(), History(), stamp))
 
 
 def decided(items: Iterable[Item]) -> list[Item]:
@@ -94,7 +94,7 @@ class Join:
         self._timers.set(row.response_id, row.due(HORIZONS))
 
     def _sends(self, effects: Iterable[joining.Effect]) -> Iterator[Send]:
-        yield from (outgoing(self._prefix, effect, joining.key_of(effect)) for effect in effects)
+        yield from (outgoing(self._prefix, effect) for effect in effects)
 
     def _dead(self, topic: str, offset: int, value: bytes, error: EventError) -> Send:
         letter = DeadLetter(
@@ -107,7 +107,7 @@ class Join:
             digest=digest(value),
             size_bytes=len(value),
         )
-        return outgoing(self._prefix, letter, f"{letter.source_topic}/{self._partition}/{offset}")
+        return outgoing(self._prefix, letter)
 
 
 def expected(items: Iterable[Item], prefix: str = "") -> set[bytes]:

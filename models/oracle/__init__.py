@@ -10,7 +10,8 @@
 
 Nothing here runs the stages' code: not `joining`, `tiers`, `policy.act`, `deciding`, nor the scorers' reading of a
 calibration. Shared, because a second one would be absurd: the wire types and their decoding (the contract itself), the
-calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drugs (`salience`: a vocabulary).
+calibrator's fold `Ledger` (see `calibrators`), the tokens of doses and drugs (`salience`: a vocabulary), and the
+partition of a key (`partitions`: Kafka's).
 
 **What it decides.** Whatever the interleaving of topics, batches, crashes and redeliveries was, and at any speed:
 
@@ -18,7 +19,7 @@ calibrator's fold `Ledger` (see `calibrators`), and the tokens of doses and drug
 - I3, I4: one decision per response and one label per verdict, repeats byte for byte, no feedback id counted twice;
 - I5: labels, weights, corrections and closures are what the rules give for *some* moment at which the settle window may
   have closed: in a replay, where the watermark follows from the logs, a moment that it can have reached, and live one
-  that the clock had when they were written; inputs lie in the partition of what they are joined with;
+  that the clock had when they were written; what lies in another partition than its key's has its dead letter;
 - I6, I7: risk (to 1e-9), tier, reasons, action, audit draw and digests of every decision;
 - I8: version n is the fold of the first n changes of the label log, labels and instructions, bit for bit, published or
   cited; a rollback takes what its version was; the calibrator's log has its entries, bit for bit, and no other;
@@ -57,7 +58,7 @@ __all__ = ["Difference", "Entry", "Logs", "Report", "Rules", "check"]
 
 def check(logs: Logs, rules: Rules) -> Report:
     """Recompute everything and return what differs; pure, and the same for the same logs."""
-    topics, report = Topics(logs, rules.keys), Report()
+    topics, report = Topics(logs, rules.keys, rules.partitions), Report()
     check_wire(topics, report)
     versions = Versions(topics, rules, report)
     versions.check()

@@ -108,7 +108,7 @@ class Decisions:
         if policy is None:
             yield "I7", "`config_hash` names no policy that was given: pass every policy that was in force"
             return
-        yield from _groups(decision, asked.response, policy, self._histories.get(decision.conversation_id, []))
+        yield from _groups(decision, asked.response, policy, self._words(decided, asked.entry.partition))
         cited = self._versions.cited(decision)
         if cited is None:
             yield "I8", f"cites version {decision.calibrator_version}, to which no beginning of the label log leads"
@@ -123,6 +123,19 @@ class Decisions:
     def _since(self, decided: Found[Decision]) -> datetime:
         """Return since when its response may have been written."""
         return self._edges.since(decided.entry, decided.event.occurred_at)
+
+    def _words(self, decided: Found[Decision], partition: int) -> set[str]:
+        """Return what the decision may say of its conversation's outcomes.
+
+        How far they had come is not in the logs, so any beginning of them will do; nor are those beyond retention.
+        """
+        outcomes = self._histories.get(decided.event.conversation_id, [])
+        rejected = {one.rejected for one in outcomes if one.response_id != decided.event.response_id}
+        since = self._since(decided) - self._rules.horizons.response
+        known = self._edges.whole(Outcome.topic, since, partition) and not outcomes
+        if self._topics.logs.is_cut(Outcome.topic, partition) and not known:
+            rejected = {True, False}
+        return {"none", *("rejected" if one else "accepted" for one in rejected)}
 
     def _is_told(self, asked: Asked) -> bool:
         """Whether a dead letter on it must still stand."""
@@ -167,10 +180,8 @@ def _echo(decision: Decision, response: Response, key: bytes) -> Iterator[Compla
         yield "I7", "`salience_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
 
 
-def _groups(decision: Decision, response: Response, policy: Policy, outcomes: list[Outcome]) -> Iterator[Complaint]:
-    """Groups; how far the conversation's outcomes had come is not in the logs, so any beginning of them will do."""
-    others = {outcome.rejected for outcome in outcomes if outcome.response_id != response.response_id}
-    words = {"none", *("rejected" if rejected else "accepted" for rejected in others)}
+def _groups(decision: Decision, response: Response, policy: Policy, words: set[str]) -> Iterator[Complaint]:
+    """Groups; `words`: what `history` may say."""
     told = {"turn": TURNS[min(response.turn, len(TURNS) - 1)]}
     chosen = set(policy.groups)
     wanted: dict[str, str] = {

@@ -30,6 +30,7 @@ from models.events import (
     encode,
 )
 from models.joining import Horizons
+from models.partitions import misplaced
 from models.policy import Policies
 from models.signing import KEY_ID, SIGNATURE, Keys, Signed
 
@@ -127,6 +128,8 @@ class Rules(NamedTuple):
     """Where records are signed."""
     replayed: bool = False
     """Time is what the events say (`time_source` event), so that nothing depends on when it was processed."""
+    partitions: int = 1
+    """Of each topic."""
 
 
 class Found(NamedTuple, Generic[E]):
@@ -179,9 +182,10 @@ class Report:
 class Topics:
     """The logs, decoded once. Of what is in order the event stays, not its bytes, which would fill gigabytes."""
 
-    def __init__(self, logs: Logs, keys: Keys | None = None) -> None:
+    def __init__(self, logs: Logs, keys: Keys | None = None, partitions: int = 1) -> None:
         self.logs = logs
         self._keys = keys
+        self._partitions = partitions
         self._alike: dict[Any, Any] = {}
         self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
         self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
@@ -262,6 +266,8 @@ class Topics:
                 self.withdrawn.add(entry.key)
                 return
             event: Any = decode(type_, entry.value)
+            if error := misplaced(event, entry.partition, self._partitions):
+                raise error
         except EventError as error:
             self.refused[topic].append(Refused(entry, error))
             return

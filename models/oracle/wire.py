@@ -10,11 +10,9 @@ from models.events import (
     Closure,
     DeadLetter,
     Decision,
-    Feedback,
     Instruction,
     Label,
     Outcome,
-    Response,
 )
 from models.oracle.logs import INPUTS, Entry, Found, Report, Topics
 
@@ -51,12 +49,9 @@ def check_wire(topics: Topics, report: Report) -> None:
     for entry in topics.misnamed:
         report.differ("I12", entry, "the digest in header `ce_id` is not that of the record: it was changed")
     first: dict[tuple[str, Any], Entry] = {}
-    homes: dict[tuple[str, bytes | None], Entry] = {}
     for found in topics.ours():
         _check_record(found, report)
-        _check_home(found.entry, homes, report)
         _check_repeat(found, first, report)
-    _check_joined(topics, report)
 
 
 def _check_record(found: Found[Any], report: Report) -> None:
@@ -64,28 +59,6 @@ def _check_record(found: Found[Any], report: Report) -> None:
     report.checked["records of ours"] += 1
     if entry.key != KEYS[entry.topic](event).encode():
         report.differ("I12", entry, "the key is not what the topic is keyed by")
-
-
-def _check_home(entry: Entry, homes: dict[tuple[str, bytes | None], Entry], report: Report) -> None:
-    home = homes.setdefault((entry.topic, entry.key), entry)
-    if home.partition != entry.partition:
-        report.differ("I5", entry, f"its key lies in partition {home.partition} too: what is joined must lie in one")
-
-
-def _check_joined(topics: Topics, report: Report) -> None:
-    """Others write the inputs, and choose the partitions in which stages join them with what we write."""
-    outcomes = {outcome.conversation_id: entry.partition for entry, outcome in topics.found[Outcome.topic]}
-    for entry, event in topics.found[Response.topic]:
-        _check_place(entry, outcomes.get(event.conversation_id), "outcomes", "conversation_id", report)
-    for entry, event in topics.found[Feedback.topic]:
-        if isinstance(event, Feedback) and (decided := topics.decisions.get(event.response_id)):
-            _check_place(entry, decided.entry.partition, "decisions", "response_id", report)
-
-
-def _check_place(entry: Entry, home: int | None, ours: str, name: str, report: Report) -> None:
-    if home not in {None, entry.partition}:
-        what = f"what it is joined with, in {ours}, lies in partition {home}: is it partitioned by its `{name}`?"
-        report.differ("I5", entry, what)
 
 
 def _check_repeat(found: Found[Any], first: dict[tuple[str, Any], Entry], report: Report) -> None:

@@ -4,33 +4,39 @@ from typing import Any, NamedTuple
 
 from models.errors import DeliveryError, EventError, Invalid
 from models.events import DeadLetter, Event, decode, digest
+from models.partitions import misplaced
 from models.signing import Keys
 from streams.metrics import Metrics
 from streams.wire import Record, Send, fault, outgoing
 
 
 class Context(NamedTuple):
-    """What stages share: the prefix of topic names, the metrics, and where records are signed the keys."""
+    """What stages share: the prefix of topic names, the metrics, where records are signed the keys, and how many
+    partitions each topic has.
+    """
 
     prefix: str
     metrics: Metrics
     keys: Keys | None = None
+    partitions: int = 1
 
-    def send(self, event: Event, key: str) -> Send:
+    def send(self, event: Event) -> Send:
         """Encode an event for its topic, and count it."""
         self.metrics.sent(event)
-        return outgoing(self.prefix, event, key, self.keys)
+        return outgoing(self.prefix, event, self.keys)
 
     def decode(self, types: Any, record: Record) -> Any:
-        """Read a record as one of `types`. Raises `EventError`."""
-        if error := fault(record, self.prefix, self.keys):
-            raise error
-        return decode(types, record.value)
+        """Read a record as one of `types`, in the partition of its key. Raises `EventError`."""
+        if forged := fault(record, self.prefix, self.keys):
+            raise forged
+        event: Event = decode(types, record.value)
+        if elsewhere := misplaced(event, record.partition, self.partitions):
+            raise elsewhere
+        return event
 
     def dead_letter(self, stage: str, record: Record, error: EventError, response_id: str | None = None) -> Send:
         """Send what `letter` says."""
-        letter = self.letter(stage, record, error, response_id)
-        return self.send(letter, place(letter))
+        return self.send(self.letter(stage, record, error, response_id))
 
     def letter(self, stage: str, record: Record, error: EventError, response_id: str | None = None) -> DeadLetter:
         """Say where a message lies that could not be processed, and why; never what it says."""
@@ -46,11 +52,6 @@ class Context(NamedTuple):
             size_bytes=len(record.value),
             response_id=response_id,
         )
-
-
-def place(letter: DeadLetter) -> str:
-    """Return what a dead letter is keyed by."""
-    return f"{letter.source_topic}/{letter.partition}/{letter.offset}"
 
 
 def unreadable(what: str, error: Exception) -> DeliveryError:

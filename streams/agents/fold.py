@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from models.errors import EventError, StateError
 from models.events import Alarm, Change, DeadLetter, Event, Watermark
-from streams.agents.common import Context, Internal, place, unreadable
+from streams.agents.common import Context, Internal, unreadable
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
 from streams.delivery import Plan
@@ -207,8 +207,7 @@ class Fold:
         snapshot, shown = held.folded.show()
         row = Row(snapshot, tuple(held.recent), held.news, held.places)
         plan.rows[row_of(deployment)] = msgspec.json.encode(row)
-        for event in (*held.news, *shown):
-            plan.sends.append(self.context.send(event, place(event) if isinstance(event, DeadLetter) else deployment))
+        plan.sends.extend(self.context.send(event) for event in (*held.news, *shown))
 
 
 def row_of(deployment: str) -> bytes:

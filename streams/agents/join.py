@@ -149,7 +149,7 @@ class Batch:
         self._partition = partition
         self._desk, effects = stage.desk(partition)
         self._rows: dict[str, Row] = {}
-        self._sends: list[Send] = [self._send(e) for e in effects]
+        self._sends: list[Send] = [stage.context.send(e) for e in effects]
         self._closed: list[str] = []
         self._touched = False
         self._left = MOST
@@ -224,10 +224,7 @@ class Batch:
         self._desk.timers.set(row.response_id, row.due(self._stage.horizons))
 
     def _emit(self, effects: Iterable[Effect]) -> None:
-        self._sends += [self._send(e) for e in effects]
-
-    def _send(self, effect: Effect) -> Send:
-        return self._stage.context.send(effect, joining.key_of(effect))
+        self._sends += [self._stage.context.send(e) for e in effects]
 
 
 def read(value: bytes) -> Row:

@@ -143,7 +143,7 @@ class Score:
         kept = plan.rows.get(key) or self.state.get(partition, key)
         if kept:
             decision = msgspec.json.decode(kept, type=Decision)
-        send = self.context.send(decision, decision.response_id)
+        send = self.context.send(decision)
         plan.rows[key] = send.value
         plan.sends.append(send)
         self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at), again=kept is not None)

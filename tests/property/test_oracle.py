@@ -12,19 +12,18 @@ import msgspec
 import pytest
 
 from models.calibration.ledger import Ledger
-from models.events import Change, Closure, Decision, Instruction, Label, Response, Watermark, decode, encode
+from models.events import Change, Closure, DeadLetter, Decision, Instruction, Label, Response, Watermark, decode, encode
 from models.joining import MAX_SKEW
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
 from models.oracle.logs import CONTRACT
+from models.partitions import home
 from models.policy import Policies, Policy
-from streams.agents.common import Context
 from streams.agents.join import Join
 from streams.feed import broken, items
-from streams.metrics import Metrics
 from streams.wire import Record, outgoing
-from tests.rehearsal import HORIZONS, KEY, POLICIES, RULES, HandClock, Rehearsal, week
-from tests.stagecraft import START, Theatre, feedback
+from tests.rehearsal import HORIZONS, KEY, POLICIES, RULES, HandClock, Rehearsal, rehearsed, week
+from tests.stagecraft import START, Theatre, context, feedback
 from tests.tampering import Forger
 from tests.unit.test_fold import label, theatre
 from tests.unit.test_history import course
@@ -58,7 +57,7 @@ def say(stages: Rehearsal, order: Any, *, model: str = "") -> None:
         instruction_id=f"i{len(said(stages))}", deployment=then.deployment, order=order, version=then.version,
         model_hash=model or then.model_hash, by="dr", why="drill", occurred_at=then.as_of, **rest[order],
     )  # fmt: skip
-    send = outgoing("", by, by.deployment)
+    send = outgoing("", by)
     stages.put(send.topic, send.key, send.value or b"", send.headers)
 
 
@@ -89,7 +88,8 @@ def whole() -> Logs:
 @pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 2000), marks=pytest.mark.slow)])
 def test_what_the_stages_leave_is_what_it_must_be(seeds: range) -> None:
     for seed in seeds:
-        report = check(run(seed, partitions=1 + seed % 3).left(), RULES)
+        partitions = 1 + seed % 3
+        report = check(run(seed, partitions=partitions).left(), RULES._replace(partitions=partitions))
         assert report.differences == [], seed
         assert not report.pending + report.beyond
         assert report.checked["labels"] > 10
@@ -198,7 +198,7 @@ def cut(logs: Logs, starts: dict[tuple[str, int], int]) -> Logs:
 
 def rewritten(logs: Logs, old: Entry, event: Any) -> Logs:
     """Say something else in a record's place, well-formed and with a digest that fits."""
-    send = outgoing("", event, (old.key or b"").decode())
+    send = outgoing("", event)
     new = old._replace(value=send.value or b"", headers=tuple(send.headers or ()))
     entries = [new if entry is old else entry for entry in logs.entries[old.topic]]
     return logs._replace(entries={**logs.entries, old.topic: entries})
@@ -234,7 +234,7 @@ def lived(seed: int, *, jump: timedelta = timedelta(0), ahead_of: str = "") -> L
     clock, ahead = LiveClock(what[0].arrives_at), LiveClock(what[0].arrives_at)
     stages = Rehearsal(seed, clock=clock)
     if jump:
-        stages.stages["join"] = Theatre(lambda s: Join(Context("", Metrics()), s, HORIZONS, ahead, KEY))
+        stages.stages["join"] = Theatre(lambda s: Join(context(2), s, HORIZONS, ahead, KEY))
     for item in what:
         clock.at = max(clock.at, item.arrives_at)
         ahead.at = clock.at + jump
@@ -316,13 +316,11 @@ def test_between_a_feedback_and_its_repeat_a_log_may_begin_anywhere() -> None:
             assert check(cut(whole(), {("feedback", partition): start}), RULES).differences == []
 
 
-def added(logs: Logs, event: Any, key: str, like: Entry) -> tuple[Logs, Entry]:
-    """Write one more record at the end of a partition."""
-    send = outgoing("", event, key)
-    last = max(e.offset for e in logs.entries[send.topic] if e.partition == like.partition)
-    new = like._replace(
-        topic=send.topic, offset=last + 1, key=send.key, value=send.value or b"", headers=tuple(send.headers or ())
-    )
+def added(logs: Logs, event: Any, at_ms: int) -> tuple[Logs, Entry]:
+    """Write one more record at the end of its partition."""
+    send, place = outgoing("", event), home(event.key.encode(), 2)
+    last = max(e.offset for e in logs.entries[send.topic] if e.partition == place)
+    new = Entry(send.topic, place, last + 1, send.key, send.value or b"", tuple(send.headers or ()), at_ms)
     entries = sorted([*logs.entries[send.topic], new], key=lambda e: e.place)
     return logs._replace(entries={**logs.entries, send.topic: entries}), new
 
@@ -343,15 +341,15 @@ def test_though_the_oldest_has_expired_what_is_forged_now_is_seen() -> None:
         "decides on a response that is not in the log",
         "follows from no feedback and no decision in the log",
     )
-    forged: list[tuple[Any, str, Entry, str]] = [
-        (never, "never-asked", entry, lost),
-        (other, label.deployment, le, "a label that does not follow from the feedback on its response"),
-        (stray, label.deployment, le, stray_end),
-        (rows.duplicate(said, "f@0:99"), "never-asked", entry, stray_end),
-        (rows.unlabelled(never, HORIZONS.response), "never-asked", entry, stray_end),
+    forged: list[tuple[Any, int, str]] = [
+        (never, entry.at_ms, lost),
+        (other, le.at_ms, "a label that does not follow from the feedback on its response"),
+        (stray, le.at_ms, stray_end),
+        (rows.duplicate(said, "f@0:99"), entry.at_ms, stray_end),
+        (rows.unlabelled(never, HORIZONS.response), entry.at_ms, stray_end),
     ]
-    for event, key, like, what in forged:
-        more, new = added(logs, event, key, like)
+    for event, at_ms, what in forged:
+        more, new = added(logs, event, at_ms)
         assert what in {d.what for d in check(more, LIVE).differences if d[1:4] == (new.topic, *new.place)}
 
 
@@ -367,7 +365,7 @@ def test_the_date_of_a_fast_clock_does_not_make_what_has_expired_younger(ahead: 
         clock.at += timedelta(minutes=20)
     logs = stages.left(at_rest=False)
     for start in range(len(asked)):
-        assert check(cut(logs, {("responses", 0): start}), LIVE).differences == [], start
+        assert check(cut(logs, {("responses", 0): start}), LIVE._replace(partitions=1)).differences == [], start
 
 
 def test_an_old_response_takes_no_label_of_today_without_its_feedback() -> None:
@@ -376,9 +374,9 @@ def test_an_old_response_takes_no_label_of_today_without_its_feedback() -> None:
     assert check(logs, LIVE).differences == []
     labels = [(e, decode(CONTRACT["labels"], e.value)) for e in logs.entries["labels"]]
     last = max(label.occurred_at for _, label in labels) + HORIZONS.response + MAX_SKEW
-    le, label = labels[0]
+    label = labels[0][1]
     later = msgspec.structs.replace(label, label_id="x", clinician="m", feedback_id="invented", occurred_at=last)
-    more, new = added(logs, later, label.deployment, le._replace(at_ms=int(last.timestamp() * 1000)))
+    more, new = added(logs, later, int(last.timestamp() * 1000))
     what = "a label that does not follow from the feedback on its response"
     assert what in {d.what for d in check(more, LIVE).differences if d[1:4] == (new.topic, *new.place)}
 
@@ -425,32 +423,50 @@ def test_a_deployment_whose_labels_are_all_there_is_recomputed_though_others_hav
     assert complaints(changed(logs, "labels", at, ceilings={"all": 2.0}))
 
 
-def misplaced(topic: str) -> Logs:
-    """A gateway that partitions a topic by another hash than everyone else; the rest follows."""
+def strayed(topic: str) -> Logs:
+    """What is left where a gateway partitions a topic by another hash than everyone else."""
     stages = Rehearsal(7, crashes=False)
     what = list(items(week(45, 7).arrivals))
     for item in what:
-        wrong = 1 - zlib.crc32(item.key) % 2 if item.topic == topic else None
+        wrong = zlib.crc32(item.key) % 2 if item.topic == topic else None
         stages.put(item.topic, item.key, item.value, item.headers, wrong)
         stages.run(some=True)
     stages.run()
     return stages.finish(what[-1].arrives_at + 2 * HORIZONS.response).left()
 
 
-@pytest.mark.parametrize(("topic", "ours"), [("feedback", "decisions"), ("responses", "outcomes")])
-def test_inputs_that_lie_where_they_cannot_be_joined_are_named(topic: str, ours: str) -> None:
-    logs = misplaced(topic)
+@pytest.mark.parametrize(("topic", "stage"), [("feedback", "join"), ("responses", "score")])
+def test_inputs_that_lie_in_another_partition_than_their_keys_are_set_aside(topic: str, stage: str) -> None:
+    logs = strayed(topic)
+    assert check(logs, RULES).differences == []
+    letters = [decode(DeadLetter, entry.value) for entry in logs.entries["dead-letters"]]
+    assert {(letter.stage, letter.code) for letter in letters} == {(stage, "misplaced")}
+    assert len(letters) > 15
+    silent = logs._replace(entries={**logs.entries, "dead-letters": []})
+    assert {one.topic for one in check(silent, RULES).differences} >= {topic}
+
+
+def test_a_label_log_that_is_copied_into_another_partition_changes_nothing() -> None:
+    """Whoever may write there can copy what is signed, in an order of his choice."""
+    stages = rehearsed(3, crashes=False)
+    published, aside = stages.published(), len(stages.logs["dead-letters"][0] + stages.logs["dead-letters"][1])
+    labels = [(1 - entry.partition, entry) for log in stages.logs["labels"] for entry in log]
+    for elsewhere, entry in reversed(labels):
+        stages.put("labels", entry.key, entry.value, entry.headers, elsewhere)
+    logs = stages.run().left()
+    assert stages.published() == published
+    assert len(logs.entries["dead-letters"]) == aside + 2 * len(labels)
     wrong = check(logs, RULES).differences
-    assert {one[:2] for one in wrong} == {("I5", topic)}
-    assert all(one.what.startswith(f"what it is joined with, in {ours}, lies in partition") for one in wrong)
-    assert len(wrong) > 20
+    assert {one.topic for one in wrong} == {"labels"}
+    assert all(one.what.startswith("not a record that a stage of this version writes: by field") for one in wrong)
+    assert len(wrong) == len(labels)
 
 
 def patient(horizon: timedelta) -> Logs:
     """What JOIN leaves under a response horizon, when one clinician judges after six days and another after ten."""
     stages, asked = Rehearsal(5, crashes=False), [i for i in items(week(10, 5).arrivals) if i.topic == "responses"]
     horizons = HORIZONS._replace(response=horizon)
-    stages.stages["join"] = Theatre(lambda s: Join(Context("", Metrics()), s, horizons, stages.clock, KEY))
+    stages.stages["join"] = Theatre(lambda s: Join(context(2), s, horizons, stages.clock, KEY))
     for n, item in enumerate(asked):
         stages.put(item.topic, item.key, item.value, item.headers)
         for day in (6, 10):
@@ -473,13 +489,13 @@ VERBS = ("accepted", "edited", "disagreed", "retracted", "abandoned")
 
 def disputed(verdicts: Iterable[tuple[float, float, str, Any]]) -> Logs:
     """What is left of one response and verdicts on it: arrival and occurrence in seconds, by whom, and what."""
-    stages, [item, *_] = Rehearsal(crashes=False, partitions=1), items(week().arrivals)
+    stages, [item, *_] = Rehearsal(crashes=False), items(week().arrivals)
     stages.put(item.topic, item.key, item.value, item.headers)
     stages.run()
     for n, (arrives, occurred, who, what) in enumerate(sorted(verdicts)):
         for topic in Watermark.topics:
             reached = item.arrives_at + timedelta(seconds=arrives)
-            stages.put(topic, None, encode(Watermark(occurred_at=reached)), [], 0)
+            stages.put(topic, None, encode(Watermark(occurred_at=reached)), [], home(str(item.response_id).encode(), 2))
         stages.run()
         when = item.arrives_at + timedelta(seconds=occurred)
         said = feedback(f"f{n}", str(item.response_id), occurred_at=when, clinician=who, action=what)
@@ -520,7 +536,7 @@ def test_what_is_too_much_to_be_looked_into_is_not_called_a_difference(rules: Ru
     assert report.beyond["rows of many verdicts"] == 1
     entry = logs.entries["labels"][-1]
     label = decode(CONTRACT["labels"], entry.value)
-    more, new = added(logs, msgspec.structs.replace(label, label_id="x", feedback_id="invented"), "d", entry)
+    more, new = added(logs, msgspec.structs.replace(label, label_id="x", feedback_id="invented"), entry.at_ms)
     assert "a label that does not follow from the feedback on its response" in {
         one.what for one in check(more, rules).differences if one[1:4] == (new.topic, *new.place)
     }
@@ -546,7 +562,7 @@ def learnt() -> Logs:
 
 def left_by(events: Iterable[Any]) -> Logs:
     """What LEARN leaves of a label log."""
-    stage, sends = theatre(), [outgoing("", event, event.deployment) for event in events]
+    stage, sends = theatre(), [outgoing("", event) for event in events]
     records = [Record("labels", 0, n, send.key or b"", send.value or b"", {}, 0.0) for n, send in enumerate(sends)]
     for n in range(0, len(records), 200):
         stage.run(records[n : n + 200])
@@ -566,7 +582,7 @@ def changed(logs: Logs, topic: str, where: int, **fields: Any) -> Logs:
     """Change a record as a careless repair would: well-formed, with a digest that fits."""
     entries = list(logs.entries[topic])
     event = msgspec.structs.replace(decode(CONTRACT[topic], entries[where].value), **fields)
-    send = outgoing("", event, event.deployment)
+    send = outgoing("", event)
     entries[where] = entries[where]._replace(value=send.value or b"", headers=tuple(send.headers or ()))
     return logs._replace(entries={**logs.entries, topic: entries})
 

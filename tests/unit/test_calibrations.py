@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from aiokafka.errors import KafkaError
@@ -53,6 +54,26 @@ async def test_a_deployment_whose_calibrator_was_taken_away_has_none() -> None:
     known.hear(SimpleNamespace(key=b"ward", value=None, headers=[]))
     known.hear(SimpleNamespace(key=None, value=None, headers=[]))
     assert known.of("ward").calibration is None
+
+
+async def test_an_older_version_does_not_serve_where_a_newer_one_was_taken_away() -> None:
+    """It is signed as well, and may be sent again."""
+    known = Calibrations(load())
+    known.take(encode(version(3)))
+    known.hear(SimpleNamespace(key=b"ward", value=None, headers=[]))
+    for old in (2, 3):
+        known.take(encode(version(old)))
+        assert known.of("ward").calibration is None
+    known.take(encode(version(4)))
+    assert known.of("ward").calibration is not None
+
+
+async def test_of_two_that_say_they_are_the_same_version_the_first_serves() -> None:
+    known = Calibrations(load())
+    first, other = version(2), msgspec.structs.replace(version(2), labels=99)
+    for value in (encode(first), encode(other), encode(first)):
+        known.take(value)
+        assert known.of("ward").calibration == first
 
 
 class Topic:

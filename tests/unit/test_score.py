@@ -16,6 +16,7 @@ from models.deciding import Calibrated, History, Stamp
 from models.deciding import decide as decided_by
 from models.encoder.base import Score as RawScore
 from models.events import MAX_MESSAGE_BYTES, DeadLetter, Decision, Label, Outcome, Response, Scored, decode, encode
+from models.partitions import home
 from models.policy import Policies, Policy
 from streams.agents import score
 from streams.agents.expiry import Expiry
@@ -385,8 +386,9 @@ def test_no_more_is_taken_than_the_encoder_soon_answers(a_second: float, batch: 
     assert stage.batch == batch
 
 
-def many(size: int, count: int, partition: int = 0) -> list[Any]:
-    asked = [response(f"p{partition}-{n}-{size}", response="x" * size) for n in range(count)]
+def many(size: int, count: int, partition: int = 0, of: int = 1) -> list[Any]:
+    talk = next(name for name in map("c{}".format, range(99)) if home(name.encode(), of) == partition)
+    asked = [response(f"p{partition}-{n}-{size}", conversation_id=talk, response="x" * size) for n in range(count)]
     return [record(one, n, topic="responses", partition=partition) for n, one in enumerate(asked)]
 
 
@@ -407,10 +409,11 @@ def test_long_texts_after_short_ones_are_taken_by_their_length(size: int, taken:
 
 
 def test_long_texts_of_several_partitions_share_what_is_left_of_the_deadline() -> None:
-    stage = short_ones_are_known().stage
+    stage: Any = short_ones_are_known().stage
+    stage.context = context(partitions=4)
 
     async def run() -> list[int]:
-        plans = await asyncio.gather(*(stage.handle(p, many(5000, 40, p)) for p in range(4)))
+        plans = await asyncio.gather(*(stage.handle(p, many(5000, 40, p, of=4)) for p in range(4)))
         return [len(plan.sends) for plan in plans]
 
     assert asyncio.run(run()) == [2, 2, 1, 1]

@@ -144,7 +144,7 @@ def test_what_people_read_of_a_calibrator_is_signed_too(monkeypatch: pytest.Monk
     file = tmp_path / "keys.toml"
     file.write_text(f'[demur]\nsecret = "{SECRET}"\n')
     settings = load(keys=file)
-    genuine = outgoing("", version(2), "ward", keys_in(file))
+    genuine = outgoing("", version(2), keys_in(file))
     forged = genuine._replace(value=encode(version(3)))
     records = [SimpleNamespace(**send._asdict()) for send in (genuine, forged, genuine._replace(value=None))]
     monkeypatch.setattr("streams.logbook.read_all", lambda *_: records)
@@ -169,7 +169,7 @@ def test_a_response_that_is_signed_is_scored_and_one_that_is_not_is_red() -> Non
 
 def ours(event: Decision, offset: int, topic: str = "decisions") -> Record:
     """A decision as SCORE sends it."""
-    send = outgoing("", event, event.response_id, KEYS)
+    send = outgoing("", event, KEYS)
     return received(topic, send.key or b"", send.value or b"", send.headers or [], offset)
 
 
@@ -185,7 +185,7 @@ def test_what_a_stage_sends_the_next_accepts_and_a_forged_verdict_is_no_label() 
 
 def test_a_forged_calibration_does_not_serve() -> None:
     known = Calibrations(load(), KEYS)
-    first, second = (outgoing("", version(labels), "ward", KEYS) for labels in (2, 3))
+    first, second = (outgoing("", version(labels), KEYS) for labels in (2, 3))
     known.hear(SimpleNamespace(topic="calibrations", key=first.key, value=first.value, headers=first.headers))
     known.hear(SimpleNamespace(topic="calibrations", key=second.key, value=second.value, headers=first.headers))
     held = known.of("ward").calibration
@@ -194,7 +194,7 @@ def test_a_forged_calibration_does_not_serve() -> None:
 
 
 def test_the_oracle_names_a_record_of_ours_that_is_not_signed() -> None:
-    sends = [outgoing("", decision(id_), id_, keys) for id_, keys in (("r1", KEYS), ("r2", None))]
+    sends = [outgoing("", decision(id_), keys) for id_, keys in (("r1", KEYS), ("r2", None))]
     entries = [
         Entry("decisions", 0, n, send.key, send.value or b"", tuple(send.headers or ())) for n, send in enumerate(sends)
     ]
