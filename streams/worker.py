@@ -10,6 +10,7 @@ from typing import Final
 import mode.loop
 import structlog
 
+from models.errors import DemurError
 from streams import topics
 from streams.health import Health, serve
 from streams.metrics import Metrics
@@ -50,9 +51,14 @@ async def _run(settings: Settings, built: Sequence[Built], metrics: Metrics) -> 
             log.info("working", stages=settings.stages, bootstrap=settings.bootstrap)
             await _until(stop, built)
             if failed := next((b.app for b in built if b.app.crashed), None):
-                _quit(f"stage {failed.conf.id} failed ({failed.crash_reason!r})")
+                _quit(f"stage {failed.conf.id} failed ({_reason(failed.crash_reason)})")
         finally:
             await _end(built)
+
+
+def _reason(error: BaseException | None) -> str:
+    """Name an error; quote it only if it is ours: others may quote patients' text."""
+    return str(error) if isinstance(error, DemurError) else type(error).__name__
 
 
 def _checks(built: Built) -> dict[str, Callable[[], bool]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from models.errors import DeliveryError
 from streams import watchdog, worker
 from streams.stages import Built
 
@@ -53,3 +54,8 @@ async def test_a_worker_that_harms_ends(ill: Built) -> None:
 async def test_a_stage_that_works_or_has_nothing_to_do_goes_on() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(worker._watch([stage(*range(1000)), stage(None)]), 0.1)
+
+
+def test_an_error_of_others_is_named_and_not_quoted() -> None:
+    assert worker._reason(ValueError("Zebulon Quagga")) == "ValueError"
+    assert worker._reason(DeliveryError("8 records to labels: TimeoutError")) == "8 records to labels: TimeoutError"
