@@ -25,7 +25,7 @@ from models.calibration.serving import Thresholds
 from models.calibration.settings import FilterSettings
 from models.encoder.base import Score
 from models.errors import EventError
-from models.events import Calibration, Decision, Group, Response, as_id, digest
+from models.events import MAX_MESSAGE_BYTES, Calibration, Decision, Group, Response, as_id, digest
 from models.policy import Policy, act, audited
 from models.salience import digest as salience
 from models.tiers import Facts, by_risk, tier
@@ -35,6 +35,9 @@ MAX_UNKNOWN: Final = 0.3
 MAX_WAIT: Final = timedelta(minutes=5)
 """From a response to its decision, or back. What waited longer in the topic was answered without us; a date further
 ahead is wrong, and nothing can be said of its age."""
+MAX_REST: Final = 4 * MAX_MESSAGE_BYTES
+"""Of a message that breaks the contract, to see whose it is. Only one that a producer packed can be larger, and how
+large it is then nobody knows: its header may say whose it is."""
 MAX_TURNS: Final = 64
 """Turns of a conversation whose outcomes are kept."""
 

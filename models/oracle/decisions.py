@@ -18,6 +18,8 @@ from models.policy import Policy
 from models.salience import digest as salience
 
 Complaint = tuple[str, str]
+MAX_REST: Final = 4_000_000
+"""Bytes of a message that breaks the contract which are read to see whose it is."""
 TURNS: Final = ("first", "second", "later")
 
 
@@ -202,7 +204,7 @@ def whose(source: Source) -> Whose:
     if isinstance(response, Response):
         return Whose(response.response_id, response.conversation_id, response.deployment)
     try:
-        found = parse(entry.value, limit=len(entry.value))
+        found = parse(entry.value, limit=MAX_REST)
     except EventError:
         found = {"response_id": dict(entry.headers).get("ce_id", b"").decode("ascii", "replace")}
     return Whose(*(as_id(found.get(name)) for name in Whose._fields))

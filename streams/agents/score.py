@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from models.deciding import Failed, History, Stamp, decide, hinges, refuse
+from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, refuse
 from models.encoder.base import Score as Scored
 from models.errors import EventError
 from models.events import Decision, Outcome, Response, parse
@@ -176,7 +176,7 @@ class Score:
 def _rest(record: Record) -> dict[str, Any]:
     """What is left of a message that breaks the contract: at best, whose it is."""
     try:
-        return parse(record.value, limit=len(record.value))
+        return parse(record.value, limit=MAX_REST)
     except EventError:
         return {"response_id": record.headers.get("ce_id", b"").decode("ascii", "replace")}
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from models.calibration.ledger import Ledger
-from models.deciding import Calibrated, History, Stamp
+from models.deciding import MAX_REST, Calibrated, History, Stamp
 from models.deciding import decide as decided_by
 from models.encoder.base import Score as RawScore
 from models.events import MAX_MESSAGE_BYTES, DeadLetter, Decision, Label, Outcome, Response, Scored, decode, encode
@@ -288,6 +288,16 @@ def test_what_belongs_to_nobody_is_a_dead_letter_alone(value: bytes) -> None:
     stage.run([record(value, 0, topic="responses"), record(response(), 1)])
     assert [d.response_id for d in decided(stage)] == ["r1"]
     assert sum(s.topic == "dead-letters" for s in stage.sent) == 1
+
+
+def test_of_what_unpacks_to_more_than_any_message_only_the_header_is_read() -> None:
+    value = orjson.dumps({**GOOD, "response": "x" * MAX_REST})
+    stage = theatre()
+    stage.run([record(value, 0, topic="responses")])
+    assert decided(stage) == []
+    stage.run([record(value, 1, topic="responses")._replace(headers={"ce_id": b"r7"})])
+    [found] = decided(stage)
+    assert (found.response_id, found.tier, found.reasons) == ("r7", "red", ("invalid_input", "oversized"))
 
 
 def test_one_text_that_breaks_the_encoder_does_not_spoil_its_batch() -> None:
