@@ -10,6 +10,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
   out of order, and what was left out is read again;
 - nobody knows whether anything lies unread: of each partition it is noted when the broker last said that nothing does;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
+- a batch in a codec that is not installed ends a worker, again and again, and no word says where it lies;
 - four tasks are made for every message, and two dozen calls, so slowly that batches hardly fill: what was fetched of a
   partition is passed on as one message, whose value is the list of what was read.
 """
@@ -21,14 +22,18 @@ from datetime import UTC, datetime
 from itertools import islice
 from math import inf
 from time import monotonic
+from traceback import walk_tb
 from typing import Any, Final, cast
 
 import structlog
+from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.errors import UnsupportedCodecError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+from models.errors import DeliveryError
 from streams.wire import Record, told
 
 FETCH_WAIT_MS: Final = 50
@@ -103,6 +108,12 @@ class ConsumerThread(AIOKafkaConsumerThread):
         consumer._max_partition_fetch_bytes = max(FETCH_BYTES, RECORD_BYTES * transport.app.stage.batch)
         return consumer
 
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super()._fetch_records(*args, **kwargs)
+        except UnsupportedCodecError as error:
+            raise packed(error) from None
+
     async def on_start(self) -> None:
         """Start, and take note of every heartbeat that is answered."""
         await super().on_start()
@@ -141,6 +152,17 @@ class ConsumerThread(AIOKafkaConsumerThread):
         if new := [tp for tp, offset in committed.items() if not offset]:
             await consumer.seek_to_beginning(*new)
         return committed
+
+
+def packed(error: UnsupportedCodecError) -> DeliveryError:
+    """Say where a batch lies that cannot be unpacked; those who unpack it are in the error's frames."""
+    frames = (frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__))
+    found = [one for one in frames if isinstance(one, PartitionRecords)]
+    where = f"{found[-1]._tp.topic}/{found[-1]._tp.partition}/{found[-1].next_fetch_offset}" if found else "a topic"
+    return DeliveryError(
+        f"the batch at {where} is compressed, and its codec is not installed: `pip install cramjam` where the workers "
+        "run; run `demur topics`, so that the broker unpacks what comes, or let its producer not compress"
+    )
 
 
 class Consumer(AIOKafkaConsumer):

@@ -233,11 +233,11 @@ def _unknown(name: str) -> str:
 
 def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
     """Yield what no single field can know: the setting at fault, and what is wrong with it."""
-    if (far := _far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):
+    if (host := far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):
         yield (
             "bootstrap",
             (
-                f"{far} is another machine and TLS is off: set DEMUR_CAFILE, or DEMUR_ALLOW_PLAINTEXT=true "
+                f"{host} is another machine and TLS is off: set DEMUR_CAFILE, or DEMUR_ALLOW_PLAINTEXT=true "
                 "to let patients' text travel in the clear"
             ),
         )
@@ -251,7 +251,7 @@ def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
         yield "settle_s", f"must be shorter than DEMUR_HORIZON_S ({s.horizon_s:g})"
 
 
-def _far(bootstrap: str) -> str | None:
+def far(bootstrap: str) -> str | None:
     """Return the first host that is not this machine."""
     hosts = (address.rpartition(":")[0].strip("[]") for address in bootstrap.split(","))
     return next((host for host in hosts if not _near(host)), None)

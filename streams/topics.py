@@ -4,6 +4,8 @@
 `responses` meets `outcomes` in SCORE and `decisions` meets `feedback` in JOIN because equal keys lie in partitions of
 equal number, and a changelog must be cut like the topic it follows. A topic cut otherwise stops the start.
 
+**What the broker takes** it keeps unpacked and dated by its own clock, whoever sends it (`TAKEN`).
+
 Workers need no permission to create: `create` is the administrator's, run by `demur topics`.
 """
 
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, NamedTuple
 
+import structlog
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -31,11 +34,14 @@ from models.events import (
     Response,
 )
 from streams.connection import kafka_options, reach, refused
-from streams.settings import INPUT_RETENTION, Settings
+from streams.settings import INPUT_RETENTION, Settings, far
 
 CONNECT_MS: Final = 10_000
 """A broker that listens answers within that; kafka-python would wait for 30 s."""
-SHOWN: Final = frozenset({"cleanup.policy", "retention.ms"})
+TAKEN: Final = {"compression.type": "uncompressed", "message.timestamp.type": "LogAppendTime"}
+"""A batch in a codec that we lack would stop its reader for ever, and a packed one may unpack to a thousandfold: the
+broker unpacks it, and refuses what is too large. A producer whose clock says 1970 would have its events deleted."""
+SHOWN: Final = frozenset({"cleanup.policy", "retention.ms", *TAKEN})
 RECORD_RETENTION: Final = timedelta(days=184)
 """What was decided, learnt and raised is kept for the longest half-year: articles 19 and 26(6) of the EU AI Act ask for
 logs of six months at least. It holds no patients' text."""
@@ -45,6 +51,8 @@ DELETION_KEPT: Final = timedelta(days=7)
 
 MAX_STATE_BYTES: Final = 8 * 2**20
 """A calibrator of a thousand groups and some thousand clinicians is one message; Kafka's default is 1 MiB."""
+
+log = structlog.get_logger(__name__)
 
 INPUTS: Final[tuple[type[Event], ...]] = (Response, Feedback)
 RECORDS: Final[tuple[type[Event], ...]] = (Decision, Label, Outcome, Closure, Alarm, Change, DeadLetter)
@@ -61,11 +69,12 @@ class Topic(NamedTuple):
     def configs(self) -> dict[str, str]:
         """Kafka's topic configuration."""
         if self.retention:
-            return {"cleanup.policy": "delete", "retention.ms": str(int(self.retention.total_seconds() * 1000))}
+            kept = str(int(self.retention.total_seconds() * 1000))
+            return TAKEN | {"cleanup.policy": "delete", "retention.ms": kept}
         # The segment being written is never compacted: an hour bounds what a restart reads twice.
         compacted = {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
         kept = str(int(DELETION_KEPT.total_seconds() * 1000))
-        return compacted | {"max.message.bytes": str(MAX_STATE_BYTES), "delete.retention.ms": kept}
+        return TAKEN | compacted | {"max.message.bytes": str(MAX_STATE_BYTES), "delete.retention.ms": kept}
 
 
 class Found(NamedTuple):
@@ -74,6 +83,11 @@ class Found(NamedTuple):
     topic: Topic
     partitions: int
     configs: dict[str, str]
+
+    @property
+    def wrong(self) -> dict[str, str]:
+        """What of `TAKEN` it lacks. A broker that does not know a setting does not name it either."""
+        return {name: value for name, value in TAKEN.items() if self.configs.get(name, value) != value}
 
 
 def plan(settings: Settings, changelogs: Iterable[str] = ()) -> tuple[Topic, ...]:
@@ -89,12 +103,17 @@ def plan(settings: Settings, changelogs: Iterable[str] = ()) -> tuple[Topic, ...
 
 
 def create(settings: Settings, changelogs: Iterable[str] = ()) -> list[str]:
-    """Create what is missing and return its names. Raises `SettingsError` if an existing topic is cut otherwise."""
+    """Create what is missing and return its names; let the broker take records as it should where it does not.
+
+    Raises `SettingsError` if an existing topic is cut otherwise.
+    """
     wanted = plan(settings, changelogs)
     with administrator(settings) as admin:
-        missing = [found.topic for found in _look(admin, wanted) if not found.partitions]
-        if missing:
+        found = _look(admin, wanted)
+        if missing := [one.topic for one in found if not one.partitions]:
             _create(admin, missing, settings.replication)
+        if wrong := [one for one in found if one.wrong]:
+            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, w.topic.name, w.wrong) for w in wrong])
         check(_look(admin, wanted))
     return [topic.name for topic in missing]
 
@@ -106,8 +125,12 @@ def describe(settings: Settings, changelogs: Iterable[str] = ()) -> list[Found]:
 
 
 def check(found: Iterable[Found]) -> None:
-    """Raise `SettingsError` for the first topic that is missing or cut otherwise than the plan says."""
-    for topic, partitions, _ in found:
+    """Raise `SettingsError` for the first topic that is missing or cut otherwise than the plan says.
+
+    Where the broker takes records as they come, all goes well until somebody sends others: that is a warning.
+    """
+    for one in found:
+        topic, partitions, _ = one
         if not partitions:
             raise SettingsError(f"topic {topic.name} does not exist: run `demur topics`")
         if partitions != topic.partitions:
@@ -115,20 +138,38 @@ def check(found: Iterable[Found]) -> None:
                 f"topic {topic.name} has {partitions} partitions, not {topic.partitions}: what is joined must be cut "
                 f"alike; set DEMUR_PARTITIONS={partitions}, or another DEMUR_TOPIC_PREFIX, or delete the topic",
             )
+        if one.wrong:
+            log.warning(
+                "producers may stop readers of this topic, or have its records deleted too soon",
+                topic=topic.name,
+                lacks=one.wrong,
+                remedy="run `demur topics` as one who may alter its configuration",
+            )
 
 
 @contextmanager
 def administrator(settings: Settings) -> Iterator[KafkaAdminClient]:
-    """Connect. Raises `SettingsError` when no broker answers."""
+    """Connect. Raises `SettingsError` when no broker answers, or one is another machine and nothing is encrypted."""
     reach(settings)
     try:
         admin = KafkaAdminClient(**kafka_options(settings), bootstrap_timeout_ms=CONNECT_MS)
     except KafkaError:
         raise refused(settings) from None
     try:
+        _check_near(settings, admin)
         yield admin
     finally:
         admin.close()
+
+
+def _check_near(settings: Settings, admin: KafkaAdminClient) -> None:
+    """The bootstrap address may be a tunnel's: clients go where the brokers say that they are."""
+    brokers = (f"{broker['host']}:{broker['port']}" for broker in admin.describe_cluster()["brokers"])
+    if not (settings.encrypted or settings.allow_plaintext) and (host := far(",".join(brokers))):
+        raise SettingsError(
+            f"DEMUR_BOOTSTRAP: the brokers behind it are at {host}, another machine, and TLS is off: set DEMUR_CAFILE, "
+            "or DEMUR_ALLOW_PLAINTEXT=true to let patients' text travel in the clear"
+        )
 
 
 def _look(admin: KafkaAdminClient, wanted: Iterable[Topic]) -> list[Found]:
