@@ -24,6 +24,7 @@ from models.calibration.filter import Filter
 from models.calibration.serving import Thresholds
 from models.calibration.settings import FilterSettings
 from models.encoder.base import Score
+from models.encoder.template import clean
 from models.errors import EventError
 from models.events import MAX_MESSAGE_BYTES, Calibration, Decision, Group, Response, as_id, digest
 from models.policy import Policy, act, audited
@@ -97,12 +98,17 @@ class History(Struct, frozen=True):
 
 
 def groups(response: Response, history: History, chosen: tuple[Group, ...]) -> dict[str, str]:
-    """Return the groups whose offsets the calibrator learns: those chosen, and the moment if there is no answer yet."""
+    """Return the groups whose offsets the calibrator learns: those chosen, and the moment if there is no answer yet.
+
+    Their values are brought to one form, as texts are: spelt in other bytes, a group that is braked would be a new one.
+    """
     known: dict[str, str] = {
         "history": history.word(),
         "turn": "first" if response.turn == 0 else "second" if response.turn == 1 else "later",
     }
-    found: dict[str, str] = {name: known.get(name) or getattr(response, name) or "unknown" for name in sorted(chosen)}
+    found: dict[str, str] = {
+        name: known.get(name) or clean(getattr(response, name) or "") or "unknown" for name in sorted(chosen)
+    }
     if response.response is None:
         found["moment"] = "pre-response"
     return found

@@ -3,6 +3,7 @@
 from datetime import datetime
 from math import exp
 from typing import Final
+from unicodedata import category
 
 from models.accounts.run import Promise, Standing
 from models.accounts.tallies import Cell
@@ -16,6 +17,15 @@ STANDING: Final[dict[Standing, str]] = {
     "above": "above the promise",
     "below": "below the promise",
 }
+
+
+def visible(text: str) -> str:
+    r"""Leave out what steers a terminal instead of being seen: topics may hold names from outside.
+
+    >>> visible("do\x1b]52;c;x\x07sing\nµg")
+    'do]52;c;xsing\nµg'
+    """
+    return "".join(one for one in text if one == "\n" or category(one)[0] != "C")
 
 
 def percent(share: float | None) -> str:

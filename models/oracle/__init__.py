@@ -10,8 +10,8 @@
 
 Nothing here runs the stages' code: not `joining`, `tiers`, `policy.act`, `deciding`, nor the scorers' reading of a
 calibration. Shared, because a second one would be absurd: the wire types and their decoding (the contract itself), the
-calibrator's fold `Ledger` (see `calibrators`), the tokens of doses and drugs (`salience`: a vocabulary), and the
-partition of a key (`partitions`: Kafka's).
+calibrator's fold `Ledger` (see `calibrators`), the tokens of doses and drugs (`salience`: a vocabulary), the
+partition of a key (`partitions`: Kafka's), and the normal form of text (`template.clean`: Unicode's).
 
 **What it decides.** Whatever the interleaving of topics, batches, crashes and redeliveries was, and at any speed:
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from models.encoder.template import clean
 from models.errors import EventError
 from models.events import DeadLetter, Decision, Outcome, Response, as_id, parse
 from models.oracle.calibrators import Versions
@@ -187,7 +188,7 @@ def _groups(decision: Decision, response: Response, policy: Policy, words: set[s
     told = {"turn": TURNS[min(response.turn, len(TURNS) - 1)]}
     chosen = set(policy.groups)
     wanted: dict[str, str] = {
-        name: told.get(name) or getattr(response, name) or "unknown" for name in chosen - {"history"}
+        name: told.get(name) or clean(getattr(response, name) or "") or "unknown" for name in chosen - {"history"}
     }
     if response.response is None:
         wanted["moment"] = "pre-response"

@@ -3,7 +3,9 @@
 from rich.console import Console
 from rich.text import Text
 
+from streams.words import visible
+
 
 def say(text: str) -> None:
     """Print as it stands: no markup, nothing coloured, no line broken, so that it can be searched and copied."""
-    Console().print(Text(text), soft_wrap=True)
+    Console().print(Text(visible(text)), soft_wrap=True)

@@ -17,7 +17,7 @@ from models.accounts.spans import spans
 from models.accounts.tallies import TIERS, Cell, Tiers
 from models.events import Alarm, Tier
 from streams.live.strip import bar, strip
-from streams.words import between, brief, figure, lag, percent, promised, rate, score
+from streams.words import between, brief, figure, lag, percent, promised, rate, score, visible
 
 COLOUR: Final[dict[Tier, str]] = {"green": "green", "yellow": "yellow", "red": "red"}
 STANDING: Final[dict[Standing, tuple[str, str]]] = {
@@ -108,7 +108,7 @@ def _group_row(accounts: Accounts, scope: str, cuts: Cuts, width: int) -> list[T
     total = accounts.tallies.total(scope)
     whole = _sum(total)
     return [
-        Text(scope.partition("=")[2]),  # names are not markup
+        Text(visible(scope.partition("=")[2])),  # names are not markup
         strip(series, top=1.0),
         percent(total["green"].count / whole.count if whole.count else None),
         percent(rate(whole)),
@@ -140,7 +140,7 @@ def alarms(accounts: Accounts, run: Run, rows: int) -> RenderableType:
 def _alarm(alarm: Alarm) -> Text:
     said = f"  evidence {figure(alarm.statistic)}"
     return Text.assemble(
-        brief(alarm.raised_at), "  ", (f"▲ {alarm.kind}", "bold red"), f" {alarm.scope}", (said, "dim")
+        brief(alarm.raised_at), "  ", (f"▲ {alarm.kind}", "bold red"), f" {visible(alarm.scope)}", (said, "dim")
     )
 
 

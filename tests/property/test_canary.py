@@ -121,6 +121,20 @@ def test_neither_metrics_nor_the_report_name_the_patient(
     assert leaks(report.read_bytes(), report.with_name("summary.json").read_bytes()) == []
 
 
+def test_no_category_steers_the_terminal_of_whoever_reads_it() -> None:
+    """It is the one text that travels on, as a group."""
+    stages = Rehearsal(3, crashes=False)
+    good = next(event for event in GOOD if event["type"] == "response")
+    told = {"\x1b]52;c;eA==\x07dosing": "]52;c;eA==dosing", "\u202edos\u200ding\x00": "dosing", "\x85": "unknown"}
+    for n, category in enumerate(told):
+        value = orjson.dumps(good | {"response_id": f"r{n}", "category": category})
+        stages.put("responses", key_of("responses", value), value, [])
+    logs = stages.run().finish(at(60 * 86_400)).left()
+    found = [orjson.loads(e.value) for e in logs.entries["decisions"] if b"watermark" not in e.value]
+    assert {one["groups"]["category"] for one in found} == set(told.values())
+    assert check(logs, RULES).differences == []
+
+
 def test_the_oracle_names_places_and_fields_but_not_the_patient(rehearsal: Played) -> None:
     logs = rehearsal[0].left()
     tampered = [e._replace(value=b'{"Zebulon":"Quagga"}') for e in logs.entries["labels"]]

@@ -67,6 +67,23 @@ def test_names_are_shown_as_they_stand(week):
     assert [name for name in groups.values() if name not in out.file.getvalue()] == []
 
 
+def test_no_name_steers_the_terminal(week):
+    """Topics may hold what an older version wrote, or another."""
+    accounts, steering = fed(week), "dosing\x1b]52;c;eA==\x07"
+    decision, alarm = (
+        next(event for _, event, _ in week.records if isinstance(event, kind)) for kind in (Decision, Alarm)
+    )
+    for n in range(500):
+        accounts.observe("decisions", replace(decision, response_id=f"x{n}", groups={"category": steering}), 0)
+    late = max(one.raised_at for one in accounts.alarms.values()).replace(year=2100)
+    accounts.observe("alarms", replace(alarm, alarm_id="x", scope=f"category={steering}", raised_at=late), 0)
+    out = console(120, 60, terminal=False)
+    out.print(Screen(accounts, week.run(), 10.0))
+    shown = out.file.getvalue()
+    assert shown.count("dosing]52;c;eA==") == 2
+    assert "\x1b" not in shown
+
+
 def test_the_screen_shows_tiers_cuts_alarm_lag_and_no_patient_text(week):
     out = console(120, 40)
     out.print(Screen(fed(week), week.run(), 10.0))

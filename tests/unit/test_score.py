@@ -396,6 +396,18 @@ def test_no_more_is_taken_than_the_encoder_soon_answers(a_second: float, batch: 
     assert stage.batch == batch
 
 
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [("pe\u0301diatrie", "p\u00e9diatrie"), (" dosing\t", "dosing"), ("do\x1b]0;x\x07sing", "do]0;xsing"),
+     ("\u200b", "unknown"), ("5\u00a0\u00b5g", "5 \u03bcg")],
+)  # fmt: skip
+def test_a_group_has_one_name_however_it_is_spelt(told: str, known: str) -> None:
+    """A calibrator that brakes one would know nothing of the other, which could be green."""
+    stage = theatre()
+    stage.run([record(response(category=told), 0)])
+    assert decided(stage)[0].groups["category"] == known
+
+
 def many(size: int, count: int, partition: int = 0, of: int = 1) -> list[Any]:
     talk = next(name for name in map("c{}".format, range(99)) if home(name.encode(), of) == partition)
     asked = [response(f"p{partition}-{n}-{size}", conversation_id=talk, response="x" * size) for n in range(count)]
