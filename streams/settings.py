@@ -126,8 +126,10 @@ class Settings(BaseSettings):
     """Wait for contradictions after a first verdict."""
     orphan_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 86_400.0
     """Wait for the response of a feedback that came first: longer than SCORE may stand still."""
-    salience_key: SecretStr | None = None
-    """Keys the digests of doses, drugs and negations that decisions carry; without it they could be guessed."""
+    salience_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Keys the digests of patients' text that decisions carry (`input_digest`; `salience_digest` of doses, drugs and
+    negations), which could be guessed without it: 32 characters or more of a good source, the same for SCORE, JOIN and
+    `demur verify`. A broker on another machine is refused without it."""
 
     http_host: str = "127.0.0.1"
     """Address of `/healthz` and `/metrics`."""
@@ -239,6 +241,14 @@ def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
             (
                 f"{host} is another machine and TLS is off: set DEMUR_CAFILE, or DEMUR_ALLOW_PLAINTEXT=true "
                 "to let patients' text travel in the clear"
+            ),
+        )
+    if far(s.bootstrap) and not s.salience_key:
+        yield (
+            "salience_key",
+            (
+                "a broker on another machine holds digests of patients' text, which could be guessed: set 32 "
+                "characters or more of a good source, the same for SCORE, JOIN and `demur verify`"
             ),
         )
     if s.password and not s.username:

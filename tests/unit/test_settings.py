@@ -11,6 +11,7 @@ from streams.connection import faust_credentials, kafka_options, ssl_context
 from streams.settings import Settings, load
 
 FAR = "kafka.example.org:9093"
+SALT = "k3y of thirty-two characters or more"
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,8 @@ def test_arguments_win_over_the_environment_and_the_environment_over_the_file(
         ({"bootstrap": "kafka:99999"}, "DEMUR_BOOTSTRAP: write host:port"),
         ({"bootstrap": FAR}, "DEMUR_BOOTSTRAP: kafka.example.org is another machine and TLS is off: set DEMUR_CAFILE"),
         ({"bootstrap": f"127.0.0.1:9092,{FAR}"}, "kafka.example.org is another machine"),
+        ({"bootstrap": FAR, "tls": True}, "DEMUR_SALIENCE_KEY: a broker on another machine holds digests of patients'"),
+        ({"salience_key": "k3y"}, "DEMUR_SALIENCE_KEY: Value should have at least 32 items"),
         ({"stages": "score,jion"}, "DEMUR_STAGES: Input should be 'score', 'join', 'learn' or 'watch'"),
         ({"stages": ()}, "DEMUR_STAGES: Value should have at least 1 item"),
         ({"store": "redis"}, "DEMUR_STORE: Input should be 'memory' or 'rocksdb'"),
@@ -87,9 +90,10 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
 
 
 def test_secrets_are_never_shown() -> None:
-    settings = load(username="u", password="s3cret", salience_key="k3y", bootstrap="localhost:9092")
+    settings = load(username="u", password="s3cret", salience_key=SALT, bootstrap="localhost:9092")
     assert "s3cret" not in f"{settings!r} {settings}"
-    assert "k3y" not in f"{settings!r} {settings}"
+    assert SALT not in f"{settings!r} {settings}"
+    assert "k3y" not in sentence(salience_key="k3y")
     assert "s3cret" not in sentence(password=["s3cret"], partitions=0)
 
 
@@ -99,13 +103,13 @@ def test_this_machine_needs_no_tls(bootstrap: str) -> None:
 
 
 def test_plain_text_to_another_machine_needs_the_users_word() -> None:
-    settings = load(bootstrap=FAR, allow_plaintext=True)
+    settings = load(bootstrap=FAR, allow_plaintext=True, salience_key=SALT)
     assert kafka_options(settings)["security_protocol"] == "PLAINTEXT"
     assert faust_credentials(settings) is None
 
 
 def test_tls_and_scram_reach_both_clients() -> None:
-    settings = load(bootstrap=FAR, tls=True, username="u", password="s3cret")
+    settings = load(bootstrap=FAR, salience_key=SALT, tls=True, username="u", password="s3cret")
     options = kafka_options(settings)
     assert (options["security_protocol"], options["sasl_mechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
     assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("u", "s3cret")
@@ -115,14 +119,14 @@ def test_tls_and_scram_reach_both_clients() -> None:
 
 
 def test_tls_alone_reaches_both_clients() -> None:
-    settings = load(bootstrap=FAR, tls=True)
+    settings = load(bootstrap=FAR, salience_key=SALT, tls=True)
     assert kafka_options(settings)["security_protocol"] == "SSL"
     assert faust_credentials(settings).protocol.value == "SSL"
 
 
 def test_certificates_that_are_none_are_named() -> None:
     with pytest.raises(SettingsError, match="DEMUR_CAFILE"):
-        ssl_context(load(bootstrap=FAR, cafile=__file__))
+        ssl_context(load(bootstrap=FAR, salience_key=SALT, cafile=__file__))
 
 
 def test_settings_cannot_change() -> None:
