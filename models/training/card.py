@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models.training.metrics import Metrics
+from models.training.vocabulary import FEWEST
 
 _KINDS: Final = {
     "cross": "A transformers classifier over (context and query, response).",
@@ -29,6 +30,9 @@ Text template {template}, seed {seed}, {libraries}. Training data (BLAKE2b): `{d
 
 **Not for** deciding about patients, ranking clinicians, or use without a calibrator and a human in charge. The
 verdicts it learnt from are opinions: who judges weighs as much as what is judged. Silence is no verdict.
+
+**Patients' words.** A vocabulary that was learnt from the training texts has only words of {fewest} conversations or
+more. That is no anonymity: weights may remember texts, so pass the model on as you would pass on what it learnt from.
 """
 
 
@@ -41,6 +45,7 @@ def write_card(folder: Path, facts: dict[str, Any], after: Metrics, before: Metr
         "after": _row(after),
         "before": _row(before),
         "truncated": truncated,
+        "fewest": FEWEST,
     }
     (folder / "README.md").write_text(_TEXT.format_map({**facts, **known}), encoding="utf-8")
 

@@ -33,7 +33,7 @@ from models.training.loop import Lesson, Rows, Stop, Track, run
 from models.training.losses import Loss, lessons, loss, severities
 from models.training.metrics import Metrics, measure, sigmoid
 from models.training.places import check_free, moved_in, put
-from models.training.vocabulary import learn
+from models.training.vocabulary import common, learn
 from models.training.warm import plant
 
 Progress = Callable[[float, str], None]
@@ -159,8 +159,8 @@ def _check(fitted: Sequence[Example], held: Sequence[Example]) -> None:
 
 
 def _fresh(examples: Sequence[Example], recipe: Recipe) -> _Start:
-    texts = [text for example in examples for text in segments(example.event)]
-    tokenizer = learn(texts, recipe.vocabulary, recipe.length)
+    texts = [(example.question, text) for example in examples for text in segments(example.event)]
+    tokenizer = learn(common(texts), recipe.vocabulary, recipe.length)
     build: Any = BertForSequenceClassification
     model = build(_config(recipe, len(tokenizer)))
     framer = Framer(tokenizer, recipe.length, twins=True)

@@ -1,6 +1,7 @@
 """A WordPiece vocabulary learnt from the training texts, for an encoder that starts from nothing."""
 
 import string
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +17,22 @@ SPECIAL: Final = {
 }
 _INNER: Final = [f"##{character}" for character in string.ascii_lowercase + string.digits]
 """Given to the trainer beforehand: it would number them in random order, and break ties by number."""
+FEWEST: Final = 5
+"""Conversations in which a word must occur to be learnt: whoever has a model reads its vocabulary, and a patient's name
+stands in the few that are about him, often. As few as statistical offices publish no cell of."""
+
+
+def common(texts: Sequence[tuple[str, str]]) -> list[str]:
+    """Return texts, given with their conversations, whose words are of `FEWEST` conversations; others are spelt out.
+
+    >>> common([*((str(n), "give aspirin") for n in range(5)), ("5", "Give Quagga aspirin")])[-1]
+    'give q u a g g a aspirin'
+    """
+    words = _tokenizer({}).pre_tokenizer.pre_tokenize_str
+    plain = _tokenizer({}).normalizer.normalize_str
+    cut = [(conversation, [word for word, _ in words(plain(text))]) for conversation, text in texts]
+    known = Counter(word for word, _ in {(word, conversation) for conversation, text in cut for word in text})
+    return [" ".join(word if known[word] >= FEWEST else " ".join(word) for word in text) for _, text in cut]
 
 
 def learn(texts: Sequence[str], size: int, length: int) -> Any:
