@@ -17,7 +17,10 @@ DemurError
     └── Invalid          a field is missing, of the wrong type, or out of range
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MOST_SAID: Final = 500
+"""Characters of what is said of a message: a dead letter must be sent, whatever it is about."""
 
 
 class DemurError(Exception):
@@ -52,6 +55,9 @@ class EventError(DemurError):
     """A message breaks the contract. Its text never quotes the message: it may hold patient data."""
 
     code: ClassVar[str] = "invalid"
+
+    def __str__(self) -> str:
+        return super().__str__()[:MOST_SAID]
 
 
 class Undecodable(EventError):

@@ -14,7 +14,7 @@ from models.calibration.belief import Curve, Offset
 from models.calibration.serving import Key
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
-from models.events import Count
+from models.events import Count, unquoted
 
 SCHEMA: Final = 3
 
@@ -87,13 +87,13 @@ def read(state: object) -> State:
     """Check a JSON object. Raises `StateError` if it is of another version or not whole."""
     version = state.get("schema") if isinstance(state, dict) else None
     if version != SCHEMA:
-        raise StateError(
-            f"calibrator state of schema {version!r}; this version reads {SCHEMA}: rebuild from the labels"
-        )
+        shown = version if isinstance(version, int) else "of another type"
+        raise StateError(f"calibrator state of schema {shown}; this version reads {SCHEMA}: rebuild from the labels")
     try:
         return msgspec.convert(state, State)
     except msgspec.ValidationError as error:
-        raise StateError(f"calibrator state is damaged: {error}") from None
+        what = "it has an unknown field" if "unknown field" in str(error) else unquoted(error)  # whose name is not ours
+        raise StateError(f"calibrator state is damaged: {what}") from None
 
 
 def read_curve(state: State) -> Curve:

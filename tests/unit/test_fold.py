@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.errors import DeliveryError
+from models.errors import MOST_SAID, DeliveryError, Invalid
 from models.events import Alarm, Calibration, Change, Closure, DeadLetter, Instruction, Label, Scored, decode
 from models.policy import Policies, Policy
 from streams.agents import fold
@@ -308,6 +308,23 @@ def test_an_instruction_that_was_set_aside_is_not_followed_when_it_comes_again(c
     assert newest(stage).version == 4
     [letter] = {s.value for s in stage.sent if s.topic == "dead-letters"}
     assert "before the first label" in decode(DeadLetter, letter).detail
+
+
+@pytest.mark.parametrize("parameters", [{"schema": "Zebulon" * 1000}, {"schema": 3, "Zebulon": 1}])
+def test_what_is_wrong_with_an_instruction_is_said_without_its_words(parameters: dict[str, Any]) -> None:
+    wrong = Instruction(
+        instruction_id="i1", deployment="ward", order="rollback", version=1, model_hash="m", by="dr",
+        parameters=parameters, occurred_at=at(9),
+    )  # fmt: skip
+    stage = theatre()
+    stage.run([record(label(1), 0), record(wrong, 1)])
+    [letter] = [s.value for s in stage.sent if s.topic == "dead-letters"]
+    assert "the instruction cannot be followed: calibrator state" in decode(DeadLetter, letter).detail
+    assert b"Zebulon" not in letter
+
+
+def test_a_letter_has_its_bounds_whatever_it_is_about() -> None:
+    assert len(context().letter("learn", record(b"{}", 0), Invalid("x" * 960_000)).detail) == MOST_SAID
 
 
 def test_watch_passes_instructions_over() -> None:
