@@ -15,7 +15,11 @@ prefix), key, `ce_id` and body, each after its length in eight bytes, the highes
 
 Each producer has a secret of its own and the topics that it may write. A record of another, or one that was moved to
 another topic, changed, or given another id, does not fit its signature. A record that is sent again fits: that it
-counts once is the business of ids.
+counts once is the business of ids, and of its partition (`partitions`).
+
+**What no signature guards**, so that access rules must: the changelogs of the stages' rows, which are not signed (only
+workers may write there); and the order of calibrations. Whoever may write to `calibrations` can send an old one again:
+scorers that know a newer one do not take it, but one that starts anew knows only what Kafka's compaction has left.
 
 >>> gateway = Producer(secret="0123456789abcdef" * 2, topics=("responses",))
 >>> keys = Keys({"gateway": gateway})
@@ -46,7 +50,10 @@ Secret = Annotated[str, Meta(min_length=32)]
 
 
 class Producer(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may write. Without `topics` (names without prefix): all. `accepted`: secrets it may sign with as well."""
+    """Who may write to which `topics` (names without prefix; None, for ourselves alone: to all).
+
+    `accepted`: secrets it may sign with as well.
+    """
 
     secret: Secret
     topics: tuple[str, ...] | None = None
@@ -100,10 +107,15 @@ class Keys:
 
 
 def _producer(name: str, table: Any) -> Producer:
+    if not name.isascii():
+        raise SettingsError(f"keys of `{name}`: the name travels in a header: write it in ASCII")
     try:
-        return msgspec.convert(table, Producer)
+        found = msgspec.convert(table, Producer)
     except msgspec.ValidationError as error:
         raise SettingsError(f"keys of `{name}`: {error}") from None
+    if found.topics is None and name != OURS:
+        raise SettingsError(f"keys of `{name}`: `topics` is missing: name those that it may write to, as a list")
+    return found
 
 
 def _mac(secret: str, record: Signed) -> bytes:

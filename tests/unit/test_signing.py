@@ -35,6 +35,7 @@ from tests.unit.test_calibrations import version
 from tests.unit.test_score import Known, Stub, response
 
 SECRET = "0123456789abcdef" * 2
+OUR_TABLE = f"[demur]\nsecret = '{SECRET}'\n"
 KEYS = Keys(
     {
         OURS: Producer(SECRET),
@@ -207,6 +208,11 @@ def test_the_oracle_names_a_record_of_ours_that_is_not_signed() -> None:
     ("text", "expected"),
     [
         ("[gateway]\nsecret = '" + SECRET + "'", "keys: `demur` is missing"),
+        (OUR_TABLE + "[gateway]\nsecret = '" + SECRET + "'", "keys of `gateway`: `topics` is missing: name those"),
+        (
+            OUR_TABLE + "['höhe']\nsecret = '" + SECRET + "'\ntopics = []",
+            "keys of `höhe`: the name travels in a header",
+        ),
         ("[demur]\nsecret = 'short'", "keys of `demur`: Expected `str` of length >= 32"),
         ("[demur]\nsecret = '" + SECRET + "'\ntopic = ['labels']", "keys of `demur`: Object contains unknown field"),
         ("demur = 1", "keys of `demur`: Expected `object`"),
