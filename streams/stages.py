@@ -128,7 +128,7 @@ def _score(settings: Settings, context: Context) -> Built:
     app = create_app(settings, "score", INPUTS["score"], lambda state: score.Score(context, state, expiry, parts))
     app.task(calibrations.follow)
     app.task(encoder.watch)
-    return Built(app, {"model": lambda: not encoder.hangs, "calibrations": lambda: calibrations.caught_up})
+    return Built(app, {"model": lambda: not encoder.hangs, "calibrations": lambda: calibrations.in_contact})
 
 
 def _join(settings: Settings, context: Context) -> Built:
