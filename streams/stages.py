@@ -18,6 +18,7 @@ from models.events import Closure, Decision, Feedback, Label, Outcome, Response
 from models.joining import Horizons
 from models.policy import Policies
 from models.signing import Keys
+from streams import topics
 from streams.agents import fold, score
 from streams.agents.common import Context
 from streams.agents.expiry import Expiry
@@ -155,7 +156,9 @@ def _fold(folded: fold.Kind, settings: Settings, context: Context) -> Built:
 
 
 def __getattr__(name: str) -> App:
-    """Build a stage when Faust's command asks for it by name; nothing happens at import."""
+    """Build a stage when Faust's command asks for it by name, if its topics are cut so; nothing happens at import."""
     if name in STAGES:
-        return build(name, load(), Metrics()).app
+        settings = load()
+        topics.check(topics.describe(settings, changelogs(settings)))
+        return build(name, settings, Metrics()).app
     raise AttributeError(name)
