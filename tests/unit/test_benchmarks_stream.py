@@ -42,7 +42,7 @@ def test_our_stage_and_the_rule_of_the_peers_come_to_the_same(seed: int, size: i
     items = feed.join(300, seed)
     sent: set[bytes] = set()
     for partition in range(feed.PARTITIONS):
-        stage = Theatre(lambda state: Join(context(), state, feed.HORIZONS, Stopwatch(), b""))
+        stage = Theatre(lambda state: Join(context(feed.PARTITIONS), state, feed.HORIZONS, Stopwatch(), b""))
         records = [
             Record(i.topic, partition, at, i.key, i.value, {}, 0.0)
             for i, at in feed.by_place(items)
