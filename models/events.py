@@ -37,6 +37,10 @@ Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 """Printable ASCII without spaces: safe in keys, headers, logs and file names of any system. `decode` sees to that for
 all of an event at once: a pattern here would take a microsecond for each."""
 Name = Annotated[str, Meta(max_length=128)]
+Person = Annotated[str, Meta(max_length=128, pattern=r"\A(?=.*\S)[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+\Z")]
+"""A name as people have them: not blank, and nothing in it that would break or turn a line of a log."""
+Remark = Annotated[str, Meta(max_length=500)]
+"""A sentence or two."""
 Text = Annotated[str, Meta(max_length=200_000)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
@@ -273,8 +277,8 @@ class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
     groups: tuple[Group, ...] | None = None
     ceilings: dict[str, float] = {}
     scope: Name = ""
-    by: Id
-    why: Name = ""
+    by: Person
+    why: Remark = ""
     occurred_at: Instant
 
 

@@ -66,12 +66,13 @@ def decisions_in(path: Path) -> list[Decision]:
     return list(read_lines(path, lambda line: decode(Decision, line)))
 
 
-def instruct(settings: Settings, instruction: Instruction) -> None:
-    """Put an instruction into a deployment's label log, and wait until the broker has it."""
+def instruct(settings: Settings, instruction: Instruction) -> tuple[int, int]:
+    """Put an instruction into a deployment's label log, and return at which partition and offset the broker has it."""
     send = outgoing(settings.topic_prefix, instruction, keys_in(settings.keys))
     reach(settings)
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
-        producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
+        sent = producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
+    return sent.partition, sent.offset
 
 
 def _genuine(settings: Settings, types: Any, records: Iterable[Any]) -> list[Any]:

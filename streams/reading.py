@@ -32,7 +32,7 @@ def read_all(settings: Settings, topic: str, newest: int | None = None) -> list[
 def read_to(consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> Iterator[ConsumerRecord]:
     """Yield records until every partition has been read at least to its end."""
     while any(consumer.position(partition) < _end(consumer, partition, end) for partition, end in ends.items()):
-        yield from _poll(consumer, FETCH_MS)
+        yield from poll(consumer, FETCH_MS)
 
 
 def tail(settings: Settings, *topics: str, wait_ms: int = 200) -> Iterator[list[ConsumerRecord]]:
@@ -42,7 +42,7 @@ def tail(settings: Settings, *topics: str, wait_ms: int = 200) -> Iterator[list[
     """
     with reader(settings, topics) as (consumer, _):
         while True:
-            yield _poll(consumer, wait_ms)
+            yield poll(consumer, wait_ms)
 
 
 def _end(consumer: KafkaConsumer, partition: TopicPartition, asked: int) -> int:
@@ -50,7 +50,8 @@ def _end(consumer: KafkaConsumer, partition: TopicPartition, asked: int) -> int:
     return max(asked, consumer.highwater(partition) or 0)
 
 
-def _poll(consumer: KafkaConsumer, wait_ms: int) -> list[ConsumerRecord]:
+def poll(consumer: KafkaConsumer, wait_ms: int) -> list[ConsumerRecord]:
+    """Return what is new to a consumer, within `wait_ms` milliseconds at most; an empty list if nothing came."""
     return [record for batch in consumer.poll(wait_ms, max_records=10_000).values() for record in batch]
 
 

@@ -16,8 +16,8 @@ from models.calibration.brake import together
 from models.calibration.control import Difference, compare
 from models.calibration.history import History, differences, gaps
 from models.calibration.learning import Learning
-from models.errors import SettingsError, StateError
-from models.events import Calibration, Change, Instruction, Order, Standing
+from models.errors import EventError, SettingsError, StateError
+from models.events import Calibration, Change, DeadLetter, Instruction, Order, Standing, decode, encode
 from models.policy import Policy
 from streams.clock import WallClock
 from streams.commands import say
@@ -31,11 +31,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Corrected = Annotated[bool, typer.Option("--corrected", help="Honour corrections and revocations.")]
 Apply = Annotated[bool, typer.Option("--apply", help="With --corrected: let it take the running one's place.")]
 By = Annotated[str, typer.Option("--by", help="Who orders it: it stands in the log.")]
-Why = Annotated[str, typer.Option("--why", help="Why, in a few words.")]
+Why = Annotated[str, typer.Option("--why", help="Why, in a sentence or two.")]
 
 SAMPLE = 5000
 """Decisions of each partition on which the shares of two versions are compared."""
 LEVELS = {"green": "green below", "red": "red from"}
+TAKEN = {
+    "by": "--by: give a name of 1 to 128 characters, without line breaks or other control characters",
+    "why": "--why: say it in at most 500 characters",
+    "scope": "SCOPE: name a group in at most 128 characters, such as site=north",
+}
+"""What LEARN reads of an instruction's words, by field."""
 SHOWN = 12
 """Differences of a rebuilt state that are shown."""
 
@@ -163,7 +169,8 @@ def _whole(then: Learning) -> dict[str, Any]:
 
 
 def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str, **rest: Any) -> None:
-    from streams.logbook import instruct  # noqa: PLC0415 (quick `--help`)
+    """Send an instruction that keeps to the contract, and say what LEARN did. Raises `StateError` if it could not."""
+    from streams import orders  # noqa: PLC0415 (quick `--help`)
 
     facts = {"version": now.version, **rest}
     instruction = Instruction(
@@ -176,8 +183,25 @@ def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str,
         occurred_at=now.as_of if settings.time_source == "event" else WallClock().now(),
         **facts,
     )
-    instruct(settings, instruction)
-    say(f"{order} sent to LEARN: see `demur calibrator log {now.deployment}`")
+    match orders.give(settings, _checked(instruction)):
+        case Change(after=after):
+            say(f"done: version {after.version}; see `demur calibrator log {now.deployment}`")
+        case DeadLetter(detail=detail):
+            raise StateError(f"LEARN could not follow the {order}, and nothing has changed: {detail}")
+        case None:
+            say(
+                f"sent, and not followed yet: LEARN has not answered for {orders.WAIT_S:.0f} s. The {order} lies in the "
+                f"label log and is followed when a worker runs: see `demur calibrator log {now.deployment}`"
+            )
+
+
+def _checked(instruction: Instruction) -> Instruction:
+    """Return an instruction as LEARN will read it; raises `SettingsError` for one that LEARN would set aside."""
+    try:
+        return decode(Instruction, encode(instruction))
+    except (EventError, UnicodeEncodeError) as error:
+        wrong = next((option for name, option in TAKEN.items() if f"`$.{name}`" in str(error)), None)
+        raise SettingsError(wrong or f"this {instruction.order} cannot be sent: {error}") from None
 
 
 def _policy(settings: Settings, deployment: str) -> Policy:

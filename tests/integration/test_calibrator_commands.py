@@ -10,13 +10,14 @@ import orjson
 import pytest
 from kafka import KafkaProducer
 
-from models.events import Calibration, Decision, Event, encode
+from models.events import Calibration, Decision, Event, Instruction, encode
 from models.policy import Policy
-from streams import topics
+from streams import orders, topics
 from streams.broker import free_port
 from streams.connection import kafka_options
 from streams.drive import await_ready, worker
 from streams.logbook import newest
+from streams.reading import read_all
 from streams.settings import Settings
 from streams.stages import changelogs
 from tests.integration.test_cli import demur
@@ -24,6 +25,8 @@ from tests.stagecraft import decision
 from tests.unit.test_ledger import log
 
 LABELS = list(log(400))
+WHO = "Anna-Žofie Schmidt (麻酔科)"
+WHY = "Since the new order sets of Tuesday the doses on the wards are judged by other rules: back to before it."
 
 
 @pytest.fixture
@@ -69,15 +72,15 @@ def test_a_calibrator_is_shown_compared_rolled_back_and_rebuilt(learning: Settin
     assert (found["before"], found["after"], found["labels"]) == (200, 400, 200)
     assert found["parameters"]["intercept"][0] != found["parameters"]["intercept"][1]
 
-    at_200 = "calibrator", "rollback", "icu", "200", "--by", "dr.who", "--why", "drill"
-    assert "rollback sent to LEARN" in said(learning, *at_200)
+    at_200 = "calibrator", "rollback", "icu", "200", "--by", WHO, "--why", WHY
+    assert "done: version 401" in said(learning, *at_200)
     back = until(learning, lambda version: version.cause == "rollback: version 200")
     assert (back.version, back.labels) == (401, 200)
     assert bit_for_bit in said(learning, "calibrator", "rebuild", "icu")
 
     entry = orjson.loads(said(learning, "calibrator", "log", "icu", "--json"))[-1]
     assert (entry["before"]["version"], entry["after"]["version"]) == (1, 401)
-    assert (entry["evidence"]["by"], entry["evidence"]["why"], entry["cause"]) == ("dr.who", "drill", back.cause)
+    assert (entry["evidence"]["by"], entry["evidence"]["why"], entry["cause"]) == (WHO, WHY, back.cause)
     assert "rollback: version 200" in said(learning, "calibrator", "log", "icu")
 
 
@@ -125,6 +128,14 @@ def test_a_policy_is_simulated_beside_the_current_one(learning: Settings, tmp_pa
 
 
 WRONG = {
+    ("rollback", "icu", "200", "--by", "Anna\nSchmidt"): b"--by: give a name",
+    ("rollback", "icu", "200", "--by", " "): b"--by: give a name",
+    ("rollback", "icu", "200", "--by", "x", "--why", "x" * 501): b"--why: say it in at most 500 characters",
+    ("release", "icu", "x" * 129, "--by", "x"): b"SCOPE: name a group in at most 128 characters",
+    ("release", "icu", "site=north", "--by", "Anna Schmidt"): (
+        b"LEARN could not follow the release, and nothing has changed: "
+        b"the instruction cannot be followed: site=north is not in quarantine"
+    ),
     ("rollback", "icu", "9000", "--by", "x"): b"there is no version 9000; the newest is 400",
     ("log", "nowhere"): b"the log of nowhere has no entries",
     ("rebuild", "nowhere"): b"LEARN knows nothing of deployment nowhere",
@@ -139,6 +150,16 @@ def test_what_cannot_be_done_is_said_in_one_sentence(learning: Settings) -> None
         assert done.returncode in {1, 2}
         assert sentence in done.stderr
         assert b"Traceback" not in done.stderr
+
+
+def test_an_order_that_no_worker_follows_yet_is_not_called_done(settings: Settings) -> None:
+    topics.create(settings, [])
+    by = Instruction(
+        instruction_id="i1", deployment="icu", order="release", version=1, by=WHO, occurred_at=LABELS[0].occurred_at
+    )
+    assert orders.give(settings, by, wait_s=0.5) is None
+    [lies] = read_all(settings, Instruction.topic)
+    assert lies.value == encode(by)
 
 
 def test_no_version_of_another_model_comes_back(learning: Settings) -> None:
