@@ -141,7 +141,7 @@ def decide(response: Response, score: Score | Failed, by: Calibrated, history: H
         calibrator_version=by.calibration.version if by.calibration else 0,
         model_hash=stamp.model_hash,
         config_hash=stamp.config_hash,
-        input_digest=_input_digest(response, stamp.key),
+        input_digest=input_digest(response, stamp.key),
         salience_digest=salience(response.response or "", stamp.key),
         truncated=bool(scored and scored.truncated),
         occurred_at=response.occurred_at,
@@ -175,6 +175,11 @@ def refuse(found: Mapping[str, Any], error: EventError, stamp: Stamp) -> Decisio
         occurred_at=stamp.now,
         decided_at=stamp.now,
     )
+
+
+def is_refusal(decision: Decision) -> bool:
+    """Whether a decision is `refuse`'s: on a record, not on a text."""
+    return decision.reasons[:1] == ("invalid_input",)
 
 
 @lru_cache(maxsize=1024)
@@ -222,7 +227,7 @@ def _missing(known: Calibration | None, policy: Policy) -> int:
     return max(known.missing_labels, policy.warm_up_labels - known.labels)
 
 
-def _input_digest(response: Response, key: bytes) -> str:
-    """Keyed BLAKE2b of what the encoder saw: short texts could be guessed from a plain hash."""
+def input_digest(response: Response, key: bytes) -> str:
+    """Return the keyed BLAKE2b of what the encoder sees: short texts could be guessed from a plain hash."""
     seen = orjson.dumps([response.query, response.response, *response.earlier])
     return hashlib.blake2b(seen, key=key, digest_size=16).hexdigest()

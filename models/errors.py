@@ -14,6 +14,7 @@ DemurError
     ├── Forged           not signed by a producer that may write it, where records are signed
     ├── Misplaced        not in the partition of its key
     ├── Excessive        more feedback on one response than clinicians give
+    ├── IdReused         another text under the id of a response that was decided on
     └── Invalid          a field is missing, of the wrong type, or out of range
 """
 
@@ -94,6 +95,18 @@ class Excessive(EventError):
     """More feedback on one response than clinicians give: its state must stay small enough to be stored."""
 
     code = "excessive"
+
+
+class IdReused(EventError):
+    """Another text under the id of a response that was decided on: what was said of the first is no word on this."""
+
+    code = "id_reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "field `response_id` is that of another text, and what was decided on that stands: give each text an id of "
+            "its own, a query and its answer too"
+        )
 
 
 class Invalid(EventError):

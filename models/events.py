@@ -83,6 +83,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Response(Event, frozen=True, kw_only=True, tag="response"):
     """An answer of a clinical language model, or, with `response` absent, a query before it is answered.
 
+    Each text has a `response_id` of its own, the query and its answer too: another text under a known id is set aside.
     `earlier` holds what was asked and answered before in this conversation, oldest first.
     """
 

@@ -83,6 +83,7 @@ class Feed(threading.Thread):
         self._end = end
         self._moved = threading.Condition()
         self._open: dict[str, datetime] = {}
+        self._asked: set[str] = set()
         self.finished = False
         self.error: Exception | None = None
 
@@ -103,8 +104,9 @@ class Feed(threading.Thread):
         producer = KafkaProducer(**kafka_options(self._settings), linger_ms=2, max_request_size=2 * MAX_MESSAGE_BYTES)
         for item in self._what:
             self._wait(item.arrives_at)
-            if item.response_id is not None:
-                self._open.setdefault(item.response_id, item.arrives_at)
+            if item.response_id is not None and item.response_id not in self._asked:  # another text under it has none
+                self._asked.add(item.response_id)
+                self._open[item.response_id] = item.arrives_at
             send(producer, self._settings, item).add_errback(self._failed)
         producer.flush()
         self._wait(self._end)

@@ -27,8 +27,9 @@ def give(settings: Settings, instruction: Instruction, wait_s: float = WAIT_S) -
         place = settings.topic_prefix + Instruction.topic, *instruct(settings, instruction)
         until = time.monotonic() + wait_s
         while time.monotonic() < until:
-            for answer in filter(None, (_read(settings, record) for record in poll(consumer, POLL_MS))):
-                if _is_on(answer, instruction, place):
+            for record in poll(consumer, POLL_MS):
+                answer = _read(settings, record)
+                if answer is not None and _is_on(answer, instruction, place):
                     return answer
     return None
 

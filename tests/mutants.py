@@ -102,8 +102,22 @@ MUTANTS = (
     Mutant(
         "I3 a repeat is decided anew",
         "streams/agents/score.py",
-        "kept = plan.rows.get(key) or self.state.get(partition, key)",
-        "kept = None",
+        "stored = (plan and plan.rows.get(key)) or self.state.get(partition, key)",
+        "stored = None",
+        "tests/unit/test_score.py",
+    ),
+    Mutant(
+        "I6 a text is told what was decided on another one",
+        "streams/agents/score.py",
+        "first.input_digest == input_digest(response, self._parts.key)",
+        "first.response_id == response.response_id",
+        "tests/unit/test_score.py",
+    ),
+    Mutant(
+        "I6 a text is told what was decided on another one of its batch",
+        "streams/agents/score.py",
+        "first.input_digest != one.input_digest",
+        "first.response_id != one.response_id",
         "tests/unit/test_score.py",
     ),
     Mutant(

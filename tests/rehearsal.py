@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from itertools import product
 from typing import Any, cast
 
+import msgspec
+
 from models.calibration.ledger import thresholds
 from models.deciding import Calibrated, Failed
 from models.encoder.base import Score as RawScore
@@ -208,6 +210,27 @@ def week(responses: int = 120, seed: int = 3, **changed: Any) -> synth.Week:
     """A small week with everything untidy in it."""
     untidy = {"orphans": 0.03, "duplicated": 0.1, "contradicted": 0.15} | changed
     return synth.generate(synth.Config(responses=responses, seed=seed, drift=None, **untidy))
+
+
+def crowded(what: Sequence[Item]) -> list[Item]:
+    """Send some ids with two texts: another answer after one, a query before its answer, a text where none was read."""
+    found: list[Item] = []
+    for n, item in enumerate(what):
+        found.append(item)
+        if item.topic != Response.topic or item.response_id is None:
+            continue
+        if item.response_id.startswith("broken"):
+            found.append(item._replace(value=encode(_named(item.response_id))))
+        elif n % 4 == 0:
+            asked = decode(Response, item.value)
+            other = msgspec.structs.replace(asked, response=None if n % 8 else f"{asked.response} Or not.")
+            found.insert(len(found) - n % 3 // 2, item._replace(value=encode(other)))
+    return found
+
+
+def _named(response_id: str) -> Response:
+    first = week(1).responses[0]
+    return msgspec.structs.replace(first, response_id=response_id, conversation_id=response_id)
 
 
 def rehearsed(seed: int = 0, responses: int = 120, **how: Any) -> Rehearsal:

@@ -17,6 +17,7 @@ partition of a key (`partitions`: Kafka's), and the normal form of text (`templa
 
 - I1, I2: each response, feedback and broken message has its one end if its offset is committed and its time has come;
 - I3, I4: one decision per response and one label per verdict, repeats byte for byte, no feedback id counted twice;
+  a decision is on one text, and each other text under its id has its dead letter;
 - I5: labels, weights, corrections and closures are what the rules give for *some* moment at which the settle window may
   have closed: in a replay, where the watermark follows from the logs, a moment that it can have reached, and live one
   that the clock had when they were written; what lies in another partition than its key's has its dead letter;
@@ -63,8 +64,9 @@ def check(logs: Logs, rules: Rules) -> Report:
     versions = Versions(topics, rules, report)
     versions.check()
     edges = Edges(topics, rules)
-    check_letters(topics, versions, edges, report)
-    Decisions(topics, rules, versions, edges, report).check()
+    decisions = Decisions(topics, rules, versions, edges, report)
+    check_letters(topics, versions, edges, decisions.reused, report)
+    decisions.check()
     Verdicts(topics, rules, edges, report).check()
     check_labels(topics, edges, report)
     return report

@@ -1,7 +1,7 @@
 """Responses against decisions: each response has one, and it says of the response what the response says."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 import orjson
 
 from models.encoder.template import clean
-from models.errors import EventError
+from models.errors import EventError, IdReused
 from models.events import DeadLetter, Decision, Outcome, Response, as_id, parse
 from models.oracle.calibrators import Versions
 from models.oracle.edges import Edges
-from models.oracle.logs import Entry, Found, Report, Rules, Source, Topics, fields_that_differ
+from models.oracle.logs import Entry, Found, Refused, Report, Rules, Source, Topics, fields_that_differ
 from models.oracle.tiering import complaints, complaints_of_any, config_hash, policy_of
 from models.policy import Policy
 from models.salience import digest as salience
@@ -54,16 +54,20 @@ class Decisions:
         self._asked: dict[str, list[Asked]] = defaultdict(list)
         self._histories = _histories(topics)
         self._letters = {(d.source_topic, d.partition, d.offset): d.code for d in _letters(topics)}
+        self._all = list(self._found())
+        for asked in self._all:
+            self._asked[str(asked.whose.response_id)].append(asked)
+        self.reused = list(self._set_apart())
+        """Texts under the id of another one, which was decided on: each must have its dead letter."""
 
     def check(self) -> None:
         """Hold responses and decisions against each other, both ways."""
-        for asked in self._all():
-            self._asked[str(asked.whose.response_id)].append(asked)
+        for asked in self._all:
             self._check_asked(asked)
         for decided in self._topics.decisions.values():
             self._check_decided(decided)
 
-    def _all(self) -> Iterator[Asked]:
+    def _found(self) -> Iterator[Asked]:
         for found in self._topics.found[Response.topic]:
             code = self._letters.get(self._place(found.entry))
             yield Asked(*found, whose(found), frozenset({code} if code else ()))
@@ -77,12 +81,41 @@ class Decisions:
     def _check_asked(self, asked: Asked) -> None:
         if asked.whose.response_id in self._topics.decisions:
             self._report.checked["responses"] += 1
-        elif not self._edges.whole(Decision.topic, self._edges.time(Found(asked.entry, asked.response))):
+        elif not self._edges.whole(Decision.topic, self._asked_since(asked)):
             self._report.beyond["responses"] += 1
         elif self._topics.logs.consumed("score", asked.entry):
             self._report.differ("I1", asked.entry, "a response without a decision, though its offset is committed")
         else:
             self._report.pending["responses"] += 1
+
+    def _asked_since(self, asked: Asked) -> datetime | None:
+        """Return since when its decision may have been written: that of its id stands for as long as SCORE keeps it."""
+        came = self._edges.time(Found(asked.entry, asked.response))
+        is_first = asked.response is not None and IdReused.code not in asked.codes
+        return came if is_first or came is None else came - self._rules.horizons.response
+
+    def _set_apart(self) -> Iterator[Refused]:
+        """Take from the candidates of each decision the texts that it is not on, and yield those."""
+        for response_id, asked in self._asked.items():
+            decided = self._topics.decisions.get(response_id)
+            others = self._others(decided.event, asked) if decided else self._perhaps_others(asked)
+            self._asked[response_id] = [one for one in asked if one not in others]
+            yield from (Refused(one.entry, IdReused()) for one in others)
+
+    def _others(self, decision: Decision, asked: Sequence[Asked]) -> list[Asked]:
+        """Return the texts that a decision is not on: if the one that it is on is there, or as far as SCORE says so."""
+        if decision.reasons == ("invalid_input", "internal"):
+            return []  # on any of them: what could not be processed has no digest
+        texts = [(one, _seen(one.response, self._rules.key)) for one in asked if one.response is not None]
+        is_there = any(seen == decision.input_digest for _, seen in texts)
+        is_there = is_there or (decision.reasons[:1] == ("invalid_input",) and len(texts) < len(asked))
+        others = [one for one, seen in texts if seen != decision.input_digest]
+        return [one for one in others if is_there or IdReused.code in one.codes or not self._is_told(one)]
+
+    def _perhaps_others(self, asked: Sequence[Asked]) -> list[Asked]:
+        """Return the texts of which SCORE says so, where the decision that it means may be beyond retention."""
+        named = [one for one in asked if one.response is not None and IdReused.code in one.codes]
+        return [one for one in named if not self._edges.whole(Decision.topic, self._asked_since(one))]
 
     def _check_decided(self, decided: Found[Decision]) -> None:
         logs, candidates = self._topics.logs, self._asked.get(decided.event.response_id, [])
@@ -174,13 +207,16 @@ def _echo(decision: Decision, response: Response, key: bytes) -> Iterator[Compla
     for name in ("conversation_id", "turn", "deployment", "occurred_at"):
         if getattr(decision, name) != getattr(response, name):
             yield "I7", f"`{name}` is not that of the response"
-    seen = blake2b(
-        orjson.dumps([response.query, response.response, *response.earlier]), key=key, digest_size=16
-    ).hexdigest()
-    if decision.input_digest != seen:
+    if decision.input_digest != _seen(response, key):
         yield "I7", "`input_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
     if decision.salience_digest != salience(response.response or "", key):
         yield "I7", "`salience_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
+
+
+def _seen(response: Response, key: bytes) -> str:
+    """Return the digest of what the encoder saw."""
+    seen = orjson.dumps([response.query, response.response, *response.earlier])
+    return blake2b(seen, key=key, digest_size=16).hexdigest()
 
 
 def _groups(decision: Decision, response: Response, policy: Policy, words: set[str]) -> Iterator[Complaint]:

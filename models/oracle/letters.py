@@ -1,10 +1,10 @@
 """Dead letters: each points at a real record, by its digest, and says what is wrong with it; none is missing."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeGuard
 
-from models.errors import Invalid
+from models.errors import IdReused, Invalid
 from models.events import DeadLetter, Feedback, Label, Response
 from models.oracle.calibrators import Versions
 from models.oracle.decisions import whose
@@ -21,10 +21,11 @@ Where = tuple[str, tuple[str, int, int]]
 """A stage, and the place of what it reads."""
 
 
-def check_letters(topics: Topics, versions: Versions, edges: Edges, report: Report) -> None:
-    """Hold dead letters and refused records against each other, both ways."""
+def check_letters(topics: Topics, versions: Versions, edges: Edges, reused: Iterable[Refused], report: Report) -> None:
+    """Hold dead letters and refused records against each other, both ways. `reused`: texts under another one's id."""
     refused = {(stage, _place(one)): one for one in _broken(topics) for stage in READERS.get(one.entry.topic, ())}
     refused |= {("learn", _place(one)): one for one in (Refused(e, Invalid(why)) for e, why in versions.unfollowed)}
+    refused |= {("score", _place(one)): one for one in reused}
     loops = _Loops(topics, edges)
     there: set[Where] = set()
     for found in topics.found[DeadLetter.topic]:
@@ -34,6 +35,9 @@ def check_letters(topics: Topics, versions: Versions, edges: Edges, report: Repo
         there.add((letter.stage, place))
         if (letter.stage, topic) == ("learn", Label.topic) and _is_beyond(topics, place, versions):
             report.beyond["dead letters"] += 1
+            continue
+        if letter.code == IdReused.code and not topics.logs.judged(found.entry):
+            report.pending["dead letters"] += 1  # the decision that it means may not have been read
             continue
         for what in _complaints(topics, found, topic, refused.get((letter.stage, place)), loops):
             report.differ("I1", found.entry, what)

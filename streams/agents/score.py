@@ -10,9 +10,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, refuse
+from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, input_digest, is_refusal, refuse
 from models.encoder.base import Score as Scored
-from models.errors import EventError
+from models.errors import EventError, IdReused
 from models.events import Decision, Outcome, Response, parse
 from models.policy import Policies, Policy
 from streams.agents.common import Context, Internal
@@ -42,7 +42,11 @@ class Parts(Struct, frozen=True):
 
 
 class Score:
-    """The stage. Keeps every decision for a while, so that a repeated response gets the same one, byte for byte."""
+    """The stage. Keeps every decision for a while, so that a repeated response gets the same one, byte for byte.
+
+    A decision is on one text. Another text under its id is set aside, and is not told what was decided on the first;
+    nor if that was refused: then the id stays red, though the text that comes now could be scored.
+    """
 
     name = "score"
 
@@ -103,11 +107,7 @@ class Score:
         decided = iter(await self._parts.scorer.decide_all(fresh, decide, self._hinges))
         decisions: list[Decision] = []
         for record, one in zip(records, found, strict=True):
-            if isinstance(one, EventError):
-                decisions += self._refuse(plan, record, one)
-            else:
-                decision = next(decided) if isinstance(one, Response) else one
-                decisions.append(self._keep(partition, plan, decision))
+            decisions += self._answer(plan, record, next(decided) if isinstance(one, Response) else one)
         self.context.metrics.decided(decisions)
         return plan
 
@@ -117,8 +117,16 @@ class Score:
             response: Response = self.context.decode(Response, record)
         except EventError as error:
             return error
-        stored = self.state.get(partition, _decided(response.response_id))
-        return msgspec.json.decode(stored, type=Decision) if stored else response
+        first = self._first(partition, response.response_id)
+        if first is None or first.input_digest == input_digest(response, self._parts.key):
+            return first or response
+        return _other_text(first)
+
+    def _first(self, partition: int, response_id: str, plan: Plan | None = None) -> Decision | None:
+        """Return the decision on an id that stands, also if `plan` only makes it."""
+        key = _decided(response_id)
+        stored = (plan and plan.rows.get(key)) or self.state.get(partition, key)
+        return msgspec.json.decode(stored, type=Decision) if stored else None
 
     def _decide(self, partition: int, response: Response, score: Scored | Failed) -> Decision:
         parts = self._parts
@@ -137,24 +145,33 @@ class Score:
         now = parts.clock.now() or (response.occurred_at if response else self._expiry.watermark)
         return Stamp(policy, parts.scorer.model_hash, parts.key, now)
 
-    def _keep(self, partition: int, plan: Plan, decision: Decision) -> Decision:
-        """Keep and return the first decision of a response, also among repeats within a batch; send it each time."""
-        key = _decided(decision.response_id)
-        kept = plan.rows.get(key) or self.state.get(partition, key)
-        if kept:
-            decision = msgspec.json.decode(kept, type=Decision)
-        send = self.context.send(decision)
+    def _answer(self, plan: Plan, record: Record, one: Decision | EventError) -> list[Decision]:
+        """Send the first decision on a text, each time that it comes; set aside what has none."""
+        if isinstance(one, EventError):
+            return self._refuse(plan, record, one)
+        first = self._first(record.partition, one.response_id, plan)
+        if first is not None and first.input_digest != one.input_digest:
+            return self._refuse(plan, record, _other_text(first))
+        return [self._keep(record.partition, plan, first or one, again=first is not None)]
+
+    def _keep(self, partition: int, plan: Plan, decision: Decision, *, again: bool) -> Decision:
+        key, send = _decided(decision.response_id), self.context.send(decision)
         plan.rows[key] = send.value
         plan.sends.append(send)
-        self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at), again=kept is not None)
+        self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at), again=again)
         return decision
 
     def _refuse(self, plan: Plan, record: Record, error: EventError) -> list[Decision]:
-        """Set a record aside; its response is red, unless it was decided on before."""
+        """Set a record aside; its response is red, unless another record of its id was decided on: that stands."""
         decision = refuse(_rest(record), error, self._stamp(None))
         response_id = decision.response_id if decision else None
         plan.sends.append(self.context.dead_letter(self.name, record, error, response_id))
-        return [self._keep(record.partition, plan, decision)] if decision else []
+        if decision is None:
+            return []
+        first = self._first(record.partition, decision.response_id, plan)
+        if first is not None and (isinstance(error, IdReused) or not is_refusal(first)):
+            return []
+        return [self._keep(record.partition, plan, first or decision, again=first is not None)]
 
     def _outcomes(self, partition: int, records: Sequence[Record]) -> Plan:
         plan = Plan(self._expiry.take(partition, self.state), [])
@@ -171,6 +188,11 @@ class Score:
             plan.rows[key] = msgspec.json.encode(history)
             self._expiry.set(partition, key, self._parts.clock.bounded(outcome.occurred_at), again=stored is not None)
         return plan
+
+
+def _other_text(first: Decision) -> EventError:
+    """Say why a response has no decision though its id has; where we failed, it may be the one that we failed on."""
+    return Internal("not processable") if first.reasons[1:] == (Internal.code,) else IdReused()
 
 
 def _rest(record: Record) -> dict[str, Any]:

@@ -190,8 +190,8 @@ def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str,
             raise StateError(f"LEARN could not follow the {order}, and nothing has changed: {detail}")
         case None:
             say(
-                f"sent, and not followed yet: LEARN has not answered for {orders.WAIT_S:.0f} s. The {order} lies in the "
-                f"label log and is followed when a worker runs: see `demur calibrator log {now.deployment}`"
+                f"sent, and not followed yet: LEARN did not answer within {orders.WAIT_S:.0f} s. The {order} lies in "
+                f"the label log and is followed when a worker runs: see `demur calibrator log {now.deployment}`"
             )
 
 

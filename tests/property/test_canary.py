@@ -65,8 +65,9 @@ def messages() -> Iterator[tuple[str, bytes, tuple[tuple[str, bytes], ...]]]:
             extra = {"action": "edited"} if kind == "feedback" else extra
             yield topic, orjson.dumps(good | ids | said | extra), ()
             for name in {*good, "schema", "type", "unknown"} - {"category"}:  # a group, which travels on as well
-                for spoilt in (canary, [canary], {canary: canary}):
-                    yield topic, orjson.dumps(good | ids | {name: spoilt}), (("ce_id", canary.encode()),)
+                for kind_, spoilt in enumerate((canary, [canary], {canary: canary})):
+                    own = {id_: f"{id_}-{n}-{name}-{kind_}" for id_ in ids}
+                    yield topic, orjson.dumps(good | own | {name: spoilt}), (("ce_id", canary.encode()),)
             yield topic, f"{{{canary}".encode(), ((canary, canary.encode()),)
             yield topic, canary.encode(), ()
 

@@ -12,7 +12,20 @@ import msgspec
 import pytest
 
 from models.calibration.ledger import Ledger
-from models.events import Change, Closure, DeadLetter, Decision, Instruction, Label, Response, Watermark, decode, encode
+from models.errors import IdReused
+from models.events import (
+    Change,
+    Closure,
+    DeadLetter,
+    Decision,
+    Instruction,
+    Label,
+    Response,
+    Watermark,
+    decode,
+    digest,
+    encode,
+)
 from models.joining import MAX_SKEW
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
@@ -22,7 +35,7 @@ from models.policy import Policies, Policy
 from streams.agents.join import Join
 from streams.feed import broken, items
 from streams.wire import Record, outgoing
-from tests.rehearsal import HORIZONS, KEY, POLICIES, RULES, HandClock, Rehearsal, rehearsed, week
+from tests.rehearsal import HORIZONS, KEY, POLICIES, RULES, HandClock, Rehearsal, crowded, rehearsed, week
 from tests.stagecraft import START, Theatre, context, feedback
 from tests.tampering import Forger
 from tests.unit.test_fold import label, theatre
@@ -38,7 +51,9 @@ def run(seed: int, *, responses: int = 60, crashes: bool = True, partitions: int
         if len(item.value) < 10_000:
             what.insert(7 * n, item._replace(arrives_at=what[7 * n].arrives_at))
     stages = Rehearsal(seed, crashes=crashes, partitions=partitions)
-    return stages.play(what, **{name: partial(do, stages) for name, do in ({"meanwhile": orders} | how).items()})
+    return stages.play(
+        crowded(what), **{name: partial(do, stages) for name, do in ({"meanwhile": orders} | how).items()}
+    )
 
 
 def said(stages: Rehearsal) -> list[Entry]:
@@ -143,6 +158,26 @@ def test_at_no_moment_is_anything_taken_for_lost_that_is_still_under_way(seed: i
     assert max(pending) > 0
 
 
+def test_each_text_under_the_id_of_another_has_its_dead_letter_and_no_other_has_one() -> None:
+    logs = whole()
+    letters = [(entry, decode(DeadLetter, entry.value)) for entry in logs.entries["dead-letters"]]
+    reused = [entry for entry, letter in letters if letter.code == "id_reused"]
+    assert len(reused) > 5
+    for entry in reused:
+        left = [one for one in logs.entries["dead-letters"] if one is not entry]
+        [lost] = check(logs._replace(entries={**logs.entries, "dead-letters": left}), RULES).differences
+        assert lost.what.startswith("cannot be processed, and score wrote no dead letter: field `response_id` is that")
+    told = {letter.offset: letter.partition for _, letter in letters if letter.source_topic == "responses"}
+    asked = next(e for e in logs.entries["responses"] if told.get(e.offset) != e.partition)
+    false = DeadLetter(
+        source_topic="responses", partition=asked.partition, offset=asked.offset, stage="score", code="id_reused",
+        detail=str(IdReused()), digest=digest(asked.value), size_bytes=len(asked.value),
+        response_id=decode(Response, asked.value).response_id,
+    )  # fmt: skip
+    more, _ = added(logs, false, f"responses/{asked.partition}/{asked.offset}", reused[0])
+    assert any("`code` or `detail` is not what is wrong" in one.what for one in check(more, RULES).differences)
+
+
 def test_what_is_committed_must_have_its_outcome() -> None:
     """I2: an input that nobody has touched is pending; with its offset committed it is lost."""
     stages, item = Rehearsal(), next(items(week().arrivals))
@@ -230,7 +265,7 @@ def lived(seed: int, *, jump: timedelta = timedelta(0), ahead_of: str = "") -> L
 
     `ahead_of`: ids that end so are of responses dated ten years ahead.
     """
-    what = list(items(week(60, seed).arrivals))
+    what = crowded(list(items(week(60, seed).arrivals)))
     clock, ahead = LiveClock(what[0].arrives_at), LiveClock(what[0].arrives_at)
     stages = Rehearsal(seed, clock=clock)
     if jump:

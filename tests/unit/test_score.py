@@ -102,6 +102,9 @@ def response(response_id: str = "r1", **fields: Any) -> Response:
     return Response(**(known | fields))
 
 
+GOOD = orjson.loads(encode(response()))
+
+
 def outcome(label_id: str = "l", occurred_at: datetime | None = None) -> Outcome:
     return Outcome(
         label_id=label_id, conversation_id="c1", response_id="r0", turn=0, rejected=True, depth="deep",
@@ -256,7 +259,6 @@ def test_where_nobody_waits_a_response_may_be_of_any_age() -> None:
     )
 
 
-GOOD = orjson.loads(encode(response()))
 BROKEN: dict[str, tuple[bytes, str]] = {
     "wrong type": (orjson.dumps({**GOOD, "turn": "first"}), "invalid"),
     "missing field": (orjson.dumps({k: v for k, v in GOOD.items() if k != "query"}), "invalid"),
@@ -312,9 +314,39 @@ def test_a_repeated_response_gets_the_same_decision_byte_for_byte(crash: str) ->
     stage = theatre(encoder)
     stage.run([record(response(), 0)], crash=crash)
     encoder.answer = 3.0
-    stage.run([record(response(query="Another text?"), 1)])
+    otherwise = orjson.dumps(dict(reversed(GOOD.items())), option=orjson.OPT_INDENT_2)
+    stage.run([record(response(), 1), record(otherwise, 2, topic="responses")])
     values = {s.value for s in stage.sent if s.topic == "decisions"}
     assert len(values) == 1
+    assert {s.topic for s in stage.sent} == {"decisions"}
+
+
+FIRST: dict[str, tuple[Any, int]] = {
+    "a query before its answer": (response(response=None), 1),
+    "another answer": (response(response="Take 50 mg."), 1),
+    "another history": (response(earlier=("Asked before.",)), 1),
+    "what could not be read": (orjson.dumps({**GOOD, "schema": 99}), 2),
+}
+
+
+@pytest.mark.parametrize("crash", ["no", "early", "written", "sent"])
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("name", FIRST)
+def test_another_text_under_a_known_id_is_set_aside_and_told_nothing(name: str, crash: str, *, together: bool) -> None:
+    """It was not scored, and must not be taken for the first one; where that was red, it stays so."""
+    first, letters_due = FIRST[name]
+    records = [record(first, 0, topic="responses"), record(response(), 1)]
+    stage = theatre()
+    for batch in [records] if together else [records[:1], records[1:]]:
+        stage.run(batch, crash=crash)
+    made = decided(stage)
+    assert {one.tier for one in made} == {"red" if letters_due == 2 else "green"}
+    assert len({encode(one) for one in made}) == 1
+    letters = {s.value for s in stage.sent if s.topic == "dead-letters"}
+    last = {letter.offset: letter for letter in (decode(DeadLetter, value or b"") for value in letters)}
+    assert (last[1].code, last[1].response_id, len(letters)) == ("id_reused", "r1", letters_due)
+    if crash == "no":
+        assert len(made) == 1
 
 
 @pytest.mark.parametrize("first", ["good", "broken"])
@@ -326,9 +358,28 @@ def test_what_was_decided_first_stands_also_against_a_broken_message(first: str,
     stage = theatre()
     for batch in [records] if together else [records[:1], records[1:], records[1:]]:
         stage.run(batch)
-    values = {s.value for s in stage.sent if s.topic == "decisions"}
-    assert [decode(Decision, value).tier for value in values] == ["green" if first == "good" else "red"]
+    assert {one.tier for one in decided(stage)} == {"green" if first == "good" else "red"}
+    assert len({s.value for s in stage.sent if s.topic == "decisions"}) == 1
     assert {s.topic for s in stage.sent} == {"decisions", "dead-letters"}
+
+
+def test_a_broken_message_under_a_known_id_is_not_told_green() -> None:
+    stage = theatre()
+    stage.run([record(response(), 0)])
+    stage.run([record(BROKEN["unknown schema"][0], 1, topic="responses")])
+    assert [s.topic for s in stage.sent] == ["decisions", "dead-letters"]
+
+
+def test_what_we_failed_on_is_red_whenever_it_comes_and_has_one_dead_letter() -> None:
+    """Its refusal tells nothing of its text: what comes again may be what we failed on."""
+    stage = theatre()
+    failed = record(response(), 0)
+    plan = asyncio.run(stage.stage.poison(failed))
+    stage.state.apply(0, plan)
+    stage.sent += plan.sends
+    stage.run([failed])
+    assert [one.tier for one in decided(stage)] == ["red", "red"]
+    assert len({s.value for s in stage.sent}) == 2
 
 
 @pytest.mark.parametrize("crash", ["early", "written", "sent"])
