@@ -12,8 +12,9 @@ A doubt of the second kind never lowers a tier: a truncated response of high ris
 the risk is that of the prior, which is wide, so such a response is yellow at best.
 """
 
-from math import ceil, isfinite
-from typing import Final
+from collections.abc import Iterable
+from math import ceil, inf, isfinite
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -21,6 +22,17 @@ from models.events import Tier
 from models.policy import Policy
 
 RANK: Final[dict[Tier, int]] = {"green": 0, "yellow": 1, "red": 2}
+DOUBTS: Final[dict[str, dict[str, Any]]] = {
+    "truncated": {"truncated": True},
+    "out_of_distribution": {"in_distribution": False},
+    "model_mismatch": {"same_model": False},
+    "settings_mismatch": {"same_basis": False},
+    "calibration_missing": {"calibrated": False},
+    "warming_up": {"missing_labels": 1},
+    "calibration_stale": {"calibration_age_s": inf},
+    "deadline_missed": {"on_time": False},
+}
+"""What each doubt's code says of the facts, at the least; in the order in which reasons give them."""
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -63,17 +75,32 @@ def tier(facts: Facts, policy: Policy) -> tuple[Tier, tuple[str, ...]]:
 
 def doubts(facts: Facts, policy: Policy) -> tuple[str, ...]:
     """Return every doubt that keeps a scored response from being green (invariant I6)."""
-    table = (
-        (facts.truncated, "truncated"),
-        (not facts.in_distribution, "out_of_distribution"),
-        (not facts.same_model, "model_mismatch"),
-        (not facts.same_basis, "settings_mismatch"),
-        (not facts.calibrated, "calibration_missing"),
-        (facts.missing_labels > 0, f"warming_up: {facts.missing_labels} labels missing"),
-        (not facts.calibration_age_s <= policy.max_calibration_age_s, "calibration_stale"),
-        (not facts.on_time, "deadline_missed"),
+    held = (
+        facts.truncated,
+        not facts.in_distribution,
+        not facts.same_model,
+        not facts.same_basis,
+        not facts.calibrated,
+        facts.missing_labels > 0,
+        not facts.calibration_age_s <= policy.max_calibration_age_s,
+        not facts.on_time,
     )
-    return tuple([reason for holds, reason in table if holds])  # a generator would cost half as much again
+    if True not in held:
+        return ()
+    details = {"warming_up": f": {facts.missing_labels} labels missing"}
+    return tuple([code + details.get(code, "") for code, holds in zip(DOUBTS, held, strict=True) if holds])
+
+
+def doubted(reasons: Iterable[str]) -> dict[str, Any]:
+    """Return the facts behind the doubts among reasons, as far as they say: fields of `Facts`.
+
+    >>> doubted(("risk_above_red: 0.4000 >= 0.2", "truncated", "warming_up: 120 labels missing"))
+    {'truncated': True, 'missing_labels': 1}
+    """
+    found: dict[str, Any] = {}
+    for reason in reasons:
+        found |= DOUBTS.get(reason.partition(":")[0], {})
+    return found
 
 
 def missing_labels(labels: int, deviation: float, policy: Policy) -> int:

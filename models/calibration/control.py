@@ -6,7 +6,6 @@ the way back (`history`).
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +14,7 @@ from models.calibration.ledger import thresholds
 from models.calibration.serving import Thresholds
 from models.events import Action, Calibration, Decision, Instruction, Label, Tier
 from models.policy import Policy, act
-from models.tiers import Facts, missing_labels, tier
+from models.tiers import Facts, doubted, missing_labels, tier
 
 Scores = Sequence[tuple[float, Mapping[str, str]]]
 """A sample of responses: raw logit and groups."""
@@ -62,16 +61,14 @@ def revise(log: Iterable[Label | Instruction]) -> list[Label | Instruction]:
         if root is None:
             continue
         places[label.label_id] = root
-        standing[root] = None if label.kind == "revocation" else as_verdict(label)
+        revoked = label.kind == "revocation"
+        standing[root] = None if revoked else msgspec.structs.replace(label, kind="verdict", revises=None)
     return [event for event in standing.values() if event is not None]
 
 
-def as_verdict(label: Label) -> Label:
-    """Return a correction as the verdict that it puts in place."""
-    if label.kind == "verdict":
-        return label
-    facts = {name: getattr(label, name) for name in label.__struct_fields__}
-    return Label(**{**facts, "kind": "verdict", "revises": None})
+def rebuilding(deployment: str) -> str:
+    """Return what a person types to have a calibrator learn for its policy as it is now."""
+    return f"demur calibrator rebuild {deployment} --corrected --apply --by WHO"
 
 
 def foresee(sample: Scores, reading: Thresholds, policy: Policy) -> Effect:
@@ -83,36 +80,28 @@ def again(decisions: Iterable[Decision], version: Calibration | None, policy: Po
     """Return the tiers and actions of decisions if they were made anew under `policy`, before it is applied.
 
     By `version`, with its brake let go: so it will be in the end; by None, at the upper risk they were made with. What
-    spoke against a response itself speaks against it again. Another `target`, `groups` or `calibrator` is learnt anew,
-    and not foreseen.
+    spoke against a response itself speaks against it again. Under another `target`, `groups` or `calibrator` than the
+    version's nothing is green; what will be once they are learnt is not foreseen.
     """
     if version is None:
         return effect(map(_as_made, decisions), policy)
     reading = thresholds(version).braked({})
     missing = missing_labels(version.labels, reading.deviation(policy.green), policy)
-    return effect((_made_anew(one, version, reading, missing) for one in decisions), policy)
+    return effect((_made_anew(one, version, reading, missing, policy) for one in decisions), policy)
 
 
 def _as_made(decision: Decision) -> Facts:
-    return Facts(
-        upper=decision.upper,
-        valid="invalid_input" not in decision.reasons,
-        truncated=decision.truncated,
-        in_distribution="out_of_distribution" not in decision.reasons,
-        same_model="model_mismatch" not in decision.reasons,
-        on_time="deadline_missed" not in decision.reasons,
-        calibration_age_s=inf if "calibration_stale" in decision.reasons else 0.0,
-        calibrated="calibration_missing" not in decision.reasons,
-        missing_labels=any(reason.startswith("warming_up") for reason in decision.reasons),
-    )
+    told = {"truncated": decision.truncated, **doubted(decision.reasons)}
+    return Facts(upper=decision.upper, valid="invalid_input" not in decision.reasons, **told)
 
 
-def _made_anew(decision: Decision, version: Calibration, reading: Thresholds, missing: int) -> Facts:
+def _made_anew(decision: Decision, version: Calibration, reading: Thresholds, missing: int, policy: Policy) -> Facts:
     upper = None if decision.logit is None else reading.risk(decision.logit, decision.groups)[1]
     return msgspec.structs.replace(
         _as_made(decision),
         upper=upper,
         same_model=version.model_hash in {"", decision.model_hash},
+        same_basis=version.basis == policy.basis,
         calibrated=True,
         calibration_age_s=0.0,
         missing_labels=missing,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.calibration.control import Effect, again
+from models.calibration.control import Effect, again, rebuilding
 from models.errors import SettingsError
 from models.events import Action, Calibration, Decision, Tier
 from models.policy import Policies, Policy
@@ -50,8 +50,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     """Show shares of tiers and actions and the review load under a proposed policy, beside the current one.
 
     Decisions are made anew with the newest calibration of each deployment; those of a file, without --calibrations,
-    keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact; another `target`,
-    `groups` or `calibrator` is learnt anew from the labels, which is not foreseen.
+    keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact. Under another
+    `target`, `groups` or `calibrator` nothing is green until they are learnt from the labels, which is not foreseen.
     """
     from streams import logbook, offline  # noqa: PLC0415 (quick `--help`)
     from streams.stages import policies  # noqa: PLC0415 (the same)
@@ -86,8 +86,8 @@ def notes(name: str, version: Calibration | None, current: Policy, proposed: Pol
         said.append(f"{name}: loosening is being held back; the table shows where it ends")
     if current.basis != proposed.basis:
         said.append(
-            f"{name}: another target, other groups or calibrator settings: nothing is green under them until `demur "
-            "calibrator rebuild --corrected --apply` has learnt the labels for them; the table is of what is learnt now"
+            f"{name}: another target, other groups or calibrator settings: nothing is green under them until "
+            f"`{rebuilding(name)}` has learnt the labels for them; what they will give then is not foreseen"
         )
     return said
 

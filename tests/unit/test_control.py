@@ -318,7 +318,7 @@ def test_decisions_are_made_anew_with_what_spoke_against_them():
     assert again(young, version, Policy()).tiers == {"green": 1.0}
 
 
-@pytest.mark.parametrize("doubt", ["deadline_missed", "model_mismatch", "calibration_stale"])
+@pytest.mark.parametrize("doubt", ["deadline_missed", "model_mismatch", "settings_mismatch", "calibration_stale"])
 def test_a_doubt_about_a_scored_response_stays_a_doubt(doubt):
     made = [decision("r", logit=-5.0, upper=0.01, reasons=(doubt,))]
     assert again(made, None, Policy(max_calibration_age_s=86_400.0)).tiers == {"yellow": 1.0}
@@ -331,3 +331,14 @@ def test_a_response_made_anew_is_as_late_as_before_and_of_its_own_model():
     mismatched = [decision("r", logit=-5.0, upper=0.01, reasons=("model_mismatch",))]
     assert again(mismatched, version, Policy()).tiers == {"green": 1.0}
     assert again(mismatched, msgspec.structs.replace(version, model_hash="other"), Policy()).tiers == {"yellow": 1.0}
+
+
+def test_what_was_learnt_for_another_policy_is_not_green_under_this_one():
+    made, version = [decision("r", logit=-5.0, upper=0.01)], fold(log(3000))[0].calibration()
+    for known, policy, tiers in (
+        (version, Policy(), {"green": 1.0}),
+        (version, Policy(target="deep"), {"yellow": 1.0}),
+        (msgspec.structs.replace(version, basis=Policy(target="deep").basis), Policy(), {"yellow": 1.0}),
+        (msgspec.structs.replace(version, basis=Policy(target="deep").basis), Policy(target="deep"), {"green": 1.0}),
+    ):
+        assert again(made, known, policy).tiers == tiers

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from models.policy import Policy
-from models.tiers import Facts, missing_labels, tier
+from models.tiers import Facts, doubted, doubts, missing_labels, tier
 
 POLICY = Policy()
 DOUBTS = {
@@ -36,6 +36,16 @@ def test_one_doubt(reason, doubt, upper, expected):
     found, reasons = tier(Facts(upper=upper, **doubt), POLICY)
     assert found == expected
     assert reason in reasons
+
+
+def test_each_doubt_can_be_read_from_the_reasons_again():
+    every = [facts | {"upper": upper} for facts in ({}, *DOUBTS.values()) for upper in (0.01, 0.5)]
+    for facts in [*every, dict(itertools.chain(*(one.items() for one in every)))]:
+        _, reasons = tier(Facts(**facts), POLICY)
+        again = Facts(upper=facts["upper"], **doubted(reasons))
+        assert [one.partition(":")[0] for one in doubts(again, POLICY)] == [
+            one.partition(":")[0] for one in doubts(Facts(**facts), POLICY)
+        ]
 
 
 def test_no_combination_of_doubts_is_green():
