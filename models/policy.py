@@ -40,7 +40,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
     groups: tuple[Group, ...] = ("category", "history", "site")
     """What the calibrator tells apart: each value of each learns an offset of its own. Earlier labels know nothing of a
     group that is added. Another `target`, `groups` or `calibrator` takes effect with `demur calibrator rebuild
-    --corrected --apply`; until then nothing is green."""
+    NAME --corrected --apply --by WHO`; until then nothing is green."""
     plan: Literal["full-access", "green-only"] = "full-access"
     audit_rate: Rate = 0.03
     """Share of responses, of all tiers, whose verdict is forced: the only unselected labels there are."""

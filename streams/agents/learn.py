@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from models.calibration.control import rebuilding
 from models.calibration.learning import Entry, Learning, identity
 from models.calibration.ledger import Ledger
 from models.events import Instruction, Label
@@ -46,6 +47,6 @@ class Learn:
             log.warning(
                 "learnt for another target, groups or settings: nothing is green until it is rebuilt",
                 deployment=deployment,
-                remedy="demur calibrator rebuild --corrected --apply",
+                remedy=rebuilding(deployment),
             )
         return learning

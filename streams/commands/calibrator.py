@@ -92,12 +92,12 @@ def rebuild(  # noqa: PLR0913, PLR0917 (one parameter per option)
     from streams.logbook import running  # noqa: PLC0415 (quick `--help`)
 
     settings = load(config)
+    if corrected:
+        _correct(settings, deployment, (by, why) if apply else None)
+        return
     state, last = running(settings, deployment)
     history = _history(settings, deployment)
     now = Learning.restore(state, _policy(settings, deployment))
-    if corrected:
-        _correct(settings, history, now, (by, why) if apply else None)
-        return
     found = differences(history.after(last).snapshot(), state)
     version = f"{deployment}, version {now.ledger.version} ({now.ledger.labels} labels)"
     if found:
@@ -151,16 +151,15 @@ def release(
     _send(settings, _newest(settings, deployment), "release", by, why, scope=scope)
 
 
-def _correct(settings: Settings, history: History, now: Learning, order: tuple[str, str] | None) -> None:
-    then, revisions = history.corrected()
-    say(f"{revisions} corrections and revocations honoured")
-    running = _published(now)
-    _show(_compare(settings, running, _published(then)), json=False)
-    if order is None:
-        return
-    if not order[0]:
+def _correct(settings: Settings, deployment: str, order: tuple[str, str] | None) -> None:
+    """Needs the log and the newest calibration, not LEARN's state: that may be what cannot be read any more."""
+    if order is not None and not order[0]:
         raise SettingsError("--apply needs --by: who orders it")
-    _send(settings, running, "rebuild", *order, version=now.ledger.version, **_whole(then))
+    now, (then, revisions) = _newest(settings, deployment), _history(settings, deployment).corrected()
+    say(f"{revisions} corrections and revocations honoured")
+    _show(_compare(settings, now, _published(then)), json=False)
+    if order is not None:
+        _send(settings, now, "rebuild", *order, **_whole(then))
 
 
 def _whole(then: Learning) -> dict[str, Any]:

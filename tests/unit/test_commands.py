@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from models.calibration.control import Difference, Effect
 from models.errors import SettingsError, StateError
+from models.policy import Policy
 from streams import cli, runs
-from streams.commands import calibrator, say
+from streams.commands import calibrator, policy, say
 from streams.settings import load
 
 HOSTILE = "ward [icu], see [/wiki] :warning:"
@@ -36,6 +37,15 @@ def test_an_error_is_printed_as_it_stands(capsys: pytest.CaptureFixture[str], mo
         cli.main()
     assert ended.value.code == 1
     assert printed(capsys, f"demur: {HOSTILE}")
+
+
+def test_the_way_to_learn_for_another_policy_can_be_typed_as_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(calibrator, "_correct", lambda _, *words: given.append(words))
+    [said] = policy.notes("icu", None, Policy(), Policy(target="deep"))[1:]
+    name, *words = said.split("`")[1].split()
+    done = CliRunner().invoke(cli.app, words)
+    assert (name, done.exit_code, given) == ("demur", 0, [("icu", ("WHO", ""))])
 
 
 def test_names_in_tables_are_printed_as_they_stand(
