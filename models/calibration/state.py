@@ -88,7 +88,9 @@ def read(state: object) -> State:
     version = state.get("schema") if isinstance(state, dict) else None
     if version != SCHEMA:
         shown = version if isinstance(version, int) else "of another type"
-        raise StateError(f"calibrator state of schema {shown}; this version reads {SCHEMA}: rebuild from the labels")
+        raise StateError(
+            f"calibrator state of schema {shown}; this version reads {SCHEMA}: only the labels lead to it again"
+        )
     try:
         return msgspec.convert(state, State)
     except msgspec.ValidationError as error:

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import Struct
 
-from models.errors import EventError, StateError
+from models.errors import DeliveryError, EventError, StateError
 from models.events import Alarm, Change, DeadLetter, Event, Watermark
 from streams.agents.common import Context, Internal, unreadable
 from streams.agents.expiry import Expiry
@@ -197,8 +197,17 @@ class Fold:
             row = msgspec.json.decode(stored, type=Row)
             folded = self.kind.restore(deployment, row.snapshot)
         except (msgspec.MsgspecError, StateError, LookupError) as error:
-            raise unreadable(f"rows of deployment {deployment}", error) from None
+            raise self._unreadable(deployment, error) from None
         return Held(folded, dict.fromkeys(row.recent), row.news, row.places)
+
+    def _unreadable(self, deployment: str, error: Exception) -> DeliveryError:
+        """Say which way leads out: what the rows hold follows from the topics that were folded."""
+        what, name = unreadable(f"rows of deployment {deployment}", error), f"{self.context.prefix}demur-{self.name}"
+        return DeliveryError(
+            f"{what}, or let this one read all from the beginning: stop {self.name.upper()}, delete the topic "
+            f"{name}-state-changelog, the consumer group {name} and, if the store is rocksdb, what is in "
+            "DEMUR_DATA_DIR; then `demur topics`, and start it"
+        )
 
     def _publish(self, deployment: str, taken: Taken, plan: Plan) -> None:
         held = taken.held

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -10,10 +10,11 @@ import orjson
 import pytest
 from kafka import KafkaProducer
 
+from models.errors import DemurError
 from models.events import Calibration, Decision, Event, Instruction, encode
 from models.policy import Policy
 from streams import orders, topics
-from streams.broker import free_port
+from streams.broker import Child, free_port
 from streams.connection import kafka_options
 from streams.drive import await_ready, worker
 from streams.logbook import newest
@@ -160,6 +161,54 @@ def test_an_order_that_no_worker_follows_yet_is_not_called_done(settings: Settin
     assert orders.give(settings, by, wait_s=0.5) is None
     [lies] = read_all(settings, Instruction.topic)
     assert lies.value == encode(by)
+
+
+@contextmanager
+def learn(settings: Settings, tmp_path: Path) -> Iterator[Child]:
+    with worker(settings, tmp_path) as child:
+        await_ready(child, settings)
+        yield child
+
+
+def spoil(settings: Settings) -> None:
+    """Let LEARN's state be of an earlier version."""
+    topic = f"{settings.topic_prefix}demur-learn-state-changelog"
+    rows = [one for one in read_all(settings, "demur-learn-state-changelog") if one.key == b"d/icu"]
+    row = orjson.loads(rows[-1].value)
+    row["snapshot"]["ledger"]["filter"]["schema"] = 2
+    with closing(KafkaProducer(**kafka_options(settings))) as producer:
+        producer.send(topic, key=b"d/icu", value=orjson.dumps(row), partition=rows[-1].partition).get()
+
+
+def test_a_calibrator_is_rebuilt_though_its_state_is_of_an_earlier_version(learning: Settings) -> None:
+    spoil(learning)
+    refused = demur("calibrator", "rebuild", "icu", settings=learning)
+    assert (refused.returncode, b"calibrator state of schema 2; this version reads 3" in refused.stderr) == (1, True)
+    assert "done: version 401" in said(learning, "calibrator", "rebuild", "icu", "--corrected", "--apply", "--by", WHO)
+    assert "bit for bit" in said(learning, "calibrator", "rebuild", "icu")
+
+
+def test_learn_says_how_it_comes_by_a_state_that_it_can_read_and_that_is_the_way(
+    settings: Settings, tmp_path: Path
+) -> None:
+    fixed = {"stages": ("learn",), "http_port": free_port(), "data_dir": tmp_path / "data", "time_source": "event"}
+    mine = settings.model_copy(update=fixed)
+    topics.create(mine, changelogs(mine))
+    send(mine, LABELS[:300])
+    with learn(mine, tmp_path):
+        until(mine, lambda version: version.version == 300)
+    spoil(mine)
+    send(mine, LABELS[300:])
+    with learn(mine, tmp_path) as child, pytest.raises(DemurError, match="stop LEARN, delete the topic"):
+        child.wait(60.0)
+    prefix = mine.topic_prefix
+    with topics.administrator(mine) as admin:
+        admin.delete_topics([f"{prefix}demur-learn-state-changelog"])
+        admin.delete_groups([f"{prefix}demur-learn"])
+    assert demur("topics", settings=mine).returncode == 0
+    with learn(mine, tmp_path):
+        until(mine, lambda version: version.version == len(LABELS))
+    assert "bit for bit" in said(mine, "calibrator", "rebuild", "icu")
 
 
 def test_no_version_of_another_model_comes_back(learning: Settings) -> None:
