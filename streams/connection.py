@@ -12,7 +12,7 @@ from typing import Any
 from faust import SASLCredentials, SSLCredentials
 
 from models.errors import SettingsError
-from streams.settings import Settings
+from streams.settings import Settings, unreadable
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:
@@ -27,6 +27,8 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
         raise SettingsError(
             f"DEMUR_CAFILE, DEMUR_CERTFILE, DEMUR_KEYFILE: not usable PEM files ({error.reason})"
         ) from None
+    except OSError as error:
+        raise unreadable("DEMUR_CAFILE, DEMUR_CERTFILE, DEMUR_KEYFILE: a file", error) from None
     return context
 
 
@@ -74,7 +76,7 @@ def refused(settings: Settings) -> SettingsError:
         return SettingsError(
             f"DEMUR_USERNAME, DEMUR_PASSWORD: refused by the broker at {settings.bootstrap}: correct them"
         )
-    more = "a certificate (DEMUR_CERTFILE) or a user (DEMUR_USERNAME)" if settings.encrypted else "TLS (DEMUR_CAFILE)"
+    more = "a certificate (DEMUR_CERTFILE) or a user (DEMUR_USERNAME)" if settings.encrypted else "TLS (DEMUR_TLS)"
     what = f"what listens at {settings.bootstrap} does not answer as Kafka"
     return SettingsError(f"DEMUR_BOOTSTRAP: {what}: does it want {more}?")
 

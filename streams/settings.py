@@ -10,10 +10,12 @@ models.errors.SettingsError: DEMUR_PARTITIONS: Input should be greater than or e
 >>> load(bootstrap="kafka.example.org:9092")
 Traceback (most recent call last):
 models.errors.SettingsError: DEMUR_BOOTSTRAP: kafka.example.org is another machine and TLS is off: set DEMUR_CAFILE, \
-or DEMUR_ALLOW_PLAINTEXT=true to let patients' text travel in the clear
+or DEMUR_TLS=true if a public authority signed its certificate, or DEMUR_ALLOW_PLAINTEXT=true to let patients' text \
+travel in the clear
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -42,6 +44,13 @@ from models.errors import SettingsError
 PREFIX: Final = "DEMUR_"
 INPUT_RETENTION: Final = timedelta(days=30)
 """How long topics with patients' text are kept; the join cannot wait longer, for its inputs must be there to replay."""
+
+_LINK: Final = r"(tcp|udp|sctp)://\S+"
+_SERVICE_LINK: Final = re.compile(
+    rf"DEMUR_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)=\S+|PORT={_LINK}"
+    rf"|PORT_\d+_(TCP|UDP|SCTP)(={_LINK}|_(PROTO|PORT|ADDR)=\S+))"
+)
+"""What Kubernetes tells each container of the services of its namespace: one named `demur` is no setting of ours."""
 
 Stage = Literal["score", "join", "learn", "watch"]
 STAGES: Final[tuple[Stage, ...]] = ("score", "join", "learn", "watch")
@@ -167,10 +176,10 @@ class Settings(BaseSettings):
 
 def load(file: Path | None = None, **arguments: Any) -> Settings:
     """Read the settings. Raises `SettingsError` that names the setting and the remedy; never shows a secret."""
-    if file and not file.is_file():
-        raise SettingsError(f"no settings file {file}: check the path")
     _refuse_unknown_variables()
     with _one_sentence(file):
+        if file and not file.is_file():
+            raise SettingsError(f"no settings file {file}: check the path")
         return _read_by(file)(**arguments)
 
 
@@ -192,6 +201,13 @@ def _one_sentence(file: Path | None) -> Iterator[None]:
         raise SettingsError(f"settings file {file} is not TOML in UTF-8: {error}") from None
     except SourceError as error:
         raise SettingsError(str(error)) from None
+    except OSError as error:  # of the settings file, or of one that a setting names
+        raise unreadable(error.filename or file, error) from None
+
+
+def unreadable(what: object, error: OSError) -> SettingsError:
+    """Return what is said of a file that cannot be read, or of its folder."""
+    return SettingsError(f"{what} cannot be read ({error.strerror}): let this user read it, or correct the path")
 
 
 def _sentence(errors: list[ErrorDetails]) -> str:
@@ -222,9 +238,10 @@ def _plain(value: Any) -> str:
 
 def _refuse_unknown_variables() -> None:
     """A misspelt variable would silently leave the default."""
-    for name in os.environ:  # noqa: TID251  this is the module of settings
+    for name, value in os.environ.items():  # noqa: TID251  this is the module of settings
         setting = name.removeprefix(PREFIX).lower()
-        if name.startswith(PREFIX) and setting not in Settings.model_fields:
+        known = setting in Settings.model_fields or _SERVICE_LINK.fullmatch(f"{name}={value}")
+        if name.startswith(PREFIX) and not known:
             raise SettingsError(f"{name}: {_unknown(setting)}")
 
 
@@ -236,11 +253,12 @@ def _unknown(name: str) -> str:
 def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
     """Yield what no single field can know: the setting at fault, and what is wrong with it."""
     if (host := far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):
+        what = "patients' text and DEMUR_PASSWORD" if s.password and s.mechanism == "PLAIN" else "patients' text"
         yield (
             "bootstrap",
             (
-                f"{host} is another machine and TLS is off: set DEMUR_CAFILE, or DEMUR_ALLOW_PLAINTEXT=true "
-                "to let patients' text travel in the clear"
+                f"{host} is another machine and TLS is off: set DEMUR_CAFILE, or DEMUR_TLS=true if a public authority "
+                f"signed its certificate, or DEMUR_ALLOW_PLAINTEXT=true to let {what} travel in the clear"
             ),
         )
     if far(s.bootstrap) and not s.salience_key:

@@ -31,7 +31,7 @@ from streams.calibrations import Calibrations
 from streams.clock import clock_for
 from streams.metrics import Metrics
 from streams.scorer import Scorer
-from streams.settings import STAGES, Settings, Stage, load
+from streams.settings import STAGES, Settings, Stage, load, unreadable
 
 CACHE: Final = Path(".cache/demur")
 """Where the reference encoder is kept, in the folder that the command runs in."""
@@ -87,6 +87,8 @@ def _table(what: str, file: Path) -> dict[str, Any]:
         raise SettingsError(f"{what} {file} is not TOML: check its quotes and brackets") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{what} {file} is not in UTF-8: save it so") from None
+    except OSError as error:
+        raise unreadable(f"{what} {file}", error) from None
 
 
 def horizons(settings: Settings) -> Horizons:

@@ -9,6 +9,7 @@ import pytest
 from models.errors import SettingsError
 from streams.connection import faust_credentials, kafka_options, ssl_context
 from streams.settings import Settings, load
+from streams.stages import keys_in, policies
 
 FAR = "kafka.example.org:9093"
 SALT = "k3y of thirty-two characters or more"
@@ -81,6 +82,53 @@ def test_wrong_settings_are_named(arguments: dict[str, Any], expected: str) -> N
 def test_a_misspelt_variable_is_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEMUR_HORIZONS", "3")
     assert sentence() == "DEMUR_HORIZONS: there is no such setting; did you mean DEMUR_HORIZON_S?"
+
+
+LINKS = {
+    "DEMUR_SERVICE_HOST": "10.0.0.11",
+    "DEMUR_SERVICE_PORT": "8321",
+    "DEMUR_SERVICE_PORT_METRICS": "8321",
+    "DEMUR_PORT": "tcp://10.0.0.11:8321",
+    "DEMUR_PORT_8321_TCP": "tcp://10.0.0.11:8321",
+    "DEMUR_PORT_8321_TCP_PROTO": "tcp",
+    "DEMUR_PORT_8321_TCP_PORT": "8321",
+    "DEMUR_PORT_8321_TCP_ADDR": "10.0.0.11",
+    "DEMUR_METRICS_SERVICE_HOST": "10.0.0.12",
+    "DEMUR_METRICS_PORT": "tcp://10.0.0.12:80",
+}
+"""What Kubernetes puts into each container of a namespace with services named `demur` and `demur-metrics`."""
+
+
+def test_what_kubernetes_says_of_services_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name, value)
+    assert load().http_port == 8321
+    monkeypatch.setenv("DEMUR_HTPP_PORT", "8322")
+    assert sentence() == "DEMUR_HTPP_PORT: there is no such setting; did you mean DEMUR_HTTP_PORT?"
+
+
+UNREADABLE = Path("/proc/self/mem")
+"""A file whose reading fails, for root too."""
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_remedy(tmp_path: Path) -> None:
+    assert sentence(file=UNREADABLE).startswith(f"{UNREADABLE} cannot be read (Input/output error): ")
+    for reads, what in ((policies, "policy file"), (keys_in, "file of keys")):
+        with pytest.raises(
+            SettingsError, match=f"{what} {tmp_path} cannot be read \\(Is a directory\\): let this user"
+        ):
+            reads(tmp_path)
+    gone = tmp_path / "gone.pem"
+    for files in ({"cafile": gone}, {"certfile": gone, "keyfile": gone}, {"certfile": tmp_path, "keyfile": tmp_path}):
+        with pytest.raises(SettingsError, match="DEMUR_CAFILE, DEMUR_CERTFILE, DEMUR_KEYFILE: "):
+            ssl_context(load().model_copy(update=files))
+
+
+def test_the_way_to_tls_and_what_plain_text_shows_are_said() -> None:
+    assert "or DEMUR_TLS=true if a public authority signed" in sentence(bootstrap=FAR)
+    user = {"bootstrap": FAR, "username": "u", "password": "s3cret"}
+    assert "let patients' text travel" in sentence(**user)
+    assert "let patients' text and DEMUR_PASSWORD travel" in sentence(**user, mechanism="PLAIN")
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
