@@ -15,7 +15,7 @@ from rich.text import Text
 from models.errors import DemurError, SettingsError
 from streams.commands import calibrator, policy
 from streams.commands.studies import progress, studies
-from streams.settings import STAGES, load
+from streams.settings import STAGES, load, variable
 
 app = typer.Typer(
     name="demur",
@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # they hold texts and passwords, and older typers show them
 )
 app.add_typer(policy.app, name="policy")
 app.add_typer(calibrator.app, name="calibrator")
@@ -32,7 +33,10 @@ app.add_typer(studies)
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
 Out = Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the report, the summary and the logs.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same events.")]
-Bootstrap = Annotated[str | None, typer.Option("--bootstrap", help="A Kafka broker; by default an embedded one.")]
+Bootstrap = Annotated[
+    str | None,
+    typer.Option("--bootstrap", envvar=variable("bootstrap"), help="A Kafka broker; by default an embedded one."),
+]
 Model = Annotated[str | None, typer.Option("--model", help="Folder or hub id of the encoder; by default a small one.")]
 Device = Annotated[str | None, typer.Option("--device", help="Where the encoder computes: cpu, cuda, cuda:1, ...")]
 

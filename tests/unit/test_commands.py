@@ -111,6 +111,24 @@ def test_a_place_that_cannot_be_written_to_is_named_before_the_work(words: tuple
     assert sentence in said.output
 
 
+@pytest.mark.parametrize("words", [("demo",), ("replay", "--responses", __file__)])
+def test_a_run_goes_to_the_broker_that_the_environment_names(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def broker_for(bootstrap: str | None, _: Path) -> Any:
+        asked.append(bootstrap)
+        raise SettingsError("no broker here")
+
+    monkeypatch.setattr(runs, "broker_for", broker_for)
+    monkeypatch.setattr(cli, "_reference", lambda *_, **__: "m")
+    for more, names in (((), "127.0.0.1:1"), (("--bootstrap", "127.0.0.1:2"), "127.0.0.1:2")):
+        env = {"DEMUR_BOOTSTRAP": "127.0.0.1:1"}
+        CliRunner().invoke(cli.app, [*words, *more, "--out", str(tmp_path)], env=env)
+        assert asked.pop() == names
+
+
 def test_feedback_beside_judged_answers_is_refused(tmp_path: Path) -> None:
     """They hold their verdicts; what was given beside them would be left out without a word."""
     answers = tmp_path / "answers.jsonl"
