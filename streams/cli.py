@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.errors import DemurError, SettingsError
-from streams.commands import calibrator, policy
+from streams.commands import Config, calibrator, policy
 from streams.commands.studies import progress, studies
 from streams.settings import STAGES, load, variable
 
@@ -30,7 +30,6 @@ app.add_typer(calibrator.app, name="calibrator")
 app.add_typer(studies)
 
 
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
 Out = Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the report, the summary and the logs.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same events.")]
 Bootstrap = Annotated[
@@ -65,7 +64,7 @@ def demo(
     from streams.runs import broker_for, demonstrate  # noqa: PLC0415 (quick `--help`)
 
     console = Console()
-    model = _reference(console, fast=fast)
+    model = _encoder("reference", console, fast=fast)
     with broker_for(bootstrap, out) as (address, name), TemporaryDirectory(prefix="demur-") as data:
         settings = load(**_replay(address, model, Path(data), bootstrap))
         finished = demonstrate(settings, out, fast=fast, seed=seed, console=console, broker=name)
@@ -95,7 +94,7 @@ def replay(  # noqa: PLR0913, PLR0917 (one parameter per option)
     from streams.runs import replay as run  # noqa: PLC0415 (the same)
 
     console = Console()
-    path = model or _reference(console)
+    path = _encoder(model or "reference", console)
     with broker_for(bootstrap, out) as (address, name), TemporaryDirectory(prefix="demur-") as data:
         settings = load(**_replay(address, path, Path(data), bootstrap))
         finished = run(settings, responses, feedback, out, seed=seed, console=console, broker=name)
@@ -113,8 +112,8 @@ def worker(
 
     _log_as_json()
     settings = load(config, **_given(stages=stages, device=device))
-    if settings.model == "reference" and "score" in settings.stages:
-        settings = settings.model_copy(update={"model": _reference(Console(stderr=True))})
+    if "score" in settings.stages:
+        settings = settings.model_copy(update={"model": _encoder(settings.model, Console(stderr=True))})
     run(settings)
 
 
@@ -186,7 +185,7 @@ def score(
     from streams.stages import key, policies, scorer  # noqa: PLC0415 (the same)
 
     settings = load(config, **_given(device=device))
-    path = model or (_reference(Console(stderr=True)) if settings.model == "reference" else settings.model)
+    path = _encoder(model or settings.model, Console(stderr=True))
     patient = settings.model_copy(update={"model": path, "deadline_s": float("inf")})
     encoder = scorer(patient, Metrics())
     offline = Offline(encoder, policies(settings.policy), read(calibrations), key(settings))
@@ -219,13 +218,14 @@ def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str
     }
 
 
-def _reference(console: Console, *, fast: bool = False) -> str:
-    """Return the folder of the reference encoder, trained first if need be."""
-    from models.training.reference import ensure_reference  # noqa: PLC0415 (torch)
-    from streams.stages import CACHE  # noqa: PLC0415 (the same)
+def _encoder(model: str, console: Console, *, fast: bool = False) -> str:
+    """Return an encoder's folder or hub id; the reference one is trained first if need be, which is shown."""
+    from streams.stages import reference  # noqa: PLC0415 (torch)
 
+    if model != "reference":
+        return model
     with progress(console) as tell:
-        return str(ensure_reference(CACHE, fast=fast, progress=tell))
+        return reference(fast=fast, progress=tell)
 
 
 def _close(console: Console, finished: Any) -> None:

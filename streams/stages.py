@@ -108,7 +108,7 @@ def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     keep_memory()
     on_cpu = settings.device == "cpu"  # where a worker is one core; a GPU is fed by several
     os.environ.setdefault("TOKENIZERS_PARALLELISM", str(not on_cpu).lower())  # noqa: TID251 (the library's own switch)
-    path = _reference() if settings.model == "reference" else settings.model
+    path = reference() if settings.model == "reference" else settings.model
     where, budget = settings.device, settings.budget
     encoder = load_encoder(path, where, threads=1, batch_tokens=budget, precision=settings.precision)
     if encoder.runtime.precision == "bfloat16":
@@ -117,10 +117,11 @@ def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     return Scorer(encoder, metrics, budget=budget, deadline_s=settings.deadline_s)
 
 
-def _reference() -> str:
+def reference(*, fast: bool = False, progress: Callable[[float, str], None] | None = None) -> str:
+    """Return the folder of the reference encoder, trained first if need be. `progress`: told how far that has come."""
     from models.training.reference import ensure_reference  # noqa: PLC0415 (torch)
 
-    return str(ensure_reference(CACHE))
+    return str(ensure_reference(CACHE, fast=fast, progress=progress))
 
 
 def _score(settings: Settings, context: Context) -> Built:

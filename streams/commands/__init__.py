@@ -1,9 +1,15 @@
 """The commands beside running the stream: `demur policy`, `demur calibrator`, and those before deployment."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from streams.words import visible
+
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
 
 
 def say(text: str) -> None:

@@ -1,7 +1,6 @@
 """`demur calibrator`: a calibrator's log, two versions side by side, the state rebuilt, and a person's word on it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -20,13 +19,12 @@ from models.errors import EventError, SettingsError, StateError
 from models.events import Calibration, Change, DeadLetter, Instruction, Order, Standing, decode, encode
 from models.policy import Policy
 from streams.clock import WallClock
-from streams.commands import say
+from streams.commands import Config, say
 from streams.settings import Settings, load
 
 app = typer.Typer(help="What a calibrator changed and why; back to any version.", no_args_is_help=True)
 
 Deployment = Annotated[str, typer.Argument(help="Whose calibrator.")]
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Corrected = Annotated[bool, typer.Option("--corrected", help="Honour corrections and revocations.")]
 Apply = Annotated[bool, typer.Option("--apply", help="With --corrected: let it take the running one's place.")]

@@ -15,7 +15,7 @@ from models.calibration.control import Effect, again, rebuilding
 from models.errors import SettingsError
 from models.events import Action, Calibration, Decision, Tier
 from models.policy import Policies, Policy
-from streams.commands import say
+from streams.commands import Config, say
 from streams.settings import load
 
 app = typer.Typer(help="What a policy does, before it is applied.", no_args_is_help=True)
@@ -37,9 +37,7 @@ def policy() -> None:
 @app.command()
 def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     proposed: Annotated[Path, typer.Argument(help="TOML file of the proposed policy.", exists=True, dir_okay=False)],
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")
-    ] = None,
+    config: Config = None,
     decisions: Annotated[Path | None, typer.Option("--decisions", help=LINES, exists=True, dir_okay=False)] = None,
     calibrations: Annotated[
         Path | None, typer.Option("--calibrations", help=LINES, exists=True, dir_okay=False)

@@ -122,7 +122,7 @@ def test_a_run_goes_to_the_broker_that_the_environment_names(
         raise SettingsError("no broker here")
 
     monkeypatch.setattr(runs, "broker_for", broker_for)
-    monkeypatch.setattr(cli, "_reference", lambda *_, **__: "m")
+    monkeypatch.setattr(cli, "_encoder", lambda *_, **__: "m")
     for more, names in (((), "127.0.0.1:1"), (("--bootstrap", "127.0.0.1:2"), "127.0.0.1:2")):
         env = {"DEMUR_BOOTSTRAP": "127.0.0.1:1"}
         CliRunner().invoke(cli.app, [*words, *more, "--out", str(tmp_path)], env=env)
