@@ -53,7 +53,7 @@ def main() -> None:
 @app.command()
 def demo(
     out: Out = Path("demur-out"),
-    fast: Annotated[bool, typer.Option("--fast", help="A quarter of the week: under a minute.")] = False,  # noqa: FBT002 (typer's way)
+    fast: Annotated[bool, typer.Option("--fast", help="A quarter of the week: under a minute.")] = False,
     seed: Seed = 7,
     bootstrap: Bootstrap = None,
 ) -> None:
@@ -61,7 +61,7 @@ def demo(
 
     Needs nothing but Python: an embedded broker on loopback, and a small encoder trained here in under a minute.
     """
-    from streams.runs import broker_for, demonstrate  # noqa: PLC0415 (quick `--help`)
+    from streams.runs import broker_for, demonstrate
 
     console = Console()
     model = _encoder("reference", console, fast=fast)
@@ -90,8 +90,8 @@ def replay(  # noqa: PLR0913, PLR0917 (one parameter per option)
     The files hold our own events (`demur` writes and reads them), or judged answers: one object a line with `id`,
     `query`, `response` and `label` (1 = rejected). Judged answers have no times: arrivals are simulated from the seed.
     """
-    from streams.runs import broker_for  # noqa: PLC0415 (quick `--help`)
-    from streams.runs import replay as run  # noqa: PLC0415 (the same)
+    from streams.runs import broker_for
+    from streams.runs import replay as run
 
     console = Console()
     path = _encoder(model or "reference", console)
@@ -108,7 +108,7 @@ def worker(
     device: Device = None,
 ) -> None:
     """Run the stages of the stream until told to stop. Start as many workers as there are partitions."""
-    from streams.worker import run  # noqa: PLC0415 (quick `--help`)
+    from streams.worker import run
 
     _log_as_json()
     settings = load(config, **_given(stages=stages, device=device))
@@ -120,11 +120,11 @@ def worker(
 @app.command()
 def topics(
     config: Config = None,
-    describe: Annotated[bool, typer.Option("--describe", help="Only show what is there.")] = False,  # noqa: FBT002 (typer's way)
+    describe: Annotated[bool, typer.Option("--describe", help="Only show what is there.")] = False,
 ) -> None:
     """Create the topics that are missing and show them. Needs CREATE permission; workers do not."""
-    from streams import topics as admin  # noqa: PLC0415 (quick `--help`)
-    from streams.stages import changelogs  # noqa: PLC0415 (the same)
+    from streams import topics as admin
+    from streams.stages import changelogs
 
     settings = load(config)
     names = changelogs(settings)
@@ -148,15 +148,15 @@ def verify(
         list[Path] | None, typer.Option("--policy", help="Each policy that was in force.", exists=True, dir_okay=False)
     ] = None,
     config: Config = None,
-    replayed: Annotated[bool, typer.Option("--replayed", help="The topics of `demur demo` or `replay`.")] = False,  # noqa: FBT002 (typer's way)
+    replayed: Annotated[bool, typer.Option("--replayed", help="The topics of `demur demo` or `replay`.")] = False,
 ) -> None:
     """Recompute every decision, label and calibrator version from the topics, and name each difference.
 
     Needs the settings of the workers (horizons, digest key, policies). Events may flow meanwhile: what is not yet due
     is counted as pending. Ends with status 1 if anything differs.
     """
-    from streams.verify import sentence  # noqa: PLC0415 (quick `--help`)
-    from streams.verify import verify as compare  # noqa: PLC0415 (the same)
+    from streams.verify import sentence
+    from streams.verify import verify as compare
 
     given = _given(bootstrap=bootstrap, topic_prefix=prefix) | (REPLAYED if replayed else {})
     report = compare(load(config, **given), policy or ())
@@ -179,10 +179,10 @@ def score(
 
     Without calibrations nothing is green: the model's probabilities alone are no promise.
     """
-    from streams.metrics import Metrics  # noqa: PLC0415 (quick `--help`)
-    from streams.offline import Offline  # noqa: PLC0415 (the same)
-    from streams.offline import calibrations as read  # noqa: PLC0415 (the same)
-    from streams.stages import key, policies, scorer  # noqa: PLC0415 (the same)
+    from streams.metrics import Metrics
+    from streams.offline import Offline
+    from streams.offline import calibrations as read
+    from streams.stages import key, policies, scorer
 
     settings = load(config, **_given(device=device))
     path = _encoder(model or settings.model, Console(stderr=True))
@@ -220,7 +220,7 @@ def _replay(address: str, model: str, data: Path, given: str | None) -> dict[str
 
 def _encoder(model: str, console: Console, *, fast: bool = False) -> str:
     """Return an encoder's folder or hub id; the reference one is trained first if need be, which is shown."""
-    from streams.stages import reference  # noqa: PLC0415 (torch)
+    from streams.stages import reference
 
     if model != "reference":
         return model

@@ -45,7 +45,7 @@ SHOWN = 12
 
 
 @app.command()
-def log(deployment: Deployment, config: Config = None, json: Json = False) -> None:  # noqa: FBT002 (typer's way)
+def log(deployment: Deployment, config: Config = None, json: Json = False) -> None:
     """Show the calibrator's log: each change that labels forced or a person ordered, and one a day for the rest."""
     settings = load(config)
     if not (entries := _history(settings, deployment).changes):
@@ -65,7 +65,7 @@ def diff(
     before: Annotated[int, typer.Argument(help="A version.")],
     after: Annotated[int, typer.Argument(help="Another.")],
     config: Config = None,
-    json: Json = False,  # noqa: FBT002 (typer's way)
+    json: Json = False,
 ) -> None:
     """Compare two versions: parameters, cuts, and the tiers that each would give the latest responses."""
     settings = load(config)
@@ -77,8 +77,8 @@ def diff(
 def rebuild(  # noqa: PLR0913, PLR0917 (one parameter per option)
     deployment: Deployment,
     config: Config = None,
-    corrected: Corrected = False,  # noqa: FBT002 (typer's way)
-    apply: Apply = False,  # noqa: FBT002 (the same)
+    corrected: Corrected = False,
+    apply: Apply = False,
     by: By = "",
     why: Why = "",
 ) -> None:
@@ -87,7 +87,7 @@ def rebuild(  # noqa: PLR0913, PLR0917 (one parameter per option)
     With --corrected, show instead what the log says once corrections replace what they correct, by the policy as it is
     now: with --apply that is also how a changed `target`, `groups` or `calibrator` takes effect.
     """
-    from streams.logbook import running  # noqa: PLC0415 (quick `--help`)
+    from streams.logbook import running
 
     settings = load(config)
     if corrected:
@@ -167,7 +167,7 @@ def _whole(then: Learning) -> dict[str, Any]:
 
 def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str, **rest: Any) -> None:
     """Send an instruction that keeps to the contract, and say what LEARN did. Raises `StateError` if it could not."""
-    from streams import orders  # noqa: PLC0415 (quick `--help`)
+    from streams import orders
 
     facts = {"version": now.version, **rest}
     instruction = Instruction(
@@ -202,19 +202,19 @@ def _checked(instruction: Instruction) -> Instruction:
 
 
 def _policy(settings: Settings, deployment: str) -> Policy:
-    from streams.stages import policies  # noqa: PLC0415 (quick `--help`)
+    from streams.stages import policies
 
     return policies(settings.policy).of(deployment)
 
 
 def _history(settings: Settings, deployment: str) -> History:
-    from streams.logbook import history  # noqa: PLC0415 (quick `--help`)
+    from streams.logbook import history
 
     return history(settings, deployment, _policy(settings, deployment))
 
 
 def _newest(settings: Settings, deployment: str) -> Calibration:
-    from streams.logbook import newest  # noqa: PLC0415 (quick `--help`)
+    from streams.logbook import newest
 
     if (found := newest(settings).get(deployment)) is None:
         raise StateError(f"there is no calibration of deployment {deployment}")
@@ -228,7 +228,7 @@ def _published(learning: Learning) -> Calibration:
 
 
 def _compare(settings: Settings, before: Calibration, after: Calibration) -> Difference:
-    from streams.logbook import decisions  # noqa: PLC0415 (quick `--help`)
+    from streams.logbook import decisions
 
     mine = [one for one in decisions(settings, SAMPLE) if one.deployment == after.deployment]
     sample = [(one.logit, one.groups) for one in mine if one.logit is not None]

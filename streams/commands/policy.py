@@ -43,7 +43,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
         Path | None, typer.Option("--calibrations", help=LINES, exists=True, dir_okay=False)
     ] = None,
     last: Annotated[int, typer.Option("--last", min=1, help="How many decisions of each partition to take.")] = 5000,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 (typer's way)
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show shares of tiers and actions and the review load under a proposed policy, beside the current one.
 
@@ -51,8 +51,8 @@ def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact. Under another
     `target`, `groups` or `calibrator` nothing is green until they are learnt from the labels, which is not foreseen.
     """
-    from streams import logbook, offline  # noqa: PLC0415 (quick `--help`)
-    from streams.stages import policies  # noqa: PLC0415 (the same)
+    from streams import logbook, offline
+    from streams.stages import policies
 
     settings = load(config)
     current, other = policies(settings.policy), policies(proposed)

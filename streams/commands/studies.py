@@ -78,11 +78,11 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # noqa: TID251 (OpenMP's own: beside other work threads would spin)
     keep_memory()
-    from models.training import losses, synth  # noqa: PLC0415 (quick `--help`)
-    from models.training.data import from_week, read  # noqa: PLC0415 (the same)
-    from models.training.fit import Recipe  # noqa: PLC0415 (the same)
-    from models.training.fit import train as fit  # noqa: PLC0415 (the same)
-    from models.training.late import train_late  # noqa: PLC0415 (the same)
+    from models.training import losses, synth
+    from models.training.data import from_week, read
+    from models.training.fit import Recipe
+    from models.training.fit import train as fit
+    from models.training.late import train_late
 
     if head is Head.LATE and encoder is None:
         raise SettingsError("--head late needs --encoder: a folder or hub id of a sentence encoder")
@@ -108,11 +108,11 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
 
 def _words(examples: Any, head: Head, seed: int) -> float:
     """AUROC of TF-IDF on the questions that the model is measured on, by learning from those that it learns from."""
-    from models.training.baselines import out_of_fold, tfidf  # noqa: PLC0415 (quick `--help`)
-    from models.training.examples import split  # noqa: PLC0415 (the same)
-    from models.training.fit import Recipe  # noqa: PLC0415 (the same)
-    from models.training.late import FOLDS, teachers  # noqa: PLC0415 (the same)
-    from models.training.metrics import measure  # noqa: PLC0415 (the same)
+    from models.training.baselines import out_of_fold, tfidf
+    from models.training.examples import split
+    from models.training.fit import Recipe
+    from models.training.late import FOLDS, teachers
+    from models.training.metrics import measure
 
     if head is Head.LATE:
         held = [examples[row] for row in teachers(examples)]
@@ -137,9 +137,9 @@ def evaluate(
 
     Without `--train` the baselines learn from the other questions of the same data, fold by fold.
     """
-    from models.training.data import read  # noqa: PLC0415 (quick `--help`)
-    from models.training.evaluate import evaluate as measure  # noqa: PLC0415 (the same)
-    from models.training.evaluate import write  # noqa: PLC0415 (the same)
+    from models.training.data import read
+    from models.training.evaluate import evaluate as measure
+    from models.training.evaluate import write
 
     found = measure(artifact, read(*data), clock=perf_counter, train=read(*train or []))
     write(found, json, html)
@@ -164,8 +164,8 @@ def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same events.")] = 7,
 ) -> None:
     """Write a synthetic hospital's week with known truth: for tests, and for pilots without logs."""
-    from models.training.hospital import SCENARIOS  # noqa: PLC0415 (quick `--help`)
-    from models.training.synth import Config, generate, write  # noqa: PLC0415 (the same)
+    from models.training.hospital import SCENARIOS
+    from models.training.synth import Config, generate, write
 
     week = generate(Config(responses=responses, days=days, seed=seed, drift=SCENARIOS[drift], silent=silent))
     write(week, out)
@@ -180,8 +180,8 @@ def readiness(
     json: Json = None,
 ) -> None:
     """Tell how many more labels each tier needs until its rejection rate is known closely enough."""
-    from models.training.data import read_labels  # noqa: PLC0415 (quick `--help`)
-    from models.training.readiness import pilot  # noqa: PLC0415 (the same)
+    from models.training.data import read_labels
+    from models.training.readiness import pilot
 
     found = pilot(read_labels(labels), within, target)
     table = Table("tier", "labels", "rejected", "known to ±", "labels missing", "days until then")
