@@ -174,7 +174,7 @@ def test_each_text_under_the_id_of_another_has_its_dead_letter_and_no_other_has_
         detail=str(IdReused()), digest=digest(asked.value), size_bytes=len(asked.value),
         response_id=decode(Response, asked.value).response_id,
     )  # fmt: skip
-    more, _ = added(logs, false, f"responses/{asked.partition}/{asked.offset}", reused[0])
+    more, _ = added(logs, false, reused[0].at_ms)
     assert any("`code` or `detail` is not what is wrong" in one.what for one in check(more, RULES).differences)
 
 

@@ -144,7 +144,7 @@ def test_a_crash_anywhere_changes_nothing():
     [
         ({"schema": 1, "counts": {}}, "of another version"),
         ({"version": "x"}, "`\\$.version`"),
-        ({"filter": {}}, "rebuild from the labels"),
+        ({"filter": {}}, "only the labels lead to it again"),
         ({"extra": 1}, "unknown field `extra`"),
     ],
 )
