@@ -13,7 +13,7 @@ from msgspec import Struct
 from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, input_digest, is_refusal, refuse
 from models.encoder.base import Score as Scored
 from models.errors import EventError, IdReused
-from models.events import Decision, Outcome, Response, parse
+from models.events import Decision, Outcome, Response, decode, parse
 from models.policy import Policies, Policy
 from streams.agents.common import Context, Internal
 from streams.agents.expiry import Expiry
@@ -163,7 +163,7 @@ class Score:
 
     def _refuse(self, plan: Plan, record: Record, error: EventError) -> list[Decision]:
         """Set a record aside; its response is red, unless another record of its id was decided on: that stands."""
-        decision = refuse(_rest(record), error, self._stamp(None))
+        decision = refuse(_rest(record, error), error, self._stamp(None))
         response_id = decision.response_id if decision else None
         plan.sends.append(self.context.dead_letter(self.name, record, error, response_id))
         if decision is None:
@@ -195,9 +195,11 @@ def _other_text(first: Decision) -> EventError:
     return Internal("not processable") if first.reasons[1:] == (Internal.code,) else IdReused()
 
 
-def _rest(record: Record) -> dict[str, Any]:
-    """What is left of a message that breaks the contract: at best, whose it is."""
+def _rest(record: Record, error: EventError) -> dict[str, Any]:
+    """What is left of a message that breaks the contract: at best, whose it is. One that keeps to it is there whole."""
     try:
+        if isinstance(error, IdReused | Internal):
+            return msgspec.structs.asdict(decode(Response, record.value))
         return parse(record.value, limit=MAX_REST)
     except EventError:
         return {"response_id": record.headers.get("ce_id", b"").decode("ascii", "replace")}

@@ -363,6 +363,19 @@ def test_what_was_decided_first_stands_also_against_a_broken_message(first: str,
     assert {s.topic for s in stage.sent} == {"decisions", "dead-letters"}
 
 
+@pytest.mark.parametrize("how", ["reused", "failed"])
+def test_a_dead_letter_names_the_response_also_where_no_other_reader_takes_its_bytes(how: str) -> None:
+    """In a field that nobody knows is what is no UTF-8: who reads by the contract skips it."""
+    odd = encode(response()).replace(b'"query":', b'"unknown":"\xff","query":')
+    stage = theatre()
+    if how == "reused":
+        stage.run([record(response(response="Another."), 0), record(odd, 1, topic="responses")])
+    else:
+        stage.sent += asyncio.run(stage.stage.poison(record(odd, 1, topic="responses"))).sends
+    [letter] = [decode(DeadLetter, s.value or b"") for s in stage.sent if s.topic == "dead-letters"]
+    assert letter.response_id == "r1"
+
+
 def test_a_broken_message_under_a_known_id_is_not_told_green() -> None:
     stage = theatre()
     stage.run([record(response(), 0)])
