@@ -356,6 +356,13 @@ class DeadLetter(Event, frozen=True, kw_only=True, tag="dead_letter"):
         return f"{self.source_topic}/{self.partition}/{self.offset}"
 
 
+CONTRACT: Final[dict[str, Any]] = {
+    **{t.topic: t for t in (Response, Outcome, Closure, Calibration, Change, Alarm, DeadLetter)},
+    Label.topic: Label | Instruction,
+    **{t.topic: t | Watermark for t in (Decision, Feedback)},
+}
+"""What each topic may carry, and nothing else."""
+
 E = TypeVar("E", bound=Event)
 
 

@@ -18,20 +18,7 @@ from rich.console import Console
 
 from models.accounts import Accounts, Run, balances
 from models.errors import DemurError, EventError
-from models.events import (
-    Alarm,
-    Calibration,
-    Closure,
-    DeadLetter,
-    Decision,
-    Event,
-    Feedback,
-    Label,
-    Outcome,
-    Response,
-    Watermark,
-    decode,
-)
+from models.events import CONTRACT, Change, Decision, Event, decode
 from streams import topics
 from streams.broker import Child, free_port
 from streams.feed import Feed, Item
@@ -40,10 +27,8 @@ from streams.reading import tail
 from streams.settings import Settings, Stage, environment
 from streams.stages import changelogs, policies
 
-TYPES: Final[dict[str, Any]] = {
-    **{t.topic: t for t in (Response, Label, Outcome, Closure, Calibration, Alarm, DeadLetter)},
-    **{t.topic: t | Watermark for t in (Decision, Feedback)},
-}
+TOPICS: Final = tuple(topic for topic in CONTRACT if topic != Change.topic)
+"""What the accounts are kept from. The calibrations tell all that the log of changes does, version by version."""
 READY_S: Final = 60.0
 """A worker loads its model and joins its groups in ten seconds on two cores."""
 REST_S: Final = 90.0
@@ -72,7 +57,7 @@ def drive(settings: Settings, plan: Plan, run: Run, out: Path, console: Console)
         feed.start()
         with LiveView(accounts := Accounts(policies(settings.policy).default.target), run, console) as view:
             rest = Rest(accounts, feed, run, time.monotonic())
-            for records in tail(settings, *TYPES, wait_ms=20):
+            for records in tail(settings, *TOPICS, wait_ms=20):
                 _observe(accounts, feed, records, settings.topic_prefix)
                 _check(workers, feed)
                 now = time.monotonic()
@@ -87,7 +72,7 @@ def _observe(accounts: Accounts, feed: Feed, records: Sequence[Any], prefix: str
     for record in records:
         topic = record.topic.removeprefix(prefix)
         try:
-            event: Event = decode(TYPES[topic], record.value)
+            event: Event = decode(CONTRACT[topic], record.value)
         except EventError:
             accounts.observe_invalid(topic)
             continue

@@ -17,8 +17,9 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from models.errors import SettingsError
+from models.events import CONTRACT
 from models.oracle import Entry, Logs, Report, Rules, check
-from models.oracle.logs import CONTRACT, HEADERS
+from models.oracle.logs import HEADERS
 from streams.clock import WallClock
 from streams.reading import read_to, reader
 from streams.settings import Settings

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from models.errors import EventError
-from models.events import Decision, Feedback, Instruction, Label, build, decode, digest, encode
+from models.events import CONTRACT, Decision, Feedback, Instruction, Label, build, decode, digest, encode
 from models.labels import is_evidence
 from models.oracle import Entry, Logs
-from models.oracle.logs import CONTRACT
 
 FREE = {
     ("responses", "department"), ("responses", "specialty"), ("responses", "llm_model"), ("responses", "context"),

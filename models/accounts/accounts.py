@@ -13,10 +13,20 @@ from models.accounts.lives import ARRIVED, DECIDED, LABELLED, UNLABELLED, Lives
 from models.accounts.reliability import Curve
 from models.accounts.tallies import Tallies
 from models.accounts.unmatched import Unmatched
-from models.events import Alarm, Calibration, Closure, DeadLetter, Decision, Event, Feedback, Label, Response
+from models.events import (
+    CONTRACT,
+    Alarm,
+    Calibration,
+    Closure,
+    DeadLetter,
+    Decision,
+    Event,
+    Feedback,
+    Instruction,
+    Label,
+    Response,
+)
 from models.labels import rejects
-
-_TOPICS: Final = tuple({type_.topic for type_ in Event.__subclasses__()})
 
 MAX_REASONS: Final = 200
 """Different reason codes counted; they are a closed vocabulary, so more of them is a fault of the writer."""
@@ -61,7 +71,7 @@ class Accounts:
         self.clock: datetime | None = None
         """The latest event time among the decisions."""
         self._seen: set[str] = set()
-        """Ids of labels, closures and dead-letter positions (their alphabets do not meet)."""
+        """Ids of labels, instructions, closures and dead-letter positions (their alphabets do not meet)."""
 
     def observe(self, topic: str, event: Event, at_ms: int) -> None:
         """Take in one decoded record; `at_ms` is the broker's record timestamp, milliseconds since the epoch."""
@@ -74,8 +84,8 @@ class Accounts:
                 self.feedback.add(event.feedback_id, +1)
             case Decision():
                 self._decision(event, at_ms)
-            case Label():
-                self._label(event, at_ms)
+            case Label() | Instruction():
+                self._change(event, at_ms)
             case Closure():
                 self._closure(event)
             case Calibration():
@@ -105,6 +115,12 @@ class Accounts:
             self.reasons[code if known else OTHER_REASON] += 1
         self.clock = max(self.clock or decision.occurred_at, decision.occurred_at)
 
+    def _change(self, event: Label | Instruction, at_ms: int) -> None:
+        if isinstance(event, Label):
+            self._label(event, at_ms)
+        elif self._news(f"instruction {event.instruction_id}"):
+            self.lags.change(event.deployment, at_ms)
+
     def _label(self, label: Label, at_ms: int) -> None:
         if not self._news(f"label {label.label_id}"):
             return
@@ -114,7 +130,7 @@ class Accounts:
         if label.kind == "verdict" and label.weight > 0:
             self._verdict(label)
             if label.decision.logit is not None:
-                self.lags.label(label.deployment, at_ms)
+                self.lags.change(label.deployment, at_ms)
 
     def _verdict(self, label: Label) -> None:
         scored, weight = label.decision, label.weight
@@ -177,7 +193,7 @@ class Accounts:
 @cache
 def _base(topic: str) -> str:
     """Return a topic's name without the deployment's prefix; a foreign name as it is."""
-    return next((name for name in _TOPICS if topic.endswith(name)), topic)
+    return next((name for name in CONTRACT if topic.endswith(name)), topic)
 
 
 def _hour(at: datetime) -> int:

@@ -5,7 +5,7 @@ contained in the first calibration published with `version` ≥ i, and has reach
 `calibrator_version` is at least that calibration's.
 
 >>> lags = Lags()
->>> lags.label("d", 1_000)
+>>> lags.change("d", 1_000)
 >>> lags.calibration("d", version=1, at_ms=1_020)
 >>> lags.decision("d", version=1, at_ms=1_050)
 >>> lags.to_threshold().tolist(), lags.to_decision().tolist()
@@ -32,18 +32,18 @@ def _longs() -> "array[int]":
 class _Trace:
     """What is known of one deployment. Calibrations come in order of version, so a repeat is never above the last."""
 
-    labels: "array[int]" = field(default_factory=_longs)
+    changes: "array[int]" = field(default_factory=_longs)
     versions: "array[int]" = field(default_factory=_longs)
     published: "array[int]" = field(default_factory=_longs)
     decided: dict[int, int] = field(default_factory=dict)
 
     def reached(self) -> tuple[Milliseconds, Milliseconds]:
-        """Return, for each label that a calibration contains, its time and the calibration's index."""
-        labels = np.array(self.labels, np.int64)
+        """Return, for each change that a calibration contains, its time and the calibration's index."""
+        changes = np.array(self.changes, np.int64)
         versions = np.array(self.versions, np.int64)
-        index = np.searchsorted(versions, np.arange(1, len(labels) + 1))
+        index = np.searchsorted(versions, np.arange(1, len(changes) + 1))
         seen = index < len(versions)
-        return labels[seen], index[seen]
+        return changes[seen], index[seen]
 
     def to_threshold(self) -> Milliseconds:
         since, index = self.reached()
@@ -60,14 +60,14 @@ class _Trace:
 
 
 class Lags:
-    """Record times of labels, calibrations and decisions, per deployment. Feed each label once."""
+    """Record times of changes, calibrations and decisions, per deployment. Feed each change once."""
 
     def __init__(self) -> None:
         self._traces: defaultdict[str, _Trace] = defaultdict(_Trace)
 
-    def label(self, deployment: str, at_ms: int) -> None:
-        """Note a label that is a change of its deployment's calibrator."""
-        self._traces[deployment].labels.append(at_ms)
+    def change(self, deployment: str, at_ms: int) -> None:
+        """Note a label or an instruction that is a change of its deployment's calibrator."""
+        self._traces[deployment].changes.append(at_ms)
 
     def calibration(self, deployment: str, *, version: int, at_ms: int) -> None:
         """Note a calibration; a repeat is passed over."""
@@ -83,11 +83,11 @@ class Lags:
         decided[version] = min(at_ms, decided.get(version, at_ms))
 
     def to_threshold(self) -> Milliseconds:
-        """Return each contained label's milliseconds until its calibration was published."""
+        """Return each contained change's milliseconds until its calibration was published."""
         return np.concatenate([_NONE, *(t.to_threshold() for t in self._traces.values())])
 
     def to_decision(self) -> Milliseconds:
-        """Return each contained label's milliseconds until the first decision made with it."""
+        """Return each contained change's milliseconds until the first decision made with it."""
         return np.concatenate([_NONE, *(t.to_decision() for t in self._traces.values())])
 
 

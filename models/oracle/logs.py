@@ -12,11 +12,11 @@ import msgspec
 
 from models.errors import EventError
 from models.events import (
+    CONTRACT,
     Alarm,
     Calibration,
     Change,
     Closure,
-    DeadLetter,
     Decision,
     Event,
     Feedback,
@@ -36,12 +36,6 @@ from models.signing import KEY_ID, SIGNATURE, Keys, Signed
 
 E = TypeVar("E", bound=Event)
 
-CONTRACT: Final[dict[str, Any]] = {
-    **{t.topic: t for t in (Response, Outcome, Closure, Calibration, Change, Alarm, DeadLetter)},
-    Label.topic: Label | Instruction,
-    **{t.topic: t | Watermark for t in (Decision, Feedback)},
-}
-"""What each topic may carry, and nothing else."""
 READERS: Final[dict[str, tuple[str, ...]]] = {
     Response.topic: ("score",),
     Outcome.topic: ("score",),

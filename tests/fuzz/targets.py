@@ -13,9 +13,8 @@ import orjson
 
 from models.calibration.ledger import Ledger, thresholds
 from models.errors import DemurError, EventError, IdReused, Undecodable
-from models.events import Calibration, DeadLetter, Instruction, Response, build, decode, digest, encode, parse
+from models.events import CONTRACT, Calibration, DeadLetter, Instruction, Response, build, decode, digest, encode, parse
 from models.oracle import Entry, Logs, check
-from models.oracle.logs import CONTRACT
 from models.policy import Policies, Policy
 from models.training.data import read, read_logs
 from streams import runs

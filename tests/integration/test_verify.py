@@ -13,8 +13,8 @@ import pytest
 from kafka import KafkaProducer
 
 from models.errors import EventError
-from models.events import Calibration, Change, Decision, Feedback, Instruction, Label, Response, decode, parse
-from models.oracle.logs import CONTRACT, INPUTS
+from models.events import CONTRACT, Calibration, Change, Decision, Feedback, Instruction, Label, Response, decode, parse
+from models.oracle.logs import INPUTS
 from models.training.reactions import Arrival
 from streams.clock import WallClock
 from streams.connection import kafka_options

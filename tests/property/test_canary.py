@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 
 from models.accounts import Accounts, Run
 from models.errors import DemurError, EventError
-from models.events import Event, Feedback, Response, decode, encode, parse
+from models.events import CONTRACT, Event, Feedback, Response, decode, encode, parse
 from models.oracle import check
-from models.oracle.logs import CONTRACT, Topics
+from models.oracle.logs import Topics
 from models.policy import Policies
 from models.training.data import read
 from streams.calibrations import Calibrations

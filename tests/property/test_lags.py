@@ -36,7 +36,7 @@ def test_lags_are_those_of_the_plain_definition(history, repeated):
         for _ in range(1 + repeated):
             lags.calibration("d", version=version, at_ms=at)
     for at in labels:
-        lags.label("d", at)
+        lags.change("d", at)
     to_threshold, to_decision = [], []
     for i, since in enumerate(labels, 1):
         to_threshold.append(first([at for version, at in versions if version >= i], since))
@@ -52,11 +52,11 @@ def test_deployments_do_not_mix(one, other):
     together, alone = Lags(), Lags()
     for name, (labels, versions, _) in (("a", one), ("b", other)):
         for at in labels:
-            together.label(name, at)
+            together.change(name, at)
         for version, at in versions:
             together.calibration(name, version=version, at_ms=at)
     for at in one[0]:
-        alone.label("a", at)
+        alone.change("a", at)
     for version, at in one[1]:
         alone.calibration("a", version=version, at_ms=at)
     mine = alone.to_threshold().tolist()

@@ -14,6 +14,7 @@ import pytest
 from models.calibration.ledger import Ledger
 from models.errors import IdReused
 from models.events import (
+    CONTRACT,
     Change,
     Closure,
     DeadLetter,
@@ -29,7 +30,6 @@ from models.events import (
 from models.joining import MAX_SKEW
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
-from models.oracle.logs import CONTRACT
 from models.partitions import home
 from models.policy import Policies, Policy
 from streams.agents.join import Join

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from models.accounts import Accounts, balances, summary
 from models.accounts.changes import explained
 from models.accounts.lags import quantiles
-from models.events import Calibration, Closure, DeadLetter, Feedback, Label
+from models.events import Calibration, Closure, DeadLetter, Feedback, Instruction, Label
 from tests.synthetic_week import DRIFT, PLANTED, START, Record, Week
 
 
@@ -68,6 +68,21 @@ def test_a_label_reaches_the_threshold_with_the_first_calibration_that_contains_
     until = {e.version: at for e, at in reversed(stamps) if isinstance(e, Calibration)}
     assert accounts.lags.to_threshold().tolist() == [until[i] - at for i, at in enumerate(since, 1)]
     assert quantiles(Accounts().lags.to_threshold()) == {"p50": None, "p99": None}
+
+
+def test_an_order_of_a_person_is_a_version_of_its_own(week):
+    labels = [e for _, e, _ in week.records if isinstance(e, Label)][:2]
+    [first, *_] = [e for _, e, _ in week.records if isinstance(e, Calibration)]
+    order = Instruction(
+        instruction_id="i", deployment=first.deployment, order="rollback", version=0, by="dr.who", occurred_at=START
+    )
+    accounts = Accounts()
+    for n, event in enumerate((labels[0], order, order, labels[1])):
+        accounts.observe("labels", event, 100 * n)
+    for version, at_ms in ((1, 30), (2, 130), (3, 350)):
+        accounts.observe("calibrations", replace(first, version=version), at_ms)
+    assert accounts.labels == 2
+    assert accounts.lags.to_threshold().tolist() == [30, 30, 50]
 
 
 def without(records: list[Record], kind: type, count: int = 1) -> list[Record]:

@@ -12,7 +12,8 @@ from kafka.errors import KafkaTimeoutError
 from kafka.future import Future
 from rich.console import Console
 
-from models.accounts import Accounts, Run
+from models.accounts import Accounts, Run, balances
+from models.events import Instruction, encode
 from streams import drive, feed, runs
 from streams.feed import Feed, items
 from streams.settings import Settings
@@ -91,3 +92,13 @@ def test_a_report_says_whose_promise_it_shows(tmp_path: Path) -> None:
     assert run.note == "Events. Promise and target are the default policy's; deployments with others of their own: 1."
     rules.write_text("green = 0.04")
     assert runs._run(Settings(policy=rules), title="", broker="", note="Events.").note == "Events."
+
+
+def test_what_a_person_orders_during_a_run_is_no_broken_message() -> None:
+    order = Instruction(
+        instruction_id="i", deployment="ward", order="rollback", version=1, by="dr.who", occurred_at=at(0)
+    )
+    accounts = Accounts()
+    records = [SimpleNamespace(topic="run.labels", value=encode(order), timestamp=0)]
+    drive._observe(accounts, SimpleNamespace(), records, "run.")  # type: ignore[arg-type]
+    assert (accounts.records["labels"], accounts.invalid.total(), balances(accounts)) == (1, 0, [])

@@ -8,8 +8,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.events import DeadLetter, Decision, Watermark, decode
-from models.oracle.logs import CONTRACT
+from models.events import CONTRACT, DeadLetter, Decision, Watermark, decode
 from models.oracle.wire import KEYS
 from models.partitions import home
 from streams.agents.common import Context
