@@ -14,6 +14,7 @@ from rich.text import Text
 
 from models.errors import DemurError, SettingsError
 from streams.commands import Config, calibrator, policy
+from streams.commands.records import records
 from streams.commands.studies import progress, studies
 from streams.settings import STAGES, load, variable
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.add_typer(policy.app, name="policy")
 app.add_typer(calibrator.app, name="calibrator")
 app.add_typer(studies)
+app.add_typer(records)
 
 
 Out = Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the report, the summary and the logs.")]

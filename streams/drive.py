@@ -55,7 +55,7 @@ def drive(settings: Settings, plan: Plan, run: Run, out: Path, console: Console)
         began = time.monotonic()
         feed = Feed(settings, plan.items, plan.end)
         feed.start()
-        with LiveView(accounts := Accounts(policies(settings.policy).default.target), run, console) as view:
+        with LiveView(accounts := Accounts(policies(settings.policy)), run, console) as view:
             rest = Rest(accounts, feed, run, time.monotonic())
             for records in tail(settings, *TOPICS, wait_ms=20):
                 _observe(accounts, feed, records, settings.topic_prefix)

@@ -1,17 +1,17 @@
 """What people ask of a calibrator, read from the topics; and what they tell it, sent to its label log."""
 
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 from kafka import KafkaProducer
 
 from models.calibration.history import History
 from models.errors import EventError, StateError
-from models.events import Calibration, Change, Decision, Event, Instruction, Label, decode
-from models.partitions import home
+from models.events import CONTRACT, Calibration, Change, Decision, Event, Instruction, Label, decode
+from models.partitions import home, misplaced
 from models.policy import Policy
 from models.training.lines import read_lines
 from streams.agents.fold import Row, row_of
@@ -20,8 +20,6 @@ from streams.reading import read_all
 from streams.settings import Settings
 from streams.stages import keys_in
 from streams.wire import fault, outgoing
-
-E = TypeVar("E", bound=Event)
 
 
 class Running(NamedTuple):
@@ -37,8 +35,8 @@ def history(settings: Settings, deployment: str, policy: Policy) -> History:
     labels = [r for r in read_all(settings, Label.topic) if r.partition == home(key, settings.partitions)]
     mine = [record for record in labels if record.key == key]
     whole = not (mine and labels[0].offset)
-    changes = _genuine(settings, Change, [r for r in read_all(settings, Change.topic) if r.key == key])
-    return History(deployment, policy, _genuine(settings, Label | Instruction, mine), changes, whole=whole)
+    changes = _events(settings, [r for r in read_all(settings, Change.topic) if r.key == key])
+    return History(deployment, policy, _events(settings, mine), changes, whole=whole)
 
 
 def running(settings: Settings, deployment: str) -> Running:
@@ -52,13 +50,14 @@ def running(settings: Settings, deployment: str) -> Running:
 
 def newest(settings: Settings) -> dict[str, Calibration]:
     """Read the newest calibration of each deployment."""
-    found = _genuine(settings, Calibration, read_all(settings, Calibration.topic))
+    found: list[Calibration] = _events(settings, read_all(settings, Calibration.topic))
     return {one.deployment: one for one in sorted(found, key=lambda one: one.version)}
 
 
 def decisions(settings: Settings, last: int) -> list[Decision]:
     """Read about the `last` decisions of each partition."""
-    return _genuine(settings, Decision, read_all(settings, Decision.topic, last))
+    found = _events(settings, read_all(settings, Decision.topic, last))
+    return [event for event in found if isinstance(event, Decision)]
 
 
 def decisions_in(path: Path) -> list[Decision]:
@@ -75,14 +74,19 @@ def instruct(settings: Settings, instruction: Instruction) -> tuple[int, int]:
     return sent.partition, sent.offset
 
 
-def _genuine(settings: Settings, types: Any, records: Iterable[Any]) -> list[Any]:
-    """Decode what keeps to the contract and, where records are signed, has a signature that fits."""
-    keys, found = keys_in(settings.keys), []
+def genuine(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event, int]]:
+    """Yield what keeps to the contract, lies in its partition and, where records are signed, has a signature that fits;
+    and the broker's time in milliseconds. The rest is passed over: it is in the dead letters, or `demur verify` names it.
+    """
+    keys, prefix = keys_in(settings.keys), settings.topic_prefix
     for record in records:
-        if record.value is None or fault(record, settings.topic_prefix, keys):
+        if record.value is None or fault(record, prefix, keys):
             continue
-        try:
-            found.append(decode(types, record.value))
-        except EventError:  # it is in the dead letters
-            continue
-    return found
+        with suppress(EventError):
+            event: Event = decode(CONTRACT[record.topic.removeprefix(prefix)], record.value)
+            if not misplaced(event, record.partition, settings.partitions):
+                yield event, record.timestamp
+
+
+def _events(settings: Settings, records: Iterable[Any]) -> list[Any]:
+    return [event for event, _ in genuine(settings, records)]

@@ -29,6 +29,15 @@ def read_all(settings: Settings, topic: str, newest: int | None = None) -> list[
     return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
+def read_each(settings: Settings, topic: str) -> Iterator[ConsumerRecord]:
+    """Yield a topic's records as `read_all` would return them, but for their order among partitions, and hold none.
+
+    Raises `SettingsError` if the topic does not exist.
+    """
+    with reader(settings, [topic]) as (consumer, partitions):
+        yield from read_to(consumer, consumer.end_offsets(partitions))
+
+
 def read_to(consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> Iterator[ConsumerRecord]:
     """Yield records until every partition has been read at least to its end."""
     while any(consumer.position(partition) < _end(consumer, partition, end) for partition, end in ends.items()):

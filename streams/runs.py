@@ -14,7 +14,6 @@ from rich.console import Console
 from models.accounts import Drift, Promise, Run, balances
 from models.errors import EventError, SettingsError
 from models.events import Feedback, Response, decode
-from models.policy import Policies, Policy
 from models.training import synth
 from models.training.data import read, to_events
 from models.training.reactions import Arrival
@@ -116,8 +115,7 @@ def _finish(settings: Settings, plan: Plan, run: Run, out: Path, console: Consol
 
 
 def _run(settings: Settings, *, note: str, **facts: Any) -> Run:
-    rules = policies(settings.policy)
-    policy = rules.default
+    policy = policies(settings.policy).default
     shown = {
         "model": settings.model,
         "store": settings.store,
@@ -128,20 +126,7 @@ def _run(settings: Settings, *, note: str, **facts: Any) -> Run:
         "audit sample": f"{policy.audit_rate:.0%}",
     }
     versions = {name: version(name) for name in SHOWN}
-    note += _others(rules)
-    return Run(promise=Promise(policy.green, policy.red), note=note, settings=shown, versions=versions, **facts)
-
-
-def _others(rules: Policies) -> str:
-    """Say that a report, which shows one promise, does not show every deployment's."""
-    shown, own = _promised(rules.default), map(_promised, rules.deployments.values())
-    count = sum(one != shown for one in own)
-    words = " Promise and target are the default policy's; deployments with others of their own:"
-    return f"{words} {count}." if count else ""
-
-
-def _promised(policy: Policy) -> tuple[float, float, str]:
-    return policy.green, policy.red, policy.target
+    return Run(promise=Promise.of(policy), note=note, settings=shown, versions=versions, **facts)
 
 
 def _among(good: list[Item], bad: list[Item]) -> list[Item]:

@@ -7,8 +7,15 @@ from unicodedata import category
 
 from models.accounts.run import Promise, Standing
 from models.accounts.tallies import Cell
-from models.events import Tier
+from models.events import Alarm, Tier
 
+SHARES: Final = {
+    "breach": "rejected",
+    "tightening": "rejected",
+    "unscored": "of responses without a score",
+    "orphans": "of endings without a response",
+}
+"""What the statistic of an alarm is a share of. Of other kinds, and of a tightening after an excess, it is evidence."""
 DASH: Final = "\N{EN DASH}"
 NONE: Final = "n/a"
 STANDING: Final[dict[Standing, str]] = {
@@ -104,6 +111,22 @@ def figure(value: float) -> str:
     ('12,346', '0.0568')
     """
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def ground(alarm: Alarm) -> str:
+    """Say what an alarm rests on, against what it needed: a share, which is below 1, or evidence, which is far above.
+
+    >>> from datetime import UTC
+    >>> at = datetime(2026, 1, 8, tzinfo=UTC)
+    >>> known = {"alarm_id": "a", "deployment": "d", "scope": "all", "since": at, "raised_at": at}
+    >>> ground(Alarm(kind="breach", statistic=0.071, threshold=0.05, **known))
+    '7.1 % rejected, at most 5.0 % expected'
+    >>> ground(Alarm(kind="jump", statistic=12345.6, threshold=10_000.0, **known))
+    'evidence 12,346, needed 10,000'
+    """
+    if alarm.kind in SHARES and alarm.threshold < 1.0:
+        return f"{percent(alarm.statistic)} {SHARES[alarm.kind]}, at most {percent(alarm.threshold)} expected"
+    return f"evidence {figure(alarm.statistic)}, needed {figure(alarm.threshold)}"
 
 
 def elapsed(seconds: float) -> str:

@@ -3,6 +3,7 @@
 Pure and incremental: feed every record of every topic, in any interleaving of the topics, once or more often.
 
     accounts.py     Accounts: one record in, the books updated
+    selection.py    which events a report is about: the responses of a period, and what became of them
     lives.py        which stages each response has reached
     unmatched.py    feedback records that have no outcome yet
     tallies.py      per scope, hour and tier: decisions, verdicts, rejections
@@ -17,6 +18,7 @@ Pure and incremental: feed every record of every topic, in any interleaving of t
 from models.accounts.accounts import Accounts
 from models.accounts.balance import balances
 from models.accounts.run import Drift, Promise, Run
+from models.accounts.selection import Selection
 from models.accounts.summary import summary
 
-__all__ = ["Accounts", "Drift", "Promise", "Run", "balances", "summary"]
+__all__ = ["Accounts", "Drift", "Promise", "Run", "Selection", "balances", "summary"]

@@ -4,7 +4,7 @@ from collections import Counter
 from datetime import datetime
 from functools import cache
 from math import exp
-from typing import Final, Literal
+from typing import Final, TypeVar
 
 from models.accounts.changes import Changes
 from models.accounts.interval import Interval, anytime
@@ -17,6 +17,7 @@ from models.events import (
     CONTRACT,
     Alarm,
     Calibration,
+    Change,
     Closure,
     DeadLetter,
     Decision,
@@ -25,12 +26,16 @@ from models.events import (
     Instruction,
     Label,
     Response,
+    Target,
 )
 from models.labels import rejects
+from models.policy import Policies
 
-MAX_REASONS: Final = 200
-"""Different reason codes counted; they are a closed vocabulary, so more of them is a fault of the writer."""
-OTHER_REASON: Final = "(other)"
+MAX_WORDS: Final = 200
+"""Different reason codes, models or policies counted; there are few, so more of them is a fault of the writer."""
+OTHER: Final = "(other)"
+
+K = TypeVar("K", str, tuple[str, str])
 
 
 class Accounts:
@@ -38,12 +43,13 @@ class Accounts:
 
     Repeats of an id count once (delivery is at least once); only feedback records are counted each, because a repeated
     feedback is itself something that must be accounted for. The topics may interleave in any way; within a
-    deployment, labels and calibrations come in their topic's order.
+    deployment, labels and calibrations come in their topic's order. What a calibrator changed is told by its
+    calibrations or, where Kafka has compacted those, by its log: give one of the two.
     """
 
-    def __init__(self, target: Literal["any", "deep"] = "any", interval: Interval = anytime) -> None:
-        self.target = target
-        """Which rejections count: any, or only deep ones; the one that steers the tiers."""
+    def __init__(self, policies: Policies | None = None, interval: Interval = anytime) -> None:
+        self.policies = policies or Policies()
+        """Each deployment's own says which rejections count: any, or only deep ones."""
         self.interval = interval
         self.records: Counter[str] = Counter()
         """Records read per topic, repeats and invalid ones included."""
@@ -60,6 +66,10 @@ class Accounts:
         """Dead letters by source topic and code."""
         self.reasons: Counter[str] = Counter()
         """Decisions by reason code (what stands before a colon); a decision may have several."""
+        self.models: Counter[str] = Counter()
+        """Decisions by the hash of the encoder."""
+        self.configs: Counter[tuple[str, str]] = Counter()
+        """Decisions by deployment and the hash of its policy."""
         self.actions: Counter[str] = Counter()
         self.audits = 0
         """Decisions drawn into the random audit sample."""
@@ -88,9 +98,8 @@ class Accounts:
                 self._change(event, at_ms)
             case Closure():
                 self._closure(event)
-            case Calibration():
-                self.changes.observe(event)
-                self.lags.calibration(event.deployment, version=event.version, at_ms=at_ms)
+            case Calibration() | Change():
+                self._version(event, at_ms)
             case Alarm():
                 self.alarms.setdefault(event.alarm_id, event)
             case DeadLetter():
@@ -109,11 +118,16 @@ class Accounts:
         self.tallies.decided(groups, _hour(decision.occurred_at), decision.tier)
         self.actions[decision.action] += 1
         self.audits += decision.audit
+        _count(self.models, decision.model_hash, OTHER)
+        _count(self.configs, (decision.deployment, decision.config_hash), (OTHER, ""))
         for reason in decision.reasons:
-            code = reason.partition(":")[0]
-            known = code in self.reasons or len(self.reasons) < MAX_REASONS
-            self.reasons[code if known else OTHER_REASON] += 1
+            _count(self.reasons, reason.partition(":")[0], OTHER)
         self.clock = max(self.clock or decision.occurred_at, decision.occurred_at)
+
+    def _version(self, event: Calibration | Change, at_ms: int) -> None:
+        self.changes.observe(event)
+        if isinstance(event, Calibration):
+            self.lags.calibration(event.deployment, version=event.version, at_ms=at_ms)
 
     def _change(self, event: Label | Instruction, at_ms: int) -> None:
         if isinstance(event, Label):
@@ -134,7 +148,7 @@ class Accounts:
 
     def _verdict(self, label: Label) -> None:
         scored, weight = label.decision, label.weight
-        rejected = rejects(label, self.target)
+        rejected = rejects(label, self.policies.of(label.deployment).target)
         groups = scored.groups | {"deployment": label.deployment}
         self.tallies.judged(groups, _hour(scored.occurred_at), scored.tier, weight=weight, rejected=rejected)
         if scored.logit is not None and scored.risk is not None:
@@ -164,6 +178,11 @@ class Accounts:
         return len(self._seen) > before
 
     @property
+    def target(self) -> Target:
+        """Which rejections count where a deployment has no policy of its own."""
+        return self.policies.default.target
+
+    @property
     def labels(self) -> int:
         """Labels of every kind."""
         return self.kinds.total()
@@ -188,6 +207,10 @@ class Accounts:
     def waiting(self) -> int:
         """Responses decided on, without a verdict yet, whose horizon is open."""
         return self.lives.lacking(DECIDED, LABELLED | UNLABELLED)
+
+
+def _count(known: Counter[K], key: K, other: K) -> None:
+    known[key if key in known or len(known) < MAX_WORDS else other] += 1
 
 
 @cache

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from models.accounts.accounts import Accounts
-from models.accounts.lives import ARRIVED, DECIDED
+from models.accounts.lives import ARRIVED, DECIDED, LABELLED, UNLABELLED
 from models.events import Feedback
 
 
@@ -13,7 +13,6 @@ class Account(NamedTuple):
     name: str
     parts: dict[str, int]
     went_in: int
-    came_out: int
     wrong: str = ""
 
 
@@ -21,6 +20,17 @@ def accounts_of(accounts: Accounts, dead_letters_planted: int | None = None) -> 
     """Return every account of a stream that has come to rest."""
     found = [_responses(accounts), _feedback(accounts), _invalid(accounts)]
     return found if dead_letters_planted is None else [*found, _planted(accounts, dead_letters_planted)]
+
+
+def followed(accounts: Accounts) -> Account:
+    """Return what became of the responses of a stream that goes on: what has no end yet is pending, not lost."""
+    lives, decided = accounts.lives, accounts.lives.count(DECIDED)
+    parts = {
+        "judged": lives.count(LABELLED),
+        "closed without a verdict": lives.lacking(UNLABELLED, LABELLED),
+        "pending": accounts.waiting,
+    }
+    return Account("responses decided on", parts, decided)
 
 
 def balances(accounts: Accounts, dead_letters_planted: int | None = None) -> list[str]:
@@ -36,12 +46,10 @@ def balances(accounts: Accounts, dead_letters_planted: int | None = None) -> lis
 def _responses(accounts: Accounts) -> Account:
     lives = accounts.lives
     undecided, unasked = lives.lacking(ARRIVED, DECIDED), lives.lacking(DECIDED, ARRIVED)
-    decided = lives.count(DECIDED)
     return Account(
         "responses",
-        {"decisions": decided},
+        {"decisions": lives.count(DECIDED)},
         lives.count(ARRIVED),
-        decided,
         _sentence("responses", {"without a decision": undecided, "decided on but never read": unasked}),
     )
 
@@ -60,7 +68,7 @@ def _feedback(accounts: Accounts) -> Account:
     over = accounts.feedback.over - dead
     open_ = {"without an outcome": max(0, over), "with an outcome too many": accounts.feedback.under + max(0, -over)}
     wrong = _sentence("feedback records", open_)
-    return Account("feedback records", parts, accounts.feedback_in, sum(parts.values()), wrong)
+    return Account("feedback records", parts, accounts.feedback_in, wrong)
 
 
 def _invalid(accounts: Accounts) -> Account:
@@ -69,7 +77,7 @@ def _invalid(accounts: Accounts) -> Account:
     silent = sum(max(0, n - letters[topic]) for topic, n in accounts.invalid.items())
     name, parts = "undecodable messages", {f"dead letters from {t}": n for t, n in letters.items()}
     wrong = _sentence(name, {"without a dead letter": silent})
-    return Account(name, parts or {"dead letters": 0}, accounts.invalid.total(), sum(letters.values()), wrong)
+    return Account(name, parts or {"dead letters": 0}, accounts.invalid.total(), wrong)
 
 
 def _letters(accounts: Accounts, topic: str) -> int:
@@ -79,7 +87,7 @@ def _letters(accounts: Accounts, topic: str) -> int:
 def _planted(accounts: Accounts, planted: int) -> Account:
     name, letters = "planted broken messages", accounts.dead_letters
     wrong = "" if letters == planted else f"{name}: {planted} planted, {letters} dead letters"
-    return Account(name, {"dead letters": letters}, planted, letters, wrong)
+    return Account(name, {"dead letters": letters}, planted, wrong)
 
 
 def _sentence(name: str, faults: dict[str, int]) -> str:

@@ -10,14 +10,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from models.events import Alarm, Calibration
+from models.events import Alarm, Calibration, Standing
+from models.events import Change as Entry
 
+Version = Calibration | Standing
 Cuts = dict[str, dict[str, float | None]]
 """Per scope and level (`green`, `red`): the raw logit below which that level is kept; None: none is low enough."""
 ROUTINE: Final = "labels"
 FAR: Final = 0.5
 """Log-odds of the raw score: a factor of 1.6 in the odds. Every detected jump moves its block further than that."""
 BATCH: Final = "a batch of labels"
+DAYS: Final = "the labels of a day"
+"""The log of changes has an entry a day for what labels did little by little."""
 CREPT: Final = "labels, little by little"
 WARM: Final = "warm-up over"
 MAX_SHOWN: Final = 1_000
@@ -68,21 +72,30 @@ class Changes:
     def __init__(self) -> None:
         self.shown: list[Change] = []
         self.versions = 0
-        """Versions published; a batch of labels is published as one."""
+        """Versions published, a batch of labels as one; from the log of changes, those that were gone through."""
         self._courses: dict[str, _Course] = {}
 
-    def observe(self, new: Calibration) -> None:
-        """Take in one version."""
-        course = self._courses.setdefault(new.deployment, _Course(cuts=new.cuts, shown=new.cuts))
+    def observe(self, event: Calibration | Entry) -> None:
+        """Take in one version, or one entry of a calibrator's log."""
+        new = event if isinstance(event, Calibration) else event.after
+        course = self._course(event, new)
         if new.version <= course.version:
             return
-        self.versions += 1
-        if (found := _noteworthy(new, course)) and len(self.shown) < MAX_SHOWN:
+        self.versions += 1 if isinstance(event, Calibration) else new.version - max(0, course.version)
+        if (found := _noteworthy(event, new, course)) and len(self.shown) < MAX_SHOWN:
             self.shown.append(found)
             course.shown = new.cuts
         course.version, course.cuts, course.warm = new.version, new.cuts, course.warm or not new.missing_labels
         if course.warm:
             course.hours[int(new.as_of.timestamp() // 3600)] = new.cuts
+
+    def _course(self, event: Calibration | Entry, new: Version) -> "_Course":
+        """An entry of a log says what was before it; of a calibration, which does not, the first is the start."""
+        before = None if isinstance(event, Calibration) else event.before
+        start = _Course(cuts=new.cuts, shown=new.cuts)
+        if before is not None:
+            start = _Course(before.version, not before.missing_labels, before.cuts, before.cuts)
+        return self._courses.setdefault(event.deployment, start)
 
     def cuts(self, deployment: str) -> Cuts:
         """Return the cuts in force."""
@@ -118,19 +131,19 @@ def explained(changes: Iterable[Change], alarms: Iterable[Alarm]) -> list[Change
     return found
 
 
-def _noteworthy(new: Calibration, course: _Course) -> Change | None:
+def _noteworthy(event: Calibration | Entry, new: Version, course: _Course) -> Change | None:
     at_once, in_all = _moves(course.cuts, new.cuts), _moves(course.shown, new.cuts)
-    if new.cause != ROUTINE and course.version >= 0:
-        return _change(new, new.cause, at_once)
+
+    def change(cause: str, moves: list[Move]) -> Change:
+        return Change(event.deployment, new.version, cause, new.labels, new.as_of, tuple(moves))
+
+    if event.cause != ROUTINE and course.version >= 0:
+        return change(event.cause, at_once)
     if not new.missing_labels and not course.warm:
-        return _change(new, WARM, in_all)
+        return change(WARM, in_all)
     if course.warm and _farthest(at_once) >= FAR:
-        return _change(new, BATCH, at_once)
-    return _change(new, CREPT, in_all) if course.warm and _farthest(in_all) >= FAR else None
-
-
-def _change(new: Calibration, cause: str, moves: list[Move]) -> Change:
-    return Change(new.deployment, new.version, cause, new.labels, new.as_of, tuple(moves))
+        return change(BATCH if isinstance(event, Calibration) else DAYS, at_once)
+    return change(CREPT, in_all) if course.warm and _farthest(in_all) >= FAR else None
 
 
 def _moves(before: Cuts, after: Cuts) -> list[Move]:

@@ -25,6 +25,10 @@ class Lives:
         self._marks: dict[str, int] = {}
         self._counts: Counter[int] = Counter()
 
+    def __contains__(self, response_id: str | None) -> bool:
+        """Whether a response is known."""
+        return response_id in self._marks
+
     def mark(self, response_id: str, stage: int) -> bool:
         """Note that a response reached a stage; return whether that is news."""
         before = self._marks.get(response_id, 0)

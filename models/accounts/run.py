@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from models.accounts.selection import Selection
 from models.events import Tier
+from models.policy import Policy
 
 Standing = Literal["within", "open", "above", "below"]
 """An interval lies inside the promised band, overlaps its edge, or excludes it on one side."""
@@ -15,6 +17,11 @@ class Promise(NamedTuple):
 
     green: float = 0.05
     red: float = 0.20
+
+    @classmethod
+    def of(cls, policy: Policy) -> "Promise":
+        """Return what a policy promises."""
+        return cls(policy.green, policy.red)
 
     def band(self, tier: Tier) -> tuple[float, float]:
         """Return the realised rates that keep a tier's promise.
@@ -61,6 +68,9 @@ class Run:
     promise: Promise = field(default_factory=Promise)
     seconds: float = 0.0
     drift: Drift | None = None
+    asked: Selection | None = None
+    """Of a running system: what the report is about. Its inputs, which hold text, are not read, nothing is timed, and
+    what has not come to its end is pending."""
     dead_letters_planted: int | None = None
     oracle_differences: int | None = None
     """What `models.oracle` found in the run's topics."""

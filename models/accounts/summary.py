@@ -7,7 +7,8 @@ from models.accounts.accounts import Accounts
 from models.accounts.balance import balances
 from models.accounts.lags import quantiles
 from models.accounts.lives import ARRIVED, DECIDED
-from models.accounts.run import Drift, Run
+from models.accounts.run import Drift, Promise, Run
+from models.accounts.selection import Selection
 from models.accounts.tallies import TIERS, Cell
 from models.events import Alarm
 
@@ -17,28 +18,33 @@ SUMMARY_SCHEMA = 1
 def summary(accounts: Accounts, run: Run) -> dict[str, Any]:
     """Return the figures of a run. Counts are of different ids, but `feedback_in` counts records.
 
+    What the report of a running system does not know is None: its inputs are not read, so nothing is balanced.
+    `tiers` are held against `promise`, the default policy's, and in `deployments` each against its own.
     `labelled` and `rejected` are sums of label weights; `lower` and `upper` bound the realised rejection rate.
     """
-    wrong = balances(accounts, run.dead_letters_planted)
+    wrong = balances(accounts, run.dead_letters_planted) if run.asked is None else []
     return {
         "schema": SUMMARY_SCHEMA,
         "title": run.title,
         "broker": run.broker,
         "seconds": round(run.seconds, 3),
+        **_asked(run.asked or Selection()),
         **_counts(accounts),
+        **({} if run.asked is None else {"responses_in": None, "feedback_in": None}),
         "dead_letters_planted": run.dead_letters_planted,
         "dead_letters_by_code": _by_code(accounts),
         **_drift(accounts, run.drift),
         "tiers": _tiers(accounts),
+        "deployments": _deployments(accounts),
         "target": accounts.target,
-        "promise": {"green": run.promise.green, "red": run.promise.red},
+        "promise": run.promise._asdict(),
         "brier": {"raw": _number(accounts.raw.brier), "calibrated": _number(accounts.calibrated.brier)},
         "calibration_error": {"raw": _number(accounts.raw.error()), "calibrated": _number(accounts.calibrated.error())},
         "calibrator_versions": accounts.changes.versions,
         "alarms": len(accounts.alarms),
         "label_to_threshold_ms": quantiles(accounts.lags.to_threshold()),
         "label_to_decision_ms": quantiles(accounts.lags.to_decision()),
-        "balanced": not wrong,
+        "balanced": not wrong if run.asked is None else None,
         "imbalances": wrong,
         "oracle_differences": run.oracle_differences,
         "note": run.note,
@@ -87,6 +93,7 @@ def _counts(accounts: Accounts) -> dict[str, int]:
         "duplicates": accounts.duplicates,
         "orphans": accounts.endings["orphan"],
         "closures": accounts.endings["unlabelled"],
+        "pending": accounts.waiting,
         "dead_letters": accounts.dead_letters,
         "audited": accounts.audits,
     }
@@ -107,8 +114,23 @@ def _drift(accounts: Accounts, drift: Drift | None) -> dict[str, str | None]:
     }
 
 
-def _tiers(accounts: Accounts) -> dict[str, dict[str, float]]:
-    total = accounts.tallies.total()
+def _asked(asked: Selection) -> dict[str, str | None]:
+    since, until = (at.isoformat() if at else None for at in (asked.since, asked.until))
+    return {"from": since, "to": until, "deployment": asked.deployment}
+
+
+def _deployments(accounts: Accounts) -> dict[str, Any]:
+    found = {}
+    for scope in accounts.tallies.scopes("deployment"):
+        name = scope.removeprefix("deployment=")
+        policy = accounts.policies.of(name)
+        promise = Promise.of(policy)._asdict()
+        found[name] = {"target": policy.target, "promise": promise, "tiers": _tiers(accounts, scope)}
+    return found
+
+
+def _tiers(accounts: Accounts, scope: str = "") -> dict[str, dict[str, float]]:
+    total = accounts.tallies.total(scope)
     return {tier: bounded(accounts, total[tier]) for tier in TIERS}
 
 

@@ -3,15 +3,30 @@
 from typing import Any, Final, NamedTuple
 
 from models.accounts import Accounts, Run
-from models.accounts.balance import accounts_of
+from models.accounts.balance import accounts_of, followed
 from models.accounts.changes import Change, Move, explained
-from models.accounts.run import Standing
+from models.accounts.run import Promise, Standing
+from models.accounts.selection import Selection
 from models.accounts.summary import first_alarm, whole
 from models.accounts.tallies import TIERS, Cell, Tiers
 from models.events import Alarm, Tier
 from streams.report.charts import over_time, promises, reliability
 from streams.report.cuts import cuts_over_time
-from streams.words import STANDING, between, brief, elapsed, figure, lag, moment, number, percent, promised, rate, score
+from streams.words import (
+    STANDING,
+    between,
+    brief,
+    elapsed,
+    figure,
+    ground,
+    lag,
+    moment,
+    number,
+    percent,
+    promised,
+    rate,
+    score,
+)
 
 MAX_CHANGES: Final = 24
 MAX_MOVES: Final = 3
@@ -86,28 +101,45 @@ def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any
     return {
         "run": run,
         "figures": figures,
-        "period": _period(accounts),
+        "period": _period(accounts, run.asked or Selection()),
         "tiles": _tiles(accounts, run, figures),
         "charts": _charts(accounts, run),
         "tiers": [_tier(accounts, run, tier) for tier in TIERS],
-        "groups": {dimension: _groups(accounts, run, dimension) for dimension in ("category", "site")},
+        "groups": {dimension: _groups(accounts, run, dimension) for dimension in ("deployment", "category", "site")},
+        "promised_otherwise": _promised_otherwise(accounts, run),
         "changes": [_change(c) for c in changes[:MAX_CHANGES]],
         "more_changes": max(0, len(changes) - MAX_CHANGES),
         "alarms": [_alarm(a) for a in alarms[:MAX_ALARMS]],
         "more_alarms": max(0, len(alarms) - MAX_ALARMS),
-        "balance": accounts_of(accounts, run.dead_letters_planted),
+        "balance": accounts_of(accounts, run.dead_letters_planted) if run.asked is None else [followed(accounts)],
         "dead": sorted(accounts.dead.items()),
         "reasons": [(code.replace("_", " "), n) for code, n in accounts.reasons.most_common()],
-        "setup": [*run.settings.items(), *run.versions.items(), ("broker", run.broker)],
+        "setup": [*run.settings.items(), *run.versions.items(), ("broker", run.broker), *_timings(run, figures)],
         "number": number,
         "percent": percent,
-        "lag": lag,
     }
 
 
-def _period(accounts: Accounts) -> str:
+def _period(accounts: Accounts, asked: Selection) -> str:
     hours = accounts.tallies.hours()
-    return f"{len(hours):,} hours of event time, until {moment(accounts.clock)}" if hours else "no decisions"
+    found = f"{len(hours):,} hours of event time, until {moment(accounts.clock)}" if hours else "no decisions"
+    bounds = [f"{word} {moment(at)}" for word, at in (("from", asked.since), ("before", asked.until)) if at]
+    return f"Responses {' and '.join(bounds)} UTC: {found}" if bounds else found
+
+
+def _timings(run: Run, figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """What only a run that we watched can tell."""
+    if run.asked is not None:
+        return []
+    lags = figures["label_to_decision_ms"]
+    times = f"{lag(lags['p50'])} median, {lag(lags['p99'])} p99"
+    return [("label to decision", times), ("wall time", f"{run.seconds:.1f} s")]
+
+
+def _promised_otherwise(accounts: Accounts, run: Run) -> int:
+    """Deployments whose own promise is not the one that the page shows."""
+    names = [scope.partition("=")[2] for scope in accounts.tallies.scopes("deployment")]
+    return sum(Promise.of(accounts.policies.of(name)) != run.promise for name in names)
 
 
 def _charts(accounts: Accounts, run: Run) -> dict[str, str]:
@@ -121,12 +153,18 @@ def _charts(accounts: Accounts, run: Run) -> dict[str, str]:
 
 
 def _tiles(accounts: Accounts, run: Run, figures: dict[str, Any]) -> list[Tile]:
+    return [
+        Tile("responses scored", number(figures["decisions_out"]), f"{number(figures['labels'])} labels came back"),
+        _green_tile(accounts, run),
+        _drift_tile(accounts, run),
+        *(_watched_tiles(figures) if run.asked is None else [_judged_tile(accounts)]),
+    ]
+
+
+def _watched_tiles(figures: dict[str, Any]) -> list[Tile]:
     threshold = figures["label_to_threshold_ms"]
     kept = "Nothing lost" if figures["balanced"] else "Something is missing"
     return [
-        Tile("responses scored", number(figures["responses_in"]), f"{number(figures['labels'])} labels came back"),
-        _green_tile(accounts, run),
-        _drift_tile(accounts, run),
         Tile("label to threshold", lag(threshold["p50"]), f"median; p99 {lag(threshold['p99'])}"),
         Tile(
             "accounts",
@@ -135,6 +173,12 @@ def _tiles(accounts: Accounts, run: Run, figures: dict[str, Any]) -> list[Tile]:
             "within" if figures["balanced"] else "above",
         ),
     ]
+
+
+def _judged_tile(accounts: Accounts) -> Tile:
+    account = followed(accounts)
+    share = account.parts["judged"] / account.went_in if account.went_in else None
+    return Tile("responses judged", percent(share), f"{number(account.parts['pending'])} pending")
 
 
 def _green_tile(accounts: Accounts, run: Run) -> Tile:
@@ -149,7 +193,8 @@ def _green_tile(accounts: Accounts, run: Run) -> Tile:
 
 def _drift_tile(accounts: Accounts, run: Run) -> Tile:
     if run.drift is None:
-        return Tile("alarms", number(len(accounts.alarms)), "no drift was planted: this is what was found")
+        says = "no drift was planted: this is what was found" if run.asked is None else "raised in the period"
+        return Tile("alarms", number(len(accounts.alarms)), says)
     alarm, scope = first_alarm(accounts, run.drift), _plain(run.drift.scope)
     if alarm is None:
         return Tile("planted drift", "not found", f"{scope}, {brief(run.drift.at)}", "above")
@@ -177,21 +222,36 @@ def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
 
 
 def _groups(accounts: Accounts, run: Run, dimension: str) -> tuple[list[GroupRow], int]:
-    """Return the rows of the busiest, in order of name, and how many groups more there are."""
+    """Return the rows of the busiest, in order of name, and how many groups more there are.
+
+    A deployment is held against its own promise; one that is alone is the whole page.
+    """
     scopes = accounts.tallies.scopes(dimension)
     busiest = sorted(scopes, key=lambda scope: -_decided(accounts.tallies.total(scope)))[:MAX_GROUPS]
-    return [_group(accounts, run, scope) for scope in sorted(busiest)], len(scopes) - len(busiest)
+    if dimension != "deployment":
+        rows = [_group(accounts, run.promise, scope) for scope in sorted(busiest)]
+    elif len(scopes) > 1:
+        rows = [_deployment(accounts, scope) for scope in sorted(busiest)]
+    else:
+        rows = []
+    return rows, len(scopes) - len(busiest)
 
 
 def _decided(row: Tiers) -> int:
     return sum(cell.count for cell in row.values())
 
 
-def _group(accounts: Accounts, run: Run, scope: str) -> GroupRow:
+def _deployment(accounts: Accounts, scope: str) -> GroupRow:
+    promise = Promise.of(accounts.policies.of(scope.partition("=")[2]))
+    row = _group(accounts, promise, scope)
+    return row._replace(says=f"{row.says}, promise {promised(promise, 'green')}")
+
+
+def _group(accounts: Accounts, promise: Promise, scope: str) -> GroupRow:
     row = accounts.tallies.total(scope)
     whole_row, green = sum(row.values(), Cell()), row["green"]
     lower, upper = accounts.interval(green.rejected, green.labelled)
-    standing = run.promise.standing("green", lower, upper)
+    standing = promise.standing("green", lower, upper)
     return GroupRow(
         scope.partition("=")[2],
         number(whole_row.count),
@@ -234,7 +294,7 @@ def _plain(scope: str) -> str:
 def _alarm(alarm: Alarm) -> AlarmRow:
     evidence = {name: value for name, value in alarm.evidence.items() if not isinstance(value, str)}
     facts = (
-        f"evidence {figure(alarm.statistic)}, needed {figure(alarm.threshold)}",
+        ground(alarm),
         f"since {brief(alarm.since)}",
         *(f"{name.replace('_', ' ')} {figure(value)}" for name, value in evidence.items()),
     )

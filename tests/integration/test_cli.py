@@ -24,6 +24,8 @@ COMMANDS = (
     "readiness",
     "policy",
     "calibrator",
+    "report",
+    "export",
 )
 
 

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from models.accounts import Accounts, balances, summary
 from models.accounts.changes import explained
 from models.accounts.lags import quantiles
-from models.events import Calibration, Closure, DeadLetter, Feedback, Instruction, Label
+from models.events import Calibration, Change, Closure, DeadLetter, Feedback, Instruction, Label, Standing
 from tests.synthetic_week import DRIFT, PLANTED, START, Record, Week
 
 
@@ -155,6 +155,34 @@ def test_a_jump_in_the_middle_of_a_batch_is_explained_by_its_alarm(week):
     assert [c.cause for c in accounts.changes.shown] == ["warm-up over", "a batch of labels"]
     causes = [c.cause for c in explained(accounts.changes.shown, accounts.alarms.values())]
     assert causes == ["warm-up over", "jump: category=dosing"]
+
+
+def logged(week: Week, every: int) -> list[Change]:
+    """The calibrator's log: each version with a cause of its own, and every so many of the rest."""
+    made = [e for _, e, _ in week.records if isinstance(e, Calibration)]
+    kept = [e for n, e in enumerate(made) if n % every == 0 or e.cause != "labels"]
+    names = [name for name in Standing.__struct_fields__ if hasattr(made[0], name) and name != "parameters"]
+    stood = [Standing(parameters={}, **{name: getattr(one, name) for name in names}) for one in kept]
+    return [
+        Change(deployment=one.deployment, cause=one.cause, before=before, after=after, last="l")
+        for one, before, after in zip(kept, [None, *stood], stood, strict=False)
+    ]
+
+
+def test_the_log_of_a_calibrator_tells_what_its_versions_did(week):
+    entries = logged(week, 50)
+    whole, later = Accounts(), Accounts()
+    for entry in entries:
+        whole.observe("changes", entry, 0)
+    for entry in entries[-3:]:
+        later.observe("changes", entry, 0)
+    assert [c.cause for c in whole.changes.shown] == ["warm-up over", "jump: category=dosing +1.6"]
+    assert [c.cause for c in later.changes.shown] == ["jump: category=dosing +1.6"]
+    assert whole.changes.versions == entries[-1].after.version
+    assert later.changes.versions == entries[-1].after.version - entries[-4].after.version
+    [scope, *_] = [move.scope for move in later.changes.shown[0].moves]
+    assert scope == "category=dosing"
+    assert later.changes.trail(entries[0].deployment)
 
 
 def test_what_waits_is_what_has_neither_verdict_nor_closure(week):

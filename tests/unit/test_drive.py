@@ -14,7 +14,7 @@ from rich.console import Console
 
 from models.accounts import Accounts, Run, balances
 from models.events import Instruction, encode
-from streams import drive, feed, runs
+from streams import drive, feed
 from streams.feed import Feed, items
 from streams.settings import Settings
 from tests.stagecraft import at, feedback
@@ -82,16 +82,6 @@ def test_the_accounts_of_a_run_count_what_the_policy_means_by_rejected(tmp_path:
     plan, run = drive.Plan([], at(0)), Run(title="", broker="")
     accounts, _ = drive.drive(Settings(policy=rules), plan, run, tmp_path, Console(file=StringIO()))
     assert accounts.target == "deep"
-
-
-def test_a_report_says_whose_promise_it_shows(tmp_path: Path) -> None:
-    rules = tmp_path / "policy.toml"
-    rules.write_text("green = 0.04\n[deployments.icu]\ngreen = 0.01\n[deployments.ward]\naudit_rate = 0.5")
-    run = runs._run(Settings(policy=rules), title="", broker="", note="Events.")
-    assert run.promise.green == 0.04
-    assert run.note == "Events. Promise and target are the default policy's; deployments with others of their own: 1."
-    rules.write_text("green = 0.04")
-    assert runs._run(Settings(policy=rules), title="", broker="", note="Events.").note == "Events."
 
 
 def test_what_a_person_orders_during_a_run_is_no_broken_message() -> None:

@@ -1,0 +1,61 @@
+"""`demur report`: the accounts of a running system, from its records alone.
+
+The two input topics, which hold patients' text, are not read: a decision tells that a response came, and labels and
+closures tell what became of it. Each topic is read once, after the decisions, and only ids are kept: half a kilobyte a
+response. What happens to a response that is decided on while we read waits for the next report.
+"""
+
+from typing import Final
+
+from models.accounts import Accounts, Promise, Run, Selection
+from models.deciding import Stamp
+from models.events import Alarm, Change, Closure, DeadLetter, Decision, Event, Label
+from models.policy import Policies
+from streams.clock import WallClock
+from streams.logbook import genuine
+from streams.reading import read_each
+from streams.settings import Settings
+from streams.stages import policies
+
+READ: Final[tuple[type[Event], ...]] = (Decision, Label, Closure, Change, Alarm, DeadLetter)
+"""Decisions first: they say which responses the rest may be about. Kafka compacts calibrations: their log tells."""
+DAY_S: Final = 86_400.0
+
+
+def survey(settings: Settings, asked: Selection) -> tuple[Accounts, Run]:
+    """Read what became of the selected responses. Raises `SettingsError` without the topics, or the broker."""
+    known = policies(settings.policy)
+    accounts = Accounts(known if asked.deployment is None else Policies(known.of(asked.deployment)))
+    for type_ in READ:
+        for event, at_ms in genuine(settings, read_each(settings, type_.topic)):
+            if asked.holds(event, at_ms, accounts.lives):
+                accounts.observe(type_.topic, event, at_ms)
+    return accounts, _run(settings, accounts, asked)
+
+
+def _run(settings: Settings, accounts: Accounts, asked: Selection) -> Run:
+    policy = accounts.policies.default
+    models = (f"{name[:12] or 'none'} ({count:,} decisions)" for name, count in accounts.models.most_common())
+    return Run(
+        title=f"Responses in {asked.deployment or 'all deployments'}",
+        broker=f"as configured, topics `{settings.topic_prefix}*`",
+        promise=Promise.of(policy),
+        asked=asked,
+        note=f"Read from the records of a running system at {WallClock().now():%Y-%m-%d %H:%M} UTC.{_others(accounts)}",
+        settings={
+            "models": ", ".join(models) or "none",
+            "horizon": f"{settings.horizon_s / DAY_S:g} days",
+            "plan": policy.plan,
+            "target": f"{policy.target} rejection",
+            "audit sample": f"{policy.audit_rate:.0%}",
+        },
+    )
+
+
+def _others(accounts: Accounts) -> str:
+    """Say that the promise shown is today's, where decisions were made under another policy."""
+    now = WallClock().now()
+    hashes = {name: Stamp(accounts.policies.of(name), "", b"", now).config_hash for name, _ in accounts.configs}
+    count = sum(n for (name, made), n in accounts.configs.items() if made != hashes[name])
+    words = " Promise and target are today's policy's; decisions that were made under another:"
+    return f"{words} {count:,}." if count else ""

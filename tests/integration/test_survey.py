@@ -1,0 +1,245 @@
+"""`demur report` and `demur export` on the topics of a stream: at rest, as it flows, for a period, for a deployment."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from kafka import KafkaProducer
+
+from models.accounts import Accounts, Run, Selection, balances, summary
+from models.events import Alarm, Decision, Event, Label, decode, encode
+from models.training.data import read_labels
+from streams import drive, logbook, topics
+from streams.connection import kafka_options
+from streams.feed import broken, items
+from streams.offline import calibrations
+from streams.reading import read_all
+from streams.report import write_report
+from streams.settings import Settings
+from streams.stages import changelogs, keys_in
+from streams.survey import survey
+from streams.topics import administrator
+from streams.wire import outgoing
+from tests.integration.test_cli import demur
+from tests.property.test_canary import leaks
+from tests.rehearsal import Rehearsal
+from tests.rehearsal import week as untidy
+
+DEPLOYMENTS = ("north-hospital", "south-hospital")
+WEEK = untidy(200, 4, deployments=DEPLOYMENTS)
+SAME = (
+    *("decisions_out", "labels", "corrections", "duplicates", "orphans", "closures", "pending", "dead_letters"),
+    *("dead_letters_by_code", "audited", "tiers", "deployments", "target", "promise", "brier", "calibration_error"),
+    "alarms",
+)
+"""Of what a report of a running system and one of a finished run both speak."""
+SMUGGLED = ("decisions", "labels", "closures", "changes", "alarms", "dead-letters")
+MIDDLE = sorted(response.occurred_at for response in WEEK.responses)[100]
+
+
+def played(share: float = 1.0) -> Rehearsal:
+    """All stages, without Kafka, over the week or the beginning of it."""
+    what = list(items(WEEK.arrivals[: int(share * len(WEEK.arrivals))]))
+    what[40:40] = broken(WEEK.responses[0], WEEK.feedback[0])
+    return Rehearsal(2, partitions=2).play(what, ended=share == 1.0)
+
+
+def put(settings: Settings, stages: Rehearsal) -> Settings:
+    """Write what the stages wrote to topics."""
+    mine = settings.model_copy(update={"partitions": stages.partitions})
+    topics.create(mine, changelogs(mine))
+    with closing(KafkaProducer(**kafka_options(mine), max_request_size=2_000_000)) as producer:
+        for topic, logs in stages.logs.items():
+            for entry in (entry for log in logs for entry in log):
+                place = {"partition": entry.partition, "key": entry.key, "headers": [*entry.headers]}
+                producer.send(mine.topic_prefix + topic, value=entry.value, **place)
+    return mine
+
+
+def send(settings: Settings, events: Sequence[Event], *, keys: Any = None) -> None:
+    with closing(KafkaProducer(**kafka_options(settings))) as producer:
+        for event in events:
+            one = outgoing(settings.topic_prefix, event, "k", keys)
+            producer.send(one.topic, key=one.key, value=one.value, headers=one.headers)
+
+
+def figures(settings: Settings, asked: Selection = Selection()) -> dict[str, Any]:  # noqa: B008 (immutable)
+    return summary(*survey(settings, asked))
+
+
+@pytest.fixture(scope="module")
+def rest() -> Rehearsal:
+    stages = played()
+    known = {"deployment": DEPLOYMENTS[0], "scope": "all", "statistic": 0.07, "threshold": 0.05, "since": MIDDLE}
+    stages.put("alarms", b"k", encode(Alarm(alarm_id="a", kind="breach", raised_at=MIDDLE, **known)), [])
+    return stages
+
+
+@pytest.fixture
+def resting(settings: Settings, rest: Rehearsal) -> Settings:
+    return put(settings, rest)
+
+
+def test_a_running_system_is_reported_as_the_run_that_it_was(resting: Settings) -> None:
+    watched = Accounts()
+    for topic in drive.TOPICS:
+        feed = SimpleNamespace(decided=lambda _: None)
+        drive._observe(watched, feed, read_all(resting, topic), resting.topic_prefix)  # type: ignore[arg-type]
+    assert balances(watched, 10) == []
+    run, live = summary(watched, Run(title="", broker="")), figures(resting)
+    assert {name: live[name] for name in SAME} == {name: run[name] for name in SAME}
+    assert (live["pending"], live["dead_letters"], live["alarms"]) == (0, 10, 1)
+    assert min(live[name] for name in ("labels", "corrections", "duplicates", "orphans", "closures")) > 0
+    assert (live["responses_in"], live["feedback_in"], live["balanced"]) == (None, None, None)
+    assert set(live["deployments"]) == set(DEPLOYMENTS)
+
+
+def test_a_verdict_counts_with_its_response_though_it_came_after_the_period(resting: Settings) -> None:
+    whole = figures(resting)
+    parts = [figures(resting, asked) for asked in (Selection(until=MIDDLE), Selection(since=MIDDLE))]
+    for name in ("decisions_out", "labels", "corrections", "duplicates", "orphans", "closures", "audited", "alarms"):
+        assert sum(part[name] for part in parts) == whole[name], name
+    for tier, cell in whole["tiers"].items():
+        for name in ("count", "labelled", "rejected"):
+            assert sum(part["tiers"][tier][name] for part in parts) == pytest.approx(cell[name])
+    labels = [decode(Label, r.value) for r in read_all(resting, "labels")]
+    late = {one.label_id for one in labels if one.decision.occurred_at < MIDDLE <= one.occurred_at}
+    early = {one.label_id for one in labels if one.occurred_at < MIDDLE}
+    assert late
+    assert parts[0]["labels"] == len(early | late)
+    assert parts[0]["decisions_out"] >= 100
+
+
+def test_of_a_period_without_responses_there_is_a_report(resting: Settings, tmp_path: Path) -> None:
+    said = demur("report", "--out", str(tmp_path), "--from", "2031-01-01", "--to", "2031-02-01", settings=resting)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith(b"0 responses, 0 labels, 0 pending")
+    found = orjson.loads((tmp_path / "summary.json").read_bytes())
+    assert (found["from"], found["to"]) == ("2031-01-01T00:00:00+00:00", "2031-02-01T00:00:00+00:00")
+    assert (found["decisions_out"], found["dead_letters"], found["alarms"]) == (0, 0, 0)
+    assert "no decisions" in (tmp_path / "report.html").read_text()
+
+
+def test_while_a_stream_flows_what_has_no_end_yet_is_pending(settings: Settings, tmp_path: Path) -> None:
+    mine = put(settings, played(0.5))
+    accounts, run = survey(mine, Selection())
+    found = summary(accounts, run)
+    assert 0 < found["pending"] < found["decisions_out"]
+    html = write_report(accounts, run, tmp_path).read_text()
+    assert f"{found['pending']:,} pending" in html
+    assert "demur verify" in html
+    assert [
+        word for word in ("Something is missing", "balances", "wall time", "label to threshold") if word in html
+    ] == []
+
+
+def test_each_deployment_is_held_against_its_own_promise(resting: Settings, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    as_played = "warm_up_labels = 15\nwarm_up_deviation = 2.0\n"
+    policy.write_text(f'{as_played}[deployments.{DEPLOYMENTS[0]}]\ntarget = "deep"\ngreen = 0.15\n')
+    mine = resting.model_copy(update={"policy": policy})
+    accounts, run = survey(mine, Selection())
+    north, south = (summary(accounts, run)["deployments"][name] for name in DEPLOYMENTS)
+    assert (north["target"], north["promise"]["green"]) == ("deep", 0.15)
+    assert (south["target"], south["promise"]["green"]) == ("any", 0.05)
+    html = write_report(accounts, run, tmp_path).read_text()
+    assert "promise ≤ 15 %" in html
+    assert "against which each is held below: 1." in html
+    alone = figures(mine, Selection(deployment=DEPLOYMENTS[0]))
+    assert (alone["target"], alone["promise"]["green"], alone["tiers"]) == ("deep", 0.15, north["tiers"])
+    assert f"decisions that were made under another: {alone['decisions_out']:,}." in run.note
+    assert alone["decisions_out"] == sum(tier["count"] for tier in north["tiers"].values())
+    assert (alone["orphans"], set(alone["deployments"])) == (0, {DEPLOYMENTS[0]})
+    assert north["tiers"] != figures(resting)["deployments"][DEPLOYMENTS[0]]["tiers"]  # deep rejections are fewer
+
+
+def test_nothing_is_written_and_no_group_is_left_behind(resting: Settings, tmp_path: Path) -> None:
+    def there() -> Any:
+        with administrator(resting) as admin:
+            groups = [group["group_id"] for group in admin.list_groups()]
+        return groups, {topic: len(read_all(resting, topic)) for topic in drive.TOPICS}
+
+    before = there()
+    assert demur("report", "--out", str(tmp_path), settings=resting).returncode == 0
+    assert demur("export", "labels", settings=resting).returncode == 0
+    assert there() == before
+
+
+def lines(settings: Settings, *words: str) -> list[bytes]:
+    said = demur("export", *words, settings=settings)
+    assert said.returncode == 0, said.stderr
+    return said.stdout.splitlines()
+
+
+def test_records_are_exported_for_the_commands_that_read_them(resting: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(b"\n".join(lines(resting, "labels")))
+    every = {decode(Label, r.value).label_id for r in read_all(resting, "labels")}
+    assert {label.label_id for label in read_labels(file)} == every
+    file.write_bytes(b"\n".join(lines(resting, "decisions", "--from", MIDDLE.isoformat())))
+    decided = logbook.decisions_in(file)
+    assert {one.response_id for one in decided} >= {r.response_id for r in WEEK.responses if r.occurred_at >= MIDDLE}
+    assert min(one.occurred_at for one in decided) == MIDDLE
+    file.write_bytes(b"\n".join(lines(resting, "calibrations")))
+    newest = logbook.newest(resting)
+    assert {name: held.calibration for name, held in calibrations(file).items()} == newest
+
+
+@pytest.mark.parametrize("topic", ["responses", "feedback", "nothing"])
+def test_what_holds_text_is_not_exported(topic: str) -> None:
+    said = demur("export", topic)
+    assert (said.returncode, said.stdout) == (2, b"")
+    assert (b"patients' text" in said.stderr) == (topic != "nothing")
+
+
+@pytest.fixture
+def smuggled(settings: Settings, rest: Rehearsal) -> Settings:
+    """Topics into which somebody wrote records with a patient in them, and records that are none."""
+    topics.create(settings, changelogs(settings))
+    with closing(KafkaProducer(**kafka_options(settings))) as producer:
+        for topic in SMUGGLED:
+            good = next(entry.value for log in rest.logs[topic] for entry in log)
+            for value in (orjson.dumps(orjson.loads(good) | {"comment": "Zebulon Quagga"}), b"Zebulon Quagga"):
+                producer.send(settings.topic_prefix + topic, key=b"k", value=value)
+    return settings
+
+
+def test_no_text_comes_out_whatever_somebody_wrote(smuggled: Settings, tmp_path: Path) -> None:
+    for topic in SMUGGLED:
+        [line] = lines(smuggled, topic)
+        assert leaks(line) == []
+    said = demur("report", "--out", str(tmp_path), settings=smuggled)
+    assert said.returncode == 0, said.stderr
+    assert leaks(said.stdout, said.stderr, *(path.read_bytes() for path in tmp_path.iterdir())) == []
+
+
+def test_only_what_is_signed_is_reported_and_exported(settings: Settings, rest: Rehearsal, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[demur]\nsecret = "{"0123456789abcdef" * 2}"\n')
+    mine = settings.model_copy(update={"keys": keys})
+    topics.create(mine, changelogs(mine))
+    [one, other, *_] = [decode(Decision, e.value) for log in rest.logs["decisions"] for e in log[:2]]
+    send(mine, [one], keys=keys_in(keys))
+    send(mine, [other])
+    assert lines(mine, "decisions") == [encode(one)]
+    assert figures(mine)["decisions_out"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--from", "2026-02-01", "--to", "2026-02-01"), b"--from must be before --to"),
+        (("--from", "yesterday"), b"is no date: write 2026-01-31"),
+        (("--config", "absent.toml"), b"no settings file absent.toml"),
+    ],
+)
+def test_a_wrong_period_ends_with_one_sentence(words: tuple[str, ...], sentence: bytes, tmp_path: Path) -> None:
+    for command in (("report", "--out", str(tmp_path / "out")), ("export", "labels")):
+        said = demur(*command, *words)
+        assert said.returncode == 2
+        assert sentence in said.stderr.replace(b"\n", b" ")
+        assert not (tmp_path / "out").exists()
