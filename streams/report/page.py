@@ -97,7 +97,8 @@ class AlarmRow(NamedTuple):
 def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any]:
     """Return everything the template needs."""
     alarms = sorted(accounts.alarms.values(), key=lambda a: a.raised_at)
-    changes = explained(accounts.changes.shown, alarms)
+    changes = sorted(explained(accounts.changes.shown, alarms), key=lambda change: change.as_of)
+    several = len(accounts.tallies.scopes("deployment")) > 1
     return {
         "run": run,
         "figures": figures,
@@ -106,10 +107,11 @@ def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any
         "charts": _charts(accounts, run),
         "tiers": [_tier(accounts, run, tier) for tier in TIERS],
         "groups": {dimension: _groups(accounts, run, dimension) for dimension in ("deployment", "category", "site")},
+        "cuts_of": accounts.busiest_deployment if several else "",
         "promised_otherwise": _promised_otherwise(accounts, run),
-        "changes": [_change(c) for c in changes[:MAX_CHANGES]],
+        "changes": [_change(c, several=several) for c in changes[:MAX_CHANGES]],
         "more_changes": max(0, len(changes) - MAX_CHANGES),
-        "alarms": [_alarm(a) for a in alarms[:MAX_ALARMS]],
+        "alarms": [_alarm(a, several=several) for a in alarms[:MAX_ALARMS]],
         "more_alarms": max(0, len(alarms) - MAX_ALARMS),
         "balance": accounts_of(accounts, run.dead_letters_planted) if run.asked is None else [followed(accounts)],
         "dead": sorted(accounts.dead.items()),
@@ -270,12 +272,12 @@ def _shares(row: Tiers, count: int) -> list[tuple[Tier, float, str]]:
     return [(tier, round(100 * share, 2), percent(share)) for tier, share in shares]
 
 
-def _change(change: Change) -> ChangeRow:
+def _change(change: Change, *, several: bool) -> ChangeRow:
     return ChangeRow(
         brief(change.as_of),
         number(change.version),
         number(change.labels),
-        _plain(change.cause),
+        f"{change.deployment}: {_plain(change.cause)}" if several else _plain(change.cause),
         [_move(m) for m in change.moves if m.size >= SMALL][:MAX_MOVES],
     )
 
@@ -291,11 +293,12 @@ def _plain(scope: str) -> str:
     return scope.replace("=", " ")
 
 
-def _alarm(alarm: Alarm) -> AlarmRow:
+def _alarm(alarm: Alarm, *, several: bool) -> AlarmRow:
     evidence = {name: value for name, value in alarm.evidence.items() if not isinstance(value, str)}
     facts = (
         ground(alarm),
         f"since {brief(alarm.since)}",
         *(f"{name.replace('_', ' ')} {figure(value)}" for name, value in evidence.items()),
     )
-    return AlarmRow(brief(alarm.raised_at), f"{alarm.kind}, {_plain(alarm.scope)}", "; ".join(facts))
+    what = f"{alarm.kind}, {_plain(alarm.scope)}"
+    return AlarmRow(brief(alarm.raised_at), f"{alarm.deployment}: {what}" if several else what, "; ".join(facts))

@@ -148,6 +148,9 @@ def test_each_deployment_is_held_against_its_own_promise(resting: Settings, tmp_
     assert (south["target"], south["promise"]["green"]) == ("any", 0.05)
     html = write_report(accounts, run, tmp_path).read_text()
     assert "promise ≤ 15 %" in html
+    assert f"{DEPLOYMENTS[1]}: warm-up over" in html
+    assert f"{DEPLOYMENTS[0]}: breach, all" in html
+    assert "7.0 % rejected, at most 5.0 % expected" in html
     assert "against which each is held below: 1." in html
     alone = figures(mine, Selection(deployment=DEPLOYMENTS[0]))
     assert (alone["target"], alone["promise"]["green"], alone["tiers"]) == ("deep", 0.15, north["tiers"])
