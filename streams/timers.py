@@ -20,9 +20,6 @@ class Timers:
         self.watermark = watermark
         self._heap: list[tuple[datetime, str]] = []
 
-    def __len__(self) -> int:
-        return len(self._heap)
-
     def set(self, key: str, due: datetime | None) -> None:
         """Wake `key` when the watermark reaches `due`."""
         if due is not None:

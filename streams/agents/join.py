@@ -43,6 +43,8 @@ class Desk:
         self.reached = {Decision.topic: progress.decisions, Feedback.topic: progress.feedback}
         self.timers = Timers(min(self.reached.values()))
         self.sequence = progress.sent + 1
+        self.waiting = 0
+        """Rows that time will change."""
         self.graves = Graves(clock)
         """Closed rows whose outcomes are sent."""
 
@@ -99,12 +101,13 @@ class Join:
             desk.sequence += 1
             if not desk.timers.late:
                 desk.graves.lay(self._next.pop(partition, []))
-            self.context.metrics.pending.labels(partition=str(partition)).set(len(desk.timers))
+            self.context.metrics.pending.labels(partition=str(partition)).set(desk.waiting)
 
     def forget(self) -> None:
         """Drop what is cached; rows and progress are durable."""
         self._desks.clear()
         self._next.clear()
+        self.context.metrics.pending.clear()  # whoever has the partitions now counts their rows
 
     def desk(self, partition: int) -> tuple[Desk, list[Effect]]:
         """Return a partition's desk; when it is new, with the outcomes that may not have been sent before a crash."""
@@ -125,6 +128,7 @@ class Join:
         found: list[tuple[datetime, str, Effect]] = []
         for row in (read(value) for key, value in self.state.items(partition) if not key.startswith(b"\x00")):
             desk.timers.set(row.response_id, row.due(self.horizons))
+            desk.waiting += waits(row)
             desk.sequence = max(desk.sequence, row.sequence + 1)
             if row.closed:
                 desk.graves.lay([row.response_id])
@@ -168,12 +172,12 @@ class Batch:
 
     def _enter(self, event: Decision | Feedback | Watermark, record: Record) -> None:
         if isinstance(event, Decision):
-            self._set(joining.on_decision(self._row(event.response_id), joining.known(event)))
+            before = self._row(event.response_id)
+            self._set(before, joining.on_decision(before, joining.known(event)))
         elif isinstance(event, Feedback):
-            row, effects = joining.on_feedback(
-                self._row(event.response_id), self._stage.heard(event, record), self._stage.horizons
-            )
-            self._set(row)
+            before = self._row(event.response_id)
+            row, effects = joining.on_feedback(before, self._stage.heard(event, record), self._stage.horizons)
+            self._set(before, row)
             self._emit(effects)
 
     def advance(self, topic: str, to: datetime) -> None:
@@ -208,7 +212,7 @@ class Batch:
         row, effects = joining.on_time(before, due, self._stage.horizons, self._desk.sequence)
         if row is not before:
             self._rows.pop(key, None)  # rows are written as they fell due: a crash in between cuts off the latest
-            self._set(row)
+            self._set(before, row)
             self._emit(effects)
 
     def _row(self, response_id: str) -> Row:
@@ -217,7 +221,8 @@ class Batch:
         stored = self._stage.state.get(self._partition, response_id.encode())
         return read(stored) if stored else Row(response_id)
 
-    def _set(self, row: Row) -> None:
+    def _set(self, before: Row, row: Row) -> None:
+        self._desk.waiting += waits(row) - waits(before)
         self._rows[row.response_id] = row
         if row.closed:
             self._closed.append(row.response_id)
@@ -225,6 +230,11 @@ class Batch:
 
     def _emit(self, effects: Iterable[Effect]) -> None:
         self._sends += [self._stage.context.send(e) for e in effects]
+
+
+def waits(row: Row) -> bool:
+    """Whether time will change a row: it is open, and there is something in it."""
+    return not row.closed and bool(row.known or row.heard)
 
 
 def read(value: bytes) -> Row:

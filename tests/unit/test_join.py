@@ -45,6 +45,28 @@ def told(*events: Any, batch: int = 100) -> list[str]:
     return [word for send in stage.sent if (word := say(send.topic, send.value))]
 
 
+def waiting(stage: Theatre) -> float:
+    stage_: Any = stage.stage
+    [sample] = stage_.context.metrics.pending.collect()[0].samples
+    return float(sample.value)
+
+
+def test_the_gauge_counts_rows_that_wait_and_no_timers() -> None:
+    stage = theatre()
+    steps: list[tuple[list[Any], float]] = [
+        ([decision(), decision("r2"), feedback("f1"), feedback("f2", seconds=60, clinician="bob")], 2),
+        ([LATER], 2),
+        ([feedback("f3", "r3", seconds=300)], 3),
+        ([passed(3 * 3600)], 2),
+        ([decision("r3", 300)], 3),
+        ([END], 0),
+    ]
+    for n, (events, expected) in enumerate(steps):
+        records = sequence(*events)
+        stage.run(records, crash="written" if n == 2 else "no")
+        assert waiting(stage) == expected, n
+
+
 def say(topic: str, value: bytes) -> str:
     if topic == "labels":
         label = decode(Label, value)
