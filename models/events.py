@@ -319,8 +319,12 @@ class Change(Event, frozen=True, kw_only=True, tag="change"):
     state: dict[str, Any] | None = None
 
 
+KINDS: Final = ("jump", "bias", "quarantine", "tightening", "breach", "excess", "unscored", "orphans")
+"""Of alarms: what evidence forced in a calibrator, what LEARN did about it, what WATCH found."""
+
+
 class Alarm(Event, frozen=True, kw_only=True, tag="alarm"):
-    """Something a person should know. `scope` names the block, e.g. `category=dosing`."""
+    """Something a person should know, of one of `KINDS`. `scope` names the block, e.g. `category=dosing`."""
 
     topic: ClassVar[str] = "alarms"
     keyed_by: ClassVar[str | None] = "deployment"

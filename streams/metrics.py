@@ -1,15 +1,19 @@
 """What Prometheus sees of a worker. Labels are words of this code: never patients' text, never an id.
 
 Counters count what was sent, so a redelivery counts again: these are prompt, the accounts in `models/accounts` exact.
+What happens seldom is there from the start, at nought: Prometheus sees no increase in a series that begins at one.
 """
 
 from collections import Counter as Counts
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
-from models.events import Alarm, Calibration, Closure, Decision, Event, Label
+from models.errors import EventError
+from models.events import KINDS, Alarm, Calibration, Closure, Decision, Ending, Event, Label
+from streams.settings import STAGES
 
 LATENCIES_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DELAYS_S: Final = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400)
@@ -64,16 +68,29 @@ class Metrics:
         self.labels = self._counter("demur_labels", "Settled verdicts.", "tier", "verdict", "depth")
         self.label_delay = self._histogram("demur_label_delay_seconds", "From response to feedback.", DELAYS_S)
         self.closures = self._counter("demur_closures", "Endings that are not labels.", "reason")
+        for reason in get_args(Ending):
+            self.closures.labels(reason=reason)
         self.pending = Gauge("demur_pending", "Rows that JOIN waits for.", ["partition"], registry=self.registry)
-        self.calibrations = self._counter("demur_calibrations", "Versions of calibrators.")
+        self.calibrations = self._counter("demur_calibrations", "Calibrations published: a batch of labels is one.")
         self.threshold_seconds = self._histogram(
             "demur_label_to_threshold_seconds", "From a label in its topic to the version that holds it.", LATENCIES_S
         )
         self.alarms = self._counter("demur_alarms", "Alarms.", "kind")
+        for kind in KINDS:
+            self.alarms.labels(kind=kind)
         self.dead_letters = self._counter("demur_dead_letters", "Messages set aside.", "stage", "code")
+        for stage, code in product(STAGES, set(_codes(EventError))):
+            self.dead_letters.labels(stage=stage, code=code)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, buckets=buckets, registry=self.registry)
+
+
+def _codes(error: type[EventError]) -> Iterator[str]:
+    """Yield the code of an error and of all that are of its kind, ours in the shell too."""
+    yield error.code
+    for kind in error.__subclasses__():
+        yield from _codes(kind)

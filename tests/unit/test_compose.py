@@ -12,6 +12,8 @@ import pytest
 import typer
 from ruamel.yaml import YAML
 
+from models.policy import Policy
+from models.tiers import Facts, tier
 from streams.cli import app
 from streams.metrics import Metrics
 from streams.settings import Settings
@@ -97,6 +99,13 @@ def test_the_dashboard_queries_metrics_that_exist_and_shows_all_of_them(queries:
     assert asked <= exposed
     families = {family.name for family in metrics.registry.collect() if family.name.startswith("demur_")}
     assert {name for name in families if not any(query.startswith(name) for query in asked)} == set()
+
+
+def test_why_not_green_leaves_out_why_green(queries: list[str]) -> None:
+    [asked] = [query for query in queries if "demur_decision_reasons_total" in query]
+    level, [reason] = tier(Facts(upper=0.01), Policy())
+    assert level == "green"
+    assert f'{{reason!="{reason.partition(":")[0]}"}}' in asked
 
 
 def test_grafana_finds_datasource_and_dashboard(services: dict[str, Any], queries: list[str]) -> None:

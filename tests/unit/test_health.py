@@ -1,15 +1,19 @@
 """Health and metrics as a prober and Prometheus see them."""
 
 from datetime import UTC, datetime, timedelta
+from typing import get_args, get_type_hints
 
 import aiohttp
 import pytest
 
-from models.errors import SettingsError
-from models.events import Alarm, Calibration, Closure, Decision, Label, Scored
+from models.errors import Excessive, Forged, Invalid, Oversized, SettingsError, Undecodable, UnknownSchema
+from models.events import KINDS, Alarm, Calibration, Closure, Decision, Ending, Label, Scored
+from models.monitors.guarantee import Finding
+from streams.agents.common import Internal
 from streams.health import Health, serve
 from streams.metrics import Metrics
-from streams.settings import load
+from streams.settings import STAGES, load
+from streams.words import SHARES
 
 SETTINGS = load(http_port=0)
 NOW = datetime(2026, 1, 5, 8, tzinfo=UTC)
@@ -95,6 +99,18 @@ async def test_metrics_count_what_happened_and_name_nobody() -> None:
     assert value("demur_calibrations_total") == 1
     assert value("demur_alarms_total", {"kind": "jump"}) == 1
     assert value("demur_dead_letters_total", {"stage": "score", "code": "invalid"}) == 1
+
+
+def test_what_happens_seldom_is_counted_from_nought() -> None:
+    """Prometheus sees no increase in a series that begins at 1: the first alarm of its kind would be missed."""
+    value = Metrics().registry.get_sample_value
+    kinds = {*get_args(get_type_hints(Finding)["kind"]), *SHARES}
+    assert {"jump", "quarantine", "bias"} | kinds == set(KINDS)
+    assert [kind for kind in KINDS if value("demur_alarms_total", {"kind": kind}) != 0] == []
+    assert [reason for reason in get_args(Ending) if value("demur_closures_total", {"reason": reason}) != 0] == []
+    codes = (Undecodable, Oversized, UnknownSchema, Forged, Excessive, Invalid, Internal)
+    letters = [{"stage": stage, "code": error.code} for stage in STAGES for error in codes]
+    assert [one for one in letters if value("demur_dead_letters_total", one) != 0] == []
 
 
 async def test_two_workers_in_a_process_share_no_metric() -> None:
