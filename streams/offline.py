@@ -12,6 +12,7 @@ from models.encoder.base import Score
 from models.errors import EventError, SettingsError
 from models.events import Calibration, Decision, Response, build, decode, encode, parse
 from models.policy import Policies, Policy
+from models.training.lines import read_lines
 from streams.clock import WallClock
 from streams.scorer import Scorer
 
@@ -32,16 +33,16 @@ class Offline:
     def decide(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """Yield one decision a line, in order. A line that breaks the contract is red if it says whose it is.
 
-        Raises `EventError` for one that does not.
+        Raises `SettingsError`, which names the line, for one that does not.
         """
-        rest = (line for line in lines if line.strip())
+        rest = (pair for pair in enumerate(lines, 1) if pair[1].strip())
         while chunk := list(islice(rest, CHUNK)):
             yield from asyncio.run(self._chunk(chunk))
 
-    async def _chunk(self, lines: list[bytes]) -> list[bytes]:
-        return await asyncio.gather(*(self._line(line) for line in lines))
+    async def _chunk(self, lines: list[tuple[int, bytes]]) -> list[bytes]:
+        return await asyncio.gather(*(self._line(number, line) for number, line in lines))
 
-    async def _line(self, line: bytes) -> bytes:
+    async def _line(self, number: int, line: bytes) -> bytes:
         found: dict[str, Any] = {}
         try:
             found = parse(line)
@@ -49,7 +50,7 @@ class Offline:
         except EventError as error:
             refused = refuse(found, error, Stamp(Policy(), self._scorer.model_hash, self._key, self._clock.now()))
             if refused is None:
-                raise
+                raise SettingsError(f"line {number} of the input: {error}") from None
             return encode(refused)
         [decision] = await self._scorer.decide_all([response], self._decide, self._hinges)
         return encode(decision)
@@ -67,13 +68,13 @@ class Offline:
 
 
 def calibrations(path: Path | None) -> dict[str, Calibrated]:
-    """Read the newest calibration of each deployment from a file of JSON lines (the topic's records)."""
+    """Read the newest calibration of each deployment from a file of JSON lines (the topic's records).
+
+    Raises `SettingsError` naming file, line and field, `StateError` for parameters that are damaged.
+    """
     held: dict[str, Calibrated] = {}
-    for number, line in enumerate(path.read_bytes().splitlines() if path else (), 1):
-        try:
-            found: Calibration = decode(Calibration, line)
-        except EventError as error:
-            raise SettingsError(f"{path}, line {number}: {error}") from None
+    found: Calibration
+    for found in read_lines(path, lambda line: decode(Calibration, line)) if path else ():
         known = held.get(found.deployment, Calibrated()).calibration
         if known is None or found.version >= known.version:
             held[found.deployment] = Calibrated(found, thresholds(found))

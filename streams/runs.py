@@ -12,10 +12,11 @@ import orjson
 from rich.console import Console
 
 from models.accounts import Drift, Promise, Run, balances
-from models.errors import EventError, SettingsError
+from models.errors import SettingsError
 from models.events import Feedback, Response, decode
 from models.training import synth
 from models.training.data import read, to_events
+from models.training.lines import read_lines
 from models.training.reactions import Arrival
 from streams.broker import embedded
 from streams.drive import Plan, drive
@@ -114,7 +115,7 @@ def _finish(settings: Settings, plan: Plan, run: Run, out: Path, console: Consol
     return Finished(report, report.with_name("summary.json"), sentence(found), wrong)
 
 
-def _run(settings: Settings, *, note: str, **facts: Any) -> Run:
+def _run(settings: Settings, **facts: Any) -> Run:
     policy = policies(settings.policy).default
     shown = {
         "model": settings.model,
@@ -126,7 +127,7 @@ def _run(settings: Settings, *, note: str, **facts: Any) -> Run:
         "audit sample": f"{policy.audit_rate:.0%}",
     }
     versions = {name: version(name) for name in SHOWN}
-    return Run(promise=Promise.of(policy), note=note, settings=shown, versions=versions, **facts)
+    return Run(promise=Promise.of(policy), settings=shown, versions=versions, **facts)
 
 
 def _among(good: list[Item], bad: list[Item]) -> list[Item]:
@@ -150,15 +151,9 @@ def _is_own(path: Path) -> bool:
 
 def _events(responses: Sequence[Path], feedback: Path | None) -> list[Arrival]:
     files = [(Response, path) for path in responses] + ([(Feedback, feedback)] if feedback else [])
-    found = [Arrival(event.occurred_at, event) for type_, path in files for event in _lines(type_, path)]
+    found = [Arrival(event.occurred_at, event) for type_, path in files for event in _events_in(path, type_)]
     return sorted(found, key=lambda arrival: arrival.arrives_at)
 
 
-def _lines(type_: Any, path: Path) -> Iterator[Any]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip():
-                    yield decode(type_, line)
-            except EventError as error:
-                raise SettingsError(f"{path}, line {number}: {error}") from None
+def _events_in(path: Path, type_: Any) -> Iterator[Any]:
+    return read_lines(path, lambda line: decode(type_, line))
