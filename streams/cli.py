@@ -16,7 +16,7 @@ from models.errors import DemurError, SettingsError
 from streams.commands import Config, calibrator, policy
 from streams.commands.records import records
 from streams.commands.studies import progress, studies
-from streams.settings import STAGES, load, variable
+from streams.settings import STAGES, Settings, load, variable
 
 app = typer.Typer(
     name="demur",
@@ -70,7 +70,7 @@ def demo(
     with broker_for(bootstrap, out) as (address, name), TemporaryDirectory(prefix="demur-") as data:
         settings = load(**_replay(address, model, Path(data), bootstrap))
         finished = demonstrate(settings, out, fast=fast, seed=seed, console=console, broker=name)
-    _close(console, finished)
+    _close(console, finished, settings if bootstrap else None)
 
 
 @app.command()
@@ -100,7 +100,7 @@ def replay(  # noqa: PLR0913, PLR0917 (one parameter per option)
     with broker_for(bootstrap, out) as (address, name), TemporaryDirectory(prefix="demur-") as data:
         settings = load(**_replay(address, path, Path(data), bootstrap))
         finished = run(settings, responses, feedback, out, seed=seed, console=console, broker=name)
-    _close(console, finished)
+    _close(console, finished, settings if bootstrap else None)
 
 
 @app.command()
@@ -230,8 +230,12 @@ def _encoder(model: str, console: Console, *, fast: bool = False) -> str:
         return reference(fast=fast, progress=tell)
 
 
-def _close(console: Console, finished: Any) -> None:
-    lines = (f"oracle   {finished.oracle}", f"report   {finished.report}", f"summary  {finished.summary}")
+def _close(console: Console, finished: Any, left: Settings | None) -> None:
+    """Say where everything is; `left`: the settings of a run that left its topics on a broker which goes on."""
+    lines = [f"oracle   {finished.oracle}", f"report   {finished.report}", f"summary  {finished.summary}"]
+    if left:
+        again = f"demur verify --replayed --bootstrap {left.bootstrap} --prefix {left.topic_prefix}"
+        lines.append(f"topics   {left.topic_prefix}* stay on the broker; recomputed by: {again}")
     console.print(Text("\n".join(lines)), soft_wrap=True)
     if finished.wrong:
         raise DemurError("the accounts do not balance: " + "; ".join(finished.wrong))

@@ -75,8 +75,8 @@ def instruct(settings: Settings, instruction: Instruction) -> tuple[int, int]:
 
 
 def genuine(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event, int]]:
-    """Yield what keeps to the contract, lies in its partition and, where records are signed, has a signature that fits;
-    and the broker's time in milliseconds. The rest is passed over: it is in the dead letters, or `demur verify` names it.
+    """Yield what keeps to the contract, lies in its partition, and has a signature that fits where records are signed;
+    and the broker's time in milliseconds. The rest is in the dead letters, or `demur verify` names it.
     """
     keys, prefix = keys_in(settings.keys), settings.topic_prefix
     for record in records:

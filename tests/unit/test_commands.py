@@ -1,5 +1,6 @@
 """What the commands print: names and words of people as they stand, and one sentence when something is wrong."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from models.errors import SettingsError, StateError
 from models.policy import Policy
 from streams import cli, runs
 from streams.commands import calibrator, policy, say
-from streams.settings import load
+from streams.settings import Settings, load
 
 HOSTILE = "ward [icu], see [/wiki] :warning:"
 
@@ -72,6 +73,27 @@ def test_a_replay_waits_for_its_encoder_as_long_as_it_may(tmp_path: Path) -> Non
     settings = load(**cli._replay("127.0.0.1:9092", "m", tmp_path, None))
     with pytest.raises(SettingsError, match="DEMUR_DEADLINE_S"):
         load(deadline_s=settings.deadline_s + 1)
+
+
+@pytest.mark.parametrize("bootstrap", ["127.0.0.1:9092", None])
+def test_a_run_on_a_broker_of_yours_says_what_it_left_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bootstrap: str | None
+) -> None:
+    used: list[Settings] = []
+
+    def run(settings: Settings, out: Path, **_: Any) -> runs.Finished:
+        used.append(settings)
+        return runs.Finished(out / "report.html", out / "summary.json", "0 differences", [])
+
+    monkeypatch.setattr(runs, "demonstrate", run)
+    monkeypatch.setattr(runs, "broker_for", lambda *_: nullcontext(("127.0.0.1:9092", "")))
+    monkeypatch.setattr(cli, "_reference", lambda *_, **__: "m")
+    given = ("--bootstrap", bootstrap) if bootstrap else ()
+    said = CliRunner().invoke(cli.app, ("demo", "--out", str(tmp_path), *given), env={"COLUMNS": "80"})
+    assert said.exit_code == 0, said.output
+    command = f"demur verify --replayed --bootstrap {bootstrap} --prefix {used[0].topic_prefix}\n"
+    assert (command in said.output) == (bootstrap is not None)
+    assert ("topics" in said.output) == (bootstrap is not None)
 
 
 @pytest.mark.parametrize(
