@@ -75,6 +75,11 @@ class Tallies:
         """Return the scopes of a dimension, sorted."""
         return sorted(scope for scope in self._totals if scope.startswith(f"{dimension}="))
 
+    def busiest(self, dimension: str, most: int) -> list[str]:
+        """Return the scopes of a dimension with most decisions, at most so many, sorted, so that rows stay in place."""
+        by_count = sorted(self.scopes(dimension), key=lambda scope: -sum(c.count for c in self._totals[scope].values()))
+        return sorted(by_count[:most])
+
     def _cells(self, groups: Mapping[str, str], hour: int, tier: Tier) -> Iterator[Cell]:
         for scope in ("", *(self._scope(d, v) for d, v in groups.items())):
             yield self._totals[scope][tier]

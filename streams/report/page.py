@@ -228,19 +228,13 @@ def _groups(accounts: Accounts, run: Run, dimension: str) -> tuple[list[GroupRow
 
     A deployment is held against its own promise; one that is alone is the whole page.
     """
-    scopes = accounts.tallies.scopes(dimension)
-    busiest = sorted(scopes, key=lambda scope: -_decided(accounts.tallies.total(scope)))[:MAX_GROUPS]
+    known = len(accounts.tallies.scopes(dimension))
+    busiest = accounts.tallies.busiest(dimension, MAX_GROUPS)
     if dimension != "deployment":
-        rows = [_group(accounts, run.promise, scope) for scope in sorted(busiest)]
-    elif len(scopes) > 1:
-        rows = [_deployment(accounts, scope) for scope in sorted(busiest)]
+        rows = [_group(accounts, run.promise, scope) for scope in busiest]
     else:
-        rows = []
-    return rows, len(scopes) - len(busiest)
-
-
-def _decided(row: Tiers) -> int:
-    return sum(cell.count for cell in row.values())
+        rows = [_deployment(accounts, scope) for scope in busiest] if known > 1 else []
+    return rows, known - len(busiest)
 
 
 def _deployment(accounts: Accounts, scope: str) -> GroupRow:
