@@ -1,7 +1,7 @@
 """What people ask of a calibrator, read from the topics; and what they tell it, sent to its label log."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,10 +82,12 @@ def genuine(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event,
     for record in records:
         if record.value is None or fault(record, prefix, keys):
             continue
-        with suppress(EventError):
+        try:
             event: Event = decode(CONTRACT[record.topic.removeprefix(prefix)], record.value)
-            if not misplaced(event, record.partition, settings.partitions):
-                yield event, record.timestamp
+        except EventError:
+            continue
+        if not misplaced(event, record.partition, settings.partitions):
+            yield event, record.timestamp
 
 
 def _events(settings: Settings, records: Iterable[Any]) -> list[Any]:

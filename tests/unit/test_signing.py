@@ -147,7 +147,8 @@ def test_what_people_read_of_a_calibrator_is_signed_too(monkeypatch: pytest.Monk
     settings = load(keys=file)
     genuine = outgoing("", version(2), keys_in(file))
     forged = genuine._replace(value=encode(version(3)))
-    records = [SimpleNamespace(**send._asdict()) for send in (genuine, forged, genuine._replace(value=None))]
+    sends = genuine, forged, genuine._replace(value=None)
+    records = [SimpleNamespace(**send._asdict(), timestamp=0) for send in sends]
     monkeypatch.setattr("streams.logbook.read_all", lambda *_: records)
     assert newest(settings)["ward"].version == 2
 
