@@ -30,7 +30,7 @@ from models.errors import Invalid, Oversized, Undecodable, UnknownSchema
 
 SCHEMA = 1
 MAX_MESSAGE_BYTES = 1_000_000
-"""Kafka's own default bound on a record (`message.max.bytes` is 1 MiB)."""
+"""Below what a broker takes of a batch by default (`message.max.bytes`: 1,048,588), with room for key and headers."""
 
 MAX_ID: Final = 128
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
@@ -106,7 +106,10 @@ class Response(Event, frozen=True, kw_only=True, tag="response"):
 
 
 class Feedback(Event, frozen=True, kw_only=True, tag="feedback"):
-    """What a clinician did with a response. `clinician` is a pseudonym."""
+    """What a clinician did with a response. `clinician` is a pseudonym.
+
+    `comment` and `dwell_ms` are accepted, so that senders need not cut them out, and used by nothing.
+    """
 
     topic: ClassVar[str] = "feedback"
     keyed_by: ClassVar[str | None] = "response_id"
@@ -130,7 +133,11 @@ class Watermark(Event, frozen=True, kw_only=True, tag="watermark"):
 
 
 class Decision(Event, frozen=True, kw_only=True, tag="decision"):
-    """How a response was tiered and why. Score fields are None exactly when no trustworthy score exists."""
+    """How a response was tiered and why. Score fields are None exactly when no trustworthy score exists.
+
+    `propensity` belongs to `audit`: if that is true, the probability with which the response was drawn (the policy's
+    `audit_rate`); else it is 1.0 and says nothing, neither how likely a verdict was nor how likely no audit was.
+    """
 
     topic: ClassVar[str] = "decisions"
     keyed_by: ClassVar[str | None] = "response_id"

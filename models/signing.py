@@ -2,9 +2,14 @@
 
 The file of keys is TOML: a table a producer, with `secret` and the `topics` it may write; `demur` signs what is ours.
 
-    [gateway]
+    [demur]
     secret = "thirty-two characters or more, of a good source"
+
+    [gateway]
+    secret = "another one, which the gateway and demur know"
     topics = ["responses"]
+
+`[demur]` must be there; without `topics` a producer may write all.
 
 A secret is changed without loss in three steps, each of them everywhere before the next: the new one is entered under
 `accepted`; it becomes `secret`, and the old one takes its place; that one goes after half a year, as long as records

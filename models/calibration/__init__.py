@@ -6,4 +6,6 @@ jumps      change detection               delays     does one kind of verdict co
 filter     the fold of labels             brake      loosening is bounded per day
 serving    (risk, upper risk), cuts       control    rebuild, compare, foresee
 settings   every constant, with reason    state      versioned JSON
+offsets    the groups' part of filter     learning   LEARN's whole fold, and its log's entries
+history    any version again              soundness  what no ledger can have saved is refused
 """

@@ -24,12 +24,12 @@ from streams.settings import Settings, load
 
 app = typer.Typer(help="What a calibrator changed and why; back to any version.", no_args_is_help=True)
 
-Deployment = Annotated[str, typer.Argument(help="Whose calibrator.")]
+Deployment = Annotated[str, typer.Argument(help="Name of the deployment.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Corrected = Annotated[bool, typer.Option("--corrected", help="Honour corrections and revocations.")]
-Apply = Annotated[bool, typer.Option("--apply", help="With --corrected: let it take the running one's place.")]
-By = Annotated[str, typer.Option("--by", help="Who orders it: it stands in the log.")]
-Why = Annotated[str, typer.Option("--why", help="Why, in a sentence or two.")]
+Corrected = Annotated[bool, typer.Option("--corrected", help="Use the labels as later corrected or revoked.")]
+Apply = Annotated[bool, typer.Option("--apply", help="With --corrected: replace the running calibrator.")]
+By = Annotated[str, typer.Option("--by", help="Name of the person who orders it, for the log.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, in a sentence or two, for the log.")]
 
 SAMPLE = 5000
 """Decisions of each partition on which the shares of two versions are compared."""
@@ -62,8 +62,8 @@ def log(deployment: Deployment, config: Config = None, json: Json = False) -> No
 @app.command()
 def diff(
     deployment: Deployment,
-    before: Annotated[int, typer.Argument(help="A version.")],
-    after: Annotated[int, typer.Argument(help="Another.")],
+    before: Annotated[int, typer.Argument(help="Number of a version.")],
+    after: Annotated[int, typer.Argument(help="Number of the version to compare it with.")],
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -107,7 +107,7 @@ def rebuild(  # noqa: PLR0913, PLR0917 (one parameter per option)
 @app.command()
 def rollback(
     deployment: Deployment,
-    version: Annotated[int, typer.Argument(help="Back to which version.")],
+    version: Annotated[int, typer.Argument(help="Number of the version to return to.")],
     by: By,
     why: Why = "",
     config: Config = None,
@@ -139,7 +139,7 @@ def approve(deployment: Deployment, by: By, why: Why = "", config: Config = None
 @app.command()
 def release(
     deployment: Deployment,
-    scope: Annotated[str, typer.Argument(help="Which group, such as site=north.")],
+    scope: Annotated[str, typer.Argument(help="The group in quarantine, such as site=north.")],
     by: By,
     why: Why = "",
     config: Config = None,

@@ -42,7 +42,9 @@ def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     calibrations: Annotated[
         Path | None, typer.Option("--calibrations", help=LINES, exists=True, dir_okay=False)
     ] = None,
-    last: Annotated[int, typer.Option("--last", min=1, help="How many decisions of each partition to take.")] = 5000,
+    last: Annotated[
+        int, typer.Option("--last", min=1, help="Number of the newest decisions to take from each partition.")
+    ] = 5000,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show shares of tiers and actions and the review load under a proposed policy, beside the current one.

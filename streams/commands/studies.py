@@ -66,11 +66,15 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
     out: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the artifact.")],
     data: Annotated[list[Path] | None, typer.Option("--data", help="Judged answers; by default synthetic.")] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", help="Checkpoint to start from; by default none.")] = None,
-    head: Annotated[Head, typer.Option("--head", help="`cross` tunes it, `late` keeps it frozen.")] = Head.CROSS,
-    loss: Annotated[LossName, typer.Option("--loss", help="What `cross` minimises.")] = LossName.PLAIN,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Keep checkpoints here, go on from them.")] = None,
+    head: Annotated[
+        Head, typer.Option("--head", help="`cross` trains the encoder, `late` only a head on it.")
+    ] = Head.CROSS,
+    loss: Annotated[LossName, typer.Option("--loss", help="Loss that `cross` minimises.")] = LossName.PLAIN,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Folder to keep checkpoints in and to resume from.")
+    ] = None,
     track: Annotated[Tracker | None, typer.Option("--track", help="Send figures, never text, to a tracker.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every random choice.")] = 0,
 ) -> None:
     """Train a rejection prediction model: from nothing, or from any BERT-style checkpoint (folder or hub id).
 
@@ -127,7 +131,9 @@ def _words(examples: Any, head: Head, seed: int) -> float:
 def evaluate(
     artifact: Annotated[str, typer.Option("--artifact", help="Folder or hub id of the model.")],
     data: Data,
-    train: Annotated[list[Path] | None, typer.Option("--train", help="What baselines learn from.")] = None,
+    train: Annotated[
+        list[Path] | None, typer.Option("--train", help="Judged answers that the baselines learn from.")
+    ] = None,
     json: Json = None,
     html: Annotated[
         Path | None, typer.Option("--html", callback=_place, dir_okay=False, help="Where to write the page.")
@@ -157,10 +163,14 @@ def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
     out: Annotated[
         Path, typer.Option("--out", file_okay=False, help="Folder for responses, feedback and truth, as JSON lines.")
     ],
-    responses: Annotated[int, typer.Option("--responses", min=1, help="How many.")] = 6000,
-    days: Annotated[float, typer.Option("--days", min=0.01, help="Over how long.")] = 7.0,
-    drift: Annotated[Scenario, typer.Option("--drift", help="What changes in the middle.")] = Scenario.SUDDEN,
-    silent: Annotated[float, typer.Option("--silent", min=0.0, max=1.0, help="Share of errors nobody sees.")] = 0.0,
+    responses: Annotated[int, typer.Option("--responses", min=1, help="Number of responses.")] = 6000,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="Days over which they are spread.")] = 7.0,
+    drift: Annotated[
+        Scenario, typer.Option("--drift", help="The change planted in the middle of the time.")
+    ] = Scenario.SUDDEN,
+    silent: Annotated[
+        float, typer.Option("--silent", min=0.0, max=1.0, help="Share of errors that no clinician notices.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same events.")] = 7,
 ) -> None:
     """Write a synthetic hospital's week with known truth: for tests, and for pilots without logs."""
@@ -175,8 +185,10 @@ def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
 @studies.command()
 def readiness(
     labels: Annotated[Path, typer.Option("--labels", help="JSON lines of labels (the topic's records).")],
-    within: Annotated[float, typer.Option("--within", min=0.001, max=0.5, help="Half-width of the interval.")] = 0.02,
-    target: Annotated[Target, typer.Option("--target", help="Which rejections count: the policy's.")] = "any",
+    within: Annotated[
+        float, typer.Option("--within", min=0.001, max=0.5, help="Half-width of the 95 % interval, as a rate.")
+    ] = 0.02,
+    target: Annotated[Target, typer.Option("--target", help="Rejections that count, as in the policy.")] = "any",
     json: Json = None,
 ) -> None:
     """Tell how many more labels each tier needs until its rejection rate is known closely enough."""
