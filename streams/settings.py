@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     """Whose clock lets horizons pass: this machine's, or that of the events (replays)."""
 
     model: str = "reference"
-    """Folder or hub id of the encoder; `reference` is the small one that the first command trains and keeps in a cache."""
+    """Folder or hub id of the encoder; `reference` is the small one, trained and cached at first use."""
     keys: FilePath | None = None
     """File of producers and their secrets: with it all records are signed, and what is not is set aside."""
     policy: FilePath | None = None
