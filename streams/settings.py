@@ -79,13 +79,13 @@ class Settings(BaseSettings):
     allow_plaintext: bool = False
     """Speak to a broker on another machine without TLS."""
     tls: bool = False
-    """Speak TLS; with `cafile`, `certfile` or `keyfile` it is meant anyway."""
+    """Speak TLS to the brokers; implied by `cafile`, `certfile` or `keyfile`."""
     cafile: FilePath | None = None
     """PEM file of the authority that signed the brokers' certificates; by default the system's."""
     certfile: FilePath | None = None
     """PEM file of our own certificate, for mutual TLS."""
     keyfile: FilePath | None = None
-    """PEM file of its private key."""
+    """PEM file of our private key, for mutual TLS."""
     username: str | None = None
     """SASL user."""
     password: SecretStr | None = None
@@ -94,22 +94,22 @@ class Settings(BaseSettings):
     """SASL mechanism."""
 
     topic_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{0,100}$")] = ""
-    """Stands before every topic and consumer group, so that installations can share a cluster."""
+    """Beginning of the names of all topics and consumer groups, so that installations can share a cluster."""
     partitions: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Of every topic: what is joined must be cut alike. At most that many workers share a stage."""
+    """Partitions of every topic, for what is joined must be cut alike. At most that many workers share a stage."""
     replication: Annotated[int, Field(ge=1, le=9)] | None = None
     """Copies of every topic; by default as many as the broker's configuration says."""
     create_topics: bool = False
     """Create missing topics at the start; otherwise `demur topics` does it and a worker needs no such permission."""
 
     stages: Annotated[tuple[Stage, ...], NoDecode, BeforeValidator(_names), Field(min_length=1)] = STAGES
-    """What this worker does."""
+    """Stages that this worker runs."""
     store: Literal["memory", "rocksdb"] = "memory"
-    """Where the state lives between changelog and use."""
+    """Where a worker keeps its rows; their changelog in Kafka is what is durable."""
     data_dir: Path = Path(".cache/worker")
-    """Folder of the RocksDB state."""
+    """Folder of the rows that RocksDB keeps."""
     session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 6.0
-    """Silence after which a worker's partitions go to others: Kafka's least default, for quick recovery."""
+    """Seconds of silence after which a worker's partitions go to others: the least that Kafka allows by default."""
     time_source: Literal["wall", "event"] = "wall"
     """Whose clock lets horizons pass: this machine's, or that of the events (replays)."""
 
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     policy: FilePath | None = None
     """File of plans and tier cuts; by default green below .05 and red from .20."""
     deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0
-    """A score that takes longer is red."""
+    """Seconds for a score; a response without one by then is red."""
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
     """Where the encoder computes: `cpu`, `cuda` or, of several GPUs, `cuda:1`."""
     batch_tokens: Annotated[int, Field(ge=16, le=1_000_000)] | None = None
@@ -130,11 +130,11 @@ class Settings(BaseSettings):
     of the model's identity to the calibrator, and so is the device: set both alike on all workers."""
 
     horizon_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 7 * 86_400.0
-    """Wait for feedback before a response is closed as unlabelled."""
+    """Seconds of waiting for feedback before a response is closed as unlabelled."""
     settle_s: Annotated[float, Field(ge=0)] = 120.0
-    """Wait for contradictions after a first verdict."""
+    """Seconds of waiting, after a first verdict, for contradictions and further clinicians."""
     orphan_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 86_400.0
-    """Wait for the response of a feedback that came first: longer than SCORE may stand still."""
+    """Seconds of waiting for the response of a feedback that came first: longer than SCORE may stand still."""
     salience_key: Annotated[SecretStr, Field(min_length=32)] | None = None
     """Keys the digests of patients' text that decisions carry (`input_digest`; `salience_digest` of doses, drugs and
     negations), which could be guessed without it: 32 characters or more of a good source, the same for SCORE, JOIN and
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     """Address of `/healthz` and `/metrics`."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8321
-    """Their port; 0 takes any that is free."""
+    """Port of `/healthz` and `/metrics`; 0 takes any that is free."""
 
     @property
     def budget(self) -> int:
