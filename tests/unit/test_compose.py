@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import typer
 from ruamel.yaml import YAML
 
+from models.encoder.artifact import seal
 from models.policy import Policy
 from models.tiers import Facts, tier
 from streams.cli import app
 from streams.metrics import Metrics
-from streams.settings import Settings
+from streams.settings import Settings, load
 from streams.topics import RECORD_RETENTION
+from tests import pages
 from tests.apache_kafka import VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +75,36 @@ def test_commands_and_settings_exist(services: dict[str, Any]) -> None:
         settings = {name.removeprefix("DEMUR_").lower() for name in service.get("environment", {})}
         assert settings <= set(Settings.model_fields)
         assert service["read_only"] is True
+        assert {"mem_limit", "pids_limit"} <= set(service)
+    for service in services.values():
         assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_settings_are_taken(services: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in services["worker"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    assert load().bootstrap == services["worker"]["environment"]["DEMUR_BOOTSTRAP"]
+
+
+def test_the_model_is_trained_only_if_it_is_not_there_whole(services: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, line in {"python": f'exec {sys.executable} "$@"', "demur": f'echo "$@" >> {tmp_path}/trained'}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (script,) = services["model"]["command"]
+    shell = [*services["model"]["entrypoint"], script.replace("/model", str(tmp_path))]
+    weights = tmp_path / "reference/weights"
+    weights.parent.mkdir()
+    for change, trained in (
+        (partial(weights.write_text, "whole"), 1),
+        (partial(seal, weights.parent, {}), 1),
+        (partial(weights.write_text, "half"), 2),
+    ):
+        change()
+        environment = {"PATH": f"{tmp_path}/bin:/bin:/usr/bin", "PYTHONPATH": str(ROOT)}
+        subprocess.run(shell, check=True, env=environment, capture_output=True)
+        assert (tmp_path / "trained").read_text().splitlines() == [f"train --out {tmp_path}/reference"] * trained
 
 
 def test_kafka_is_the_one_that_the_tests_run_on(services: dict[str, Any]) -> None:
@@ -106,6 +138,38 @@ def test_why_not_green_leaves_out_why_green(queries: list[str]) -> None:
     level, [reason] = tier(Facts(upper=0.01), Policy())
     assert level == "green"
     assert f'{{reason!="{reason.partition(":")[0]}"}}' in asked
+
+
+@pytest.fixture(scope="module")
+def alerts() -> list[dict[str, Any]]:
+    (group,) = yaml("deploy/prometheus/alerts.yml")["groups"]
+    rules: list[dict[str, Any]] = group["rules"]
+    return rules
+
+
+def test_prometheus_reads_the_alerts(services: dict[str, Any]) -> None:
+    (name,) = yaml("deploy/prometheus/prometheus.yml")["rule_files"]
+    assert f"./deploy/prometheus/{name}:/etc/prometheus/{name}:ro" in services["prometheus"]["volumes"]
+
+
+def test_alerts_ask_for_metrics_and_labels_that_exist(alerts: list[dict[str, Any]]) -> None:
+    metrics = Metrics()
+    exposed = {family.name + end for family in metrics.registry.collect() for end in SUFFIXES.get(family.type, [])}
+    told = " ".join(rule["expr"] for rule in alerts)
+    assert set(re.findall(r"\bdemur_[a-z_]+", told)) <= exposed
+    reasons = {pages.codes(row[0])[0] for row in pages.rows("runbook.md", "reason")}
+    asked = {reason for found in re.findall(r'reason=~?"([^"]+)"', told) for reason in found.split("|")}
+    assert asked <= reasons
+    assert told.count("(") == told.count(")")
+
+
+def test_each_alert_has_its_row_in_the_runbook(alerts: list[dict[str, Any]]) -> None:
+    rows = [pages.codes(row[0])[0] for row in pages.rows("runbook.md", "alert")]
+    assert rows == [rule["alert"] for rule in alerts]
+    for rule in alerts:
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+        labels = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        assert labels <= {"stage", "code", "kind", "reason"}
 
 
 def test_grafana_finds_datasource_and_dashboard(services: dict[str, Any], queries: list[str]) -> None:
