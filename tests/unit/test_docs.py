@@ -15,9 +15,12 @@ import pytest
 import typer
 
 import streams.stages  # noqa: F401 (all errors of all stages are defined)
+from models.calibration.filter import Filter
 from models.calibration.settings import FilterSettings
+from models.deciding import Calibrated, History, Stamp, decide
+from models.encoder.base import Score
 from models.errors import EventError
-from models.events import Decision, Feedback, Response, Tier, Verb, decode, encode
+from models.events import Calibration, Decision, Feedback, Response, Tier, Verb, decode, encode
 from models.labels import REASONS, Reason, Verdict, verdict
 from models.oracle.logs import INPUTS as WRITTEN_BY_OTHERS
 from models.oracle.logs import READERS
@@ -30,7 +33,7 @@ from streams.agents.watch import Watch
 from streams.cli import app
 from streams.settings import STAGES, Settings
 from streams.stages import INPUTS, changelogs
-from streams.topics import plan
+from streams.topics import MAX_STATE_BYTES, RECORD_RETENTION, plan
 from tests import pages
 
 PAGES = sorted(path.name for path in (pages.ROOT / "docs").glob("*.md"))
@@ -157,6 +160,13 @@ def test_the_rights_of_a_stage_are_what_it_reads_and_writes() -> None:
     assert [row[0] for row in pages.rows("settings.md", "stage")] == list(STAGES)
 
 
+def test_the_broker_keeps_places_and_states() -> None:
+    rows = pages.rows("settings.md", "setting of Kafka")
+    values = {pages.codes(name)[0]: value for name, value, _ in rows if pages.codes(name)}
+    assert values["offsets.retention.minutes"] == f"{RECORD_RETENTION.total_seconds() / 60:.0f} or more"
+    assert values["max.message.bytes"] == str(MAX_STATE_BYTES)
+
+
 def test_a_record_signed_as_the_page_says_is_accepted() -> None:
     keys, told = Keys.read(loads(one("integrate.md", "toml"))), dict[str, Any]()
     exec(one("integrate.md", "python"), told)
@@ -165,6 +175,21 @@ def test_a_record_signed_as_the_page_says_is_accepted() -> None:
     headers = {"ce_keyid": b"gateway", "ce_signature": told["signature"](secret, *record)}
     assert keys.fault(record, headers) is None
     assert keys.fault(record._replace(value=b"[]"), headers) is not None
+
+
+def test_the_way_to_no_green_at_all_works_on_a_calibrator_that_is_warm() -> None:
+    asked = decode(Response, pages.fenced("integrate.md", "json")[0].encode())
+    policy = Policies.read(loads(one("runbook.md", "toml"))).default
+    known = Calibration(
+        deployment="ward-assistant", version=9000, basis=policy.basis, parameters={}, labels=9000, missing_labels=0,
+        cause="labels", as_of=asked.occurred_at,
+    )  # fmt: skip
+    for rules, level in ((Policy(), "green"), (policy, "yellow")):
+        by = Calibrated(known, Filter().thresholds())
+        found = decide(
+            asked, Score(-6.0, truncated=False, unknown=0.0), by, History(), Stamp(rules, "m", b"", known.as_of)
+        )
+        assert found.tier == level
 
 
 def named(page: str, head: str) -> set[str]:
