@@ -9,7 +9,7 @@ The file of keys is TOML: a table a producer, with `secret` and the `topics` it 
     secret = "another one, which the gateway and demur know"
     topics = ["responses"]
 
-`[demur]` must be there; without `topics` a producer may write all.
+`[demur]` must be there, and alone needs no `topics`: it writes to all.
 
 A secret is changed without loss in three steps, each of them everywhere before the next: the new one is entered under
 `accepted`; it becomes `secret`, and the old one takes its place; that one goes after half a year, as long as records
