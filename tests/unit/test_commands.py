@@ -87,7 +87,7 @@ def test_a_run_on_a_broker_of_yours_says_what_it_left_there(
 
     monkeypatch.setattr(runs, "demonstrate", run)
     monkeypatch.setattr(runs, "broker_for", lambda *_: nullcontext(("127.0.0.1:9092", "")))
-    monkeypatch.setattr(cli, "_reference", lambda *_, **__: "m")
+    monkeypatch.setattr(cli, "_encoder", lambda *_, **__: "m")
     given = ("--bootstrap", bootstrap) if bootstrap else ()
     said = CliRunner().invoke(cli.app, ("demo", "--out", str(tmp_path), *given), env={"COLUMNS": "80"})
     assert said.exit_code == 0, said.output
