@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from string import Template
@@ -11,19 +11,24 @@ from typing import NamedTuple
 
 import aiokafka
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 from kafka.admin import ACLResourcePatternType as PatternType
 
 from models.errors import DemurError, SettingsError
+from models.events import Decision, decode, encode
 from streams.broker import HOST, Child, free_port
+from streams.clock import WallClock
 from streams.connection import kafka_options
 from streams.drive import launch
 from streams.reading import read_all
-from streams.settings import Settings, load
+from streams.settings import STAGES, Settings, load
 from streams.stages import changelogs
 from streams.topics import create, describe
+from tests import pages
 from tests.apache_kafka import apache_kafka
+from tests.stagecraft import feedback
+from tests.unit.test_score import response
 
 pytestmark = [
     pytest.mark.kafka,
@@ -74,7 +79,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     properties = SECURED.safe_substitute(
         secured=port, mutual=mutual, keystore=keystore, trusted=folder / "device.pem", module=MODULE
     )
-    users = [f"SCRAM-SHA-512=[name={name},password=s3cret]" for name in ("administrator", "worker")]
+    names = ("administrator", "worker", "gateway", "display", *STAGES)
+    users = [f"SCRAM-SHA-512=[name={name},password=s3cret]" for name in names]
     formatting = [part for user in users for part in ("--add-scram", user)]
     with apache_kafka(folder, properties, formatting) as kafka:
         yield Secured(kafka.bootstrap, f"{HOST}:{port}", f"{HOST}:{mutual}", folder)
@@ -88,9 +94,17 @@ def certify(folder: Path, name: str, subject: str) -> None:
     subprocess.run([*make, *files], check=True, capture_output=True)
 
 
-def grant(secured: Secured, user: str, *operations: ACLOperation, kind: ResourceType = ResourceType.TOPIC) -> None:
-    everything = ResourcePattern(kind, "*", PatternType.LITERAL)
-    rules = [ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, everything) for operation in operations]
+def grant(
+    secured: Secured,
+    user: str,
+    *operations: ACLOperation,
+    kind: ResourceType = ResourceType.TOPIC,
+    on: Iterable[str] = ("*",),
+) -> None:
+    what = [ResourcePattern(kind, name, PatternType.LITERAL) for name in on]
+    rules = [
+        ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, one) for operation in operations for one in what
+    ]
     with closing(KafkaAdminClient(bootstrap_servers=secured.plain)) as admin:
         admin.create_acls(rules)
 
@@ -128,6 +142,42 @@ def await_one(settings: Settings, topic: str, worker: Child) -> bytes:
         assert worker.running, worker.last_words()
         time.sleep(0.3)
     raise AssertionError(worker.last_words())
+
+
+def test_each_stage_works_with_the_rights_on_the_page(secured: Secured, tmp_path: Path, tiny_model: Path) -> None:
+    """Each as a user of its own: a response of the gateway is decided on, and its feedback becomes a version."""
+    prefix, now = "page-", WallClock().now()
+    administrator = secured.settings("administrator", topic_prefix=prefix)
+    every = create(administrator, changelogs(administrator))
+    for stage, *rights in pages.rows("settings.md", "stage"):
+        reads, writes, groups = ([prefix + name for name in pages.codes(right)] for right in rights)
+        grant(secured, stage, ACLOperation.READ, on=reads)
+        grant(secured, stage, ACLOperation.WRITE, on=writes)
+        grant(secured, stage, ACLOperation.READ, on=groups, kind=ResourceType.GROUP)
+        grant(secured, stage, ACLOperation.DESCRIBE, ACLOperation.DESCRIBE_CONFIGS, on=every)
+    grant(secured, "gateway", ACLOperation.WRITE, on=[f"{prefix}responses", f"{prefix}feedback"])
+    grant(secured, "display", ACLOperation.READ, on=[f"{prefix}decisions"])
+    grant(secured, "display", ACLOperation.READ, on=["display"], kind=ResourceType.GROUP)
+    asked, told = response("r1", occurred_at=now), feedback("f1", "r1", occurred_at=now)
+    workers = [launch(_alone(secured, stage, tmp_path, tiny_model), tmp_path / f"{stage}.log") for stage in STAGES]
+    try:
+        with closing(KafkaProducer(**kafka_options(secured.settings("gateway")))) as gateway:
+            gateway.send(f"{prefix}responses", key=asked.conversation_id.encode(), value=encode(asked)).get(10)
+            await_one(administrator, "decisions", workers[0])
+            gateway.send(f"{prefix}feedback", key=b"r1", value=encode(told)).get(10)
+        for topic, worker in zip(("outcomes", "calibrations", "demur-watch-state-changelog"), workers[1:], strict=True):
+            await_one(administrator, topic, worker)
+    finally:
+        for worker in workers:
+            worker.end(grace_s=20)
+    how = {"group_id": "display", "auto_offset_reset": "earliest", **kafka_options(secured.settings("display"))}
+    with closing(KafkaConsumer(f"{prefix}decisions", **how, consumer_timeout_ms=60_000)) as display:
+        assert decode(Decision, next(display).value).response_id == "r1"
+
+
+def _alone(secured: Secured, stage: str, folder: Path, model: Path) -> Settings:
+    own = {"stages": (stage,), "http_port": free_port(), "data_dir": folder / stage, "model": str(model)}
+    return secured.settings(stage, topic_prefix="page-", settle_s=0.1, **own)
 
 
 async def test_the_stream_s_own_client_takes_the_same_options(secured: Secured) -> None:
