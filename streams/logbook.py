@@ -1,7 +1,7 @@
 """What people ask of a calibrator, read from the topics; and what they tell it, sent to its label log."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,16 +78,22 @@ def genuine(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event,
     """Yield what keeps to the contract, lies in its partition, and has a signature that fits where records are signed;
     and the broker's time in milliseconds. The rest is in the dead letters, or `demur verify` names it.
     """
+    return ((event, at_ms) for event, at_ms in judged(settings, records) if event is not None)
+
+
+def judged(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event | None, int]]:
+    """Yield each record that has a value as `genuine` does, or None in place of one that would be passed over."""
     keys, prefix = keys_in(settings.keys), settings.topic_prefix
     for record in records:
-        if record.value is None or fault(record, prefix, keys):
+        if record.value is None:
             continue
-        try:
-            event: Event = decode(CONTRACT[record.topic.removeprefix(prefix)], record.value)
-        except EventError:
-            continue
-        if not misplaced(event, record.partition, settings.partitions):
-            yield event, record.timestamp
+        event: Event | None = None
+        if not fault(record, prefix, keys):
+            with suppress(EventError):
+                event = decode(CONTRACT[record.topic.removeprefix(prefix)], record.value)
+        if event is not None and misplaced(event, record.partition, settings.partitions):
+            event = None
+        yield event, record.timestamp
 
 
 def _events(settings: Settings, records: Iterable[Any]) -> list[Any]:

@@ -2,7 +2,8 @@
 
 The two input topics, which hold patients' text, are not read: a decision tells that a response came, and labels and
 closures tell what became of it. Each topic is read once, after the decisions, and only ids are kept: half a kilobyte a
-response. What happens to a response that is decided on while we read waits for the next report.
+response. What happens to a response that is decided on while we read waits for the next report. Records that are
+broken, or not signed as they must be, are counted whenever they came: what they say of their time cannot be believed.
 """
 
 from typing import Final
@@ -12,7 +13,7 @@ from models.deciding import Stamp
 from models.events import Alarm, Change, Closure, DeadLetter, Decision, Event, Label
 from models.policy import Policies
 from streams.clock import WallClock
-from streams.logbook import genuine
+from streams.logbook import judged
 from streams.reading import read_each
 from streams.settings import Settings
 from streams.stages import policies
@@ -27,8 +28,10 @@ def survey(settings: Settings, asked: Selection) -> tuple[Accounts, Run]:
     known = policies(settings.policy)
     accounts = Accounts(known if asked.deployment is None else Policies(known.of(asked.deployment)))
     for type_ in READ:
-        for event, at_ms in genuine(settings, read_each(settings, type_.topic)):
-            if asked.holds(event, at_ms, accounts.lives):
+        for event, at_ms in judged(settings, read_each(settings, type_.topic)):
+            if event is None:
+                accounts.observe_invalid(type_.topic)
+            elif asked.holds(event, at_ms, accounts.lives):
                 accounts.observe(type_.topic, event, at_ms)
     return accounts, _run(settings, accounts, asked)
 

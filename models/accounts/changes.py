@@ -140,7 +140,7 @@ def _noteworthy(event: Calibration | Entry, new: Version, course: _Course) -> Ch
     if event.cause != ROUTINE and course.version >= 0:
         return change(event.cause, at_once)
     if not new.missing_labels and not course.warm:
-        return change(WARM, in_all)
+        return change(WARM if isinstance(event, Calibration) else f"{WARM} by then", in_all)
     if course.warm and _farthest(at_once) >= FAR:
         return change(BATCH if isinstance(event, Calibration) else DAYS, at_once)
     return change(CREPT, in_all) if course.warm and _farthest(in_all) >= FAR else None

@@ -96,6 +96,7 @@ def _counts(accounts: Accounts) -> dict[str, int]:
         "pending": accounts.waiting,
         "dead_letters": accounts.dead_letters,
         "audited": accounts.audits,
+        "invalid": accounts.invalid.total(),
     }
 
 

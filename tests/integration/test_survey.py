@@ -9,17 +9,20 @@ from typing import Any
 import orjson
 import pytest
 from kafka import KafkaProducer
+from typer.testing import CliRunner
 
 from models.accounts import Accounts, Run, Selection, balances, summary
+from models.errors import SettingsError
 from models.events import Alarm, Decision, Event, Label, decode, encode
 from models.training.data import read_labels
 from streams import drive, logbook, topics
+from streams.cli import app
 from streams.connection import kafka_options
 from streams.feed import broken, items
 from streams.offline import calibrations
 from streams.reading import read_all
 from streams.report import write_report
-from streams.settings import Settings
+from streams.settings import Settings, environment
 from streams.stages import changelogs, keys_in
 from streams.survey import survey
 from streams.topics import administrator
@@ -94,6 +97,7 @@ def test_a_running_system_is_reported_as_the_run_that_it_was(resting: Settings) 
     assert {name: live[name] for name in SAME} == {name: run[name] for name in SAME}
     assert (live["pending"], live["dead_letters"], live["alarms"]) == (0, 10, 1)
     assert min(live[name] for name in ("labels", "corrections", "duplicates", "orphans", "closures")) > 0
+    assert (run["invalid"], live["invalid"]) == (10, 0)  # inputs are not read
     assert (live["responses_in"], live["feedback_in"], live["balanced"]) == (None, None, None)
     assert set(live["deployments"]) == set(DEPLOYMENTS)
 
@@ -173,9 +177,9 @@ def test_nothing_is_written_and_no_group_is_left_behind(resting: Settings, tmp_p
 
 
 def lines(settings: Settings, *words: str) -> list[bytes]:
-    said = demur("export", *words, settings=settings)
-    assert said.returncode == 0, said.stderr
-    return said.stdout.splitlines()
+    said = CliRunner().invoke(app, ("export", *words), env=environment(settings))
+    assert said.exit_code == 0, said.exception
+    return said.stdout_bytes.splitlines()
 
 
 def test_records_are_exported_for_the_commands_that_read_them(resting: Settings, tmp_path: Path) -> None:
@@ -194,9 +198,10 @@ def test_records_are_exported_for_the_commands_that_read_them(resting: Settings,
 
 @pytest.mark.parametrize("topic", ["responses", "feedback", "nothing"])
 def test_what_holds_text_is_not_exported(topic: str) -> None:
-    said = demur("export", topic)
-    assert (said.returncode, said.stdout) == (2, b"")
-    assert (b"patients' text" in said.stderr) == (topic != "nothing")
+    said = CliRunner().invoke(app, ("export", topic))
+    assert isinstance(said.exception, SettingsError)
+    assert said.stdout == ""
+    assert ("patients' text" in str(said.exception)) == (topic != "nothing")
 
 
 @pytest.fixture
@@ -217,6 +222,7 @@ def test_no_text_comes_out_whatever_somebody_wrote(smuggled: Settings, tmp_path:
         assert leaks(line) == []
     said = demur("report", "--out", str(tmp_path), settings=smuggled)
     assert said.returncode == 0, said.stderr
+    assert orjson.loads((tmp_path / "summary.json").read_bytes())["invalid"] == len(SMUGGLED)
     assert leaks(said.stdout, said.stderr, *(path.read_bytes() for path in tmp_path.iterdir())) == []
 
 
@@ -229,20 +235,21 @@ def test_only_what_is_signed_is_reported_and_exported(settings: Settings, rest: 
     send(mine, [one], keys=keys_in(keys))
     send(mine, [other])
     assert lines(mine, "decisions") == [encode(one)]
-    assert figures(mine)["decisions_out"] == 1
+    found = figures(mine)
+    assert (found["decisions_out"], found["invalid"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--from", "2026-02-01", "--to", "2026-02-01"), b"--from must be before --to"),
-        (("--from", "yesterday"), b"is no date: write 2026-01-31"),
-        (("--config", "absent.toml"), b"no settings file absent.toml"),
+        (("--from", "2026-02-01", "--to", "2026-02-01"), "--from must be before --to"),
+        (("--from", "yesterday"), "is no date: write 2026-01-31"),
+        (("--config", "absent.toml"), "no settings file absent.toml"),
     ],
 )
-def test_a_wrong_period_ends_with_one_sentence(words: tuple[str, ...], sentence: bytes, tmp_path: Path) -> None:
+def test_a_wrong_period_ends_with_one_sentence(words: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
     for command in (("report", "--out", str(tmp_path / "out")), ("export", "labels")):
-        said = demur(*command, *words)
-        assert said.returncode == 2
-        assert sentence in said.stderr.replace(b"\n", b" ")
+        said = CliRunner().invoke(app, (*command, *words), env={"COLUMNS": "200"})
+        assert said.exit_code
+        assert sentence in f"{said.output} {said.exception}"
         assert not (tmp_path / "out").exists()

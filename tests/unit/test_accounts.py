@@ -176,7 +176,7 @@ def test_the_log_of_a_calibrator_tells_what_its_versions_did(week):
         whole.observe("changes", entry, 0)
     for entry in entries[-3:]:
         later.observe("changes", entry, 0)
-    assert [c.cause for c in whole.changes.shown] == ["warm-up over", "jump: category=dosing +1.6"]
+    assert [c.cause for c in whole.changes.shown] == ["warm-up over by then", "jump: category=dosing +1.6"]
     assert [c.cause for c in later.changes.shown] == ["jump: category=dosing +1.6"]
     assert whole.changes.versions == entries[-1].after.version
     assert later.changes.versions == entries[-1].after.version - entries[-4].after.version
