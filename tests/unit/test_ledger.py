@@ -142,7 +142,7 @@ def test_a_crash_anywhere_changes_nothing():
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ({"schema": 1, "counts": {}}, "of another version"),
+        ({"schema": 1, "counts": {}}, "another version.*schema"),
         ({"version": "x"}, "`\\$.version`"),
         ({"filter": {}}, "only the labels lead to it again"),
         ({"extra": 1}, "unknown field `extra`"),
