@@ -17,7 +17,7 @@ from models.accounts.spans import spans
 from models.accounts.tallies import TIERS, Cell, Tiers
 from models.events import Alarm, Tier
 from streams.live.strip import bar, strip
-from streams.words import between, brief, figure, lag, percent, promised, rate, score, visible
+from streams.words import between, brief, ground, lag, percent, promised, rate, score, visible
 
 COLOUR: Final[dict[Tier, str]] = {"green": "green", "yellow": "yellow", "red": "red"}
 STANDING: Final[dict[Standing, tuple[str, str]]] = {
@@ -95,7 +95,7 @@ def groups(accounts: Accounts, dimension: str, width: int, rows: int) -> Rendera
     cuts = accounts.changes.cuts(accounts.busiest_deployment)
     known = len(accounts.tallies.scopes(dimension))
     shown = "" if rows >= known else f" ({rows} of {known})"
-    for scope in _busiest(accounts, dimension, rows):
+    for scope in accounts.tallies.busiest(dimension, rows):
         table.add_row(*_group_row(accounts, scope, cuts, max(8, width - 59)))
     return _framed(f"by {dimension}{shown}, with the cuts on the raw score", table)
 
@@ -121,12 +121,6 @@ def _sum(row: Tiers) -> Cell:
     return sum(row.values(), Cell())
 
 
-def _busiest(accounts: Accounts, dimension: str, rows: int) -> list[str]:
-    """The groups with most decisions, in order of name so that rows do not jump about."""
-    by_count = sorted(accounts.tallies.scopes(dimension), key=lambda s: -_sum(accounts.tallies.total(s)).count)
-    return sorted(by_count[:rows])
-
-
 def alarms(accounts: Accounts, run: Run, rows: int) -> RenderableType:
     """Show the latest alarms, and the planted drift once its time has come."""
     lines = [_alarm(a) for a in sorted(accounts.alarms.values(), key=lambda a: a.raised_at)]
@@ -138,7 +132,7 @@ def alarms(accounts: Accounts, run: Run, rows: int) -> RenderableType:
 
 
 def _alarm(alarm: Alarm) -> Text:
-    said = f"  evidence {figure(alarm.statistic)}"
+    said = f"  {ground(alarm)}"
     return Text.assemble(
         brief(alarm.raised_at), "  ", (f"▲ {alarm.kind}", "bold red"), f" {visible(alarm.scope)}", (said, "dim")
     )

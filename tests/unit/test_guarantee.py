@@ -108,7 +108,7 @@ def test_restore_is_exact_and_alarms_replay():
 
 
 def test_a_damaged_snapshot_is_refused():
-    with pytest.raises(StateError, match="another version.*schema"):
+    with pytest.raises(StateError, match=r"another version.*schema"):
         Guarantee.restore({**Guarantee(0.05).snapshot(), "schema": 1}, 0.05)
 
 

@@ -13,6 +13,7 @@ from models.errors import Forged, SettingsError
 from models.events import DeadLetter, Decision, Label, decode, encode
 from models.joining import Horizons
 from models.oracle import Entry, Logs, Rules, check
+from models.partitions import home
 from models.policy import Policies, Policy
 from models.signing import OURS, Keys, Producer, Signed
 from models.training.reactions import Arrival
@@ -148,7 +149,9 @@ def test_what_people_read_of_a_calibrator_is_signed_too(monkeypatch: pytest.Monk
     genuine = outgoing("", version(2), keys_in(file))
     forged = genuine._replace(value=encode(version(3)))
     sends = genuine, forged, genuine._replace(value=None)
-    records = [SimpleNamespace(**send._asdict(), timestamp=0) for send in sends]
+    records = [
+        SimpleNamespace(**send._asdict(), timestamp=0, partition=home(b"ward", settings.partitions)) for send in sends
+    ]
     monkeypatch.setattr("streams.logbook.read_all", lambda *_: records)
     assert newest(settings)["ward"].version == 2
 
