@@ -204,9 +204,9 @@ class Fold:
         """Say which way leads out: what the rows hold follows from the topics that were folded."""
         what, name = unreadable(f"rows of deployment {deployment}", error), f"{self.context.prefix}demur-{self.name}"
         return DeliveryError(
-            f"{what}, or let this one read all from the beginning: stop {self.name.upper()}, delete the topic "
-            f"{name}-state-changelog, the consumer group {name} and, if the store is rocksdb, what is in "
-            "DEMUR_DATA_DIR; then `demur topics`, and start it"
+            f"{what}, or let this one read all from the beginning: stop {self.name.upper()}, delete the consumer "
+            f"group {name}, the topic {name}-state-changelog and, if the store is rocksdb, what is in DEMUR_DATA_DIR; "
+            "then `demur topics`, and start it"
         )
 
     def _publish(self, deployment: str, taken: Taken, plan: Plan) -> None:
