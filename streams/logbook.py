@@ -16,7 +16,7 @@ from models.policy import Policy
 from models.training.lines import read_lines
 from streams.agents.fold import Row, row_of
 from streams.connection import kafka_options, reach
-from streams.reading import read_all
+from streams.reading import read_all, reader
 from streams.settings import Settings
 from streams.stages import keys_in
 from streams.wire import fault, outgoing
@@ -32,7 +32,9 @@ class Running(NamedTuple):
 def history(settings: Settings, deployment: str, policy: Policy) -> History:
     """Read a deployment's label log, in its partition, and its calibrator's log."""
     key = deployment.encode()
-    labels = [r for r in read_all(settings, Label.topic) if r.partition == home(key, settings.partitions)]
+    with reader(settings, [Label.topic]) as (_, partitions):
+        place = home(key, len(partitions))
+    labels = [record for record in read_all(settings, Label.topic) if record.partition == place]
     mine = [record for record in labels if record.key == key]
     whole = not (mine and labels[0].offset)
     changes = _events(settings, [r for r in read_all(settings, Change.topic) if r.key == key])

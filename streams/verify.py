@@ -42,7 +42,7 @@ def verify(settings: Settings, files: Sequence[Path] = (), *, at_rest: bool = Fa
     """
     known = tuple(policies(file) for file in files or (settings.policy,))
     signed, replayed = keys_in(settings.keys), settings.time_source == "event"
-    rules = Rules(known, horizons(settings), key(settings), signed, replayed, settings.partitions)
+    rules = Rules(known, horizons(settings), key(settings), signed, replayed=replayed)
     with _uncollected():
         return check(read(settings, at_rest=at_rest), rules)
 
@@ -79,6 +79,7 @@ def read(settings: Settings, *, at_rest: bool = False) -> Logs:
         None if still else committed or {},
         None if still else now_ms - int(FRESH_S * 1000),
         {(p.topic.removeprefix(settings.topic_prefix), p.partition): start for p, start in starts.items()},
+        len({p.partition for p in partitions}),
     )
 
 

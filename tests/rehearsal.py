@@ -36,7 +36,7 @@ KEY = b"a key of digests"
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
 """Partitions may be a week apart here: LEARN, which keeps ids for two horizons, must still know them."""
 POLICIES = Policies(Policy(warm_up_labels=15, warm_up_deviation=2.0))
-RULES = Rules((POLICIES,), HORIZONS, KEY, replayed=True, partitions=2)
+RULES = Rules((POLICIES,), HORIZONS, KEY, replayed=True)
 Place = tuple[str, str, int]
 """A stage, and a partition of one of its inputs."""
 COMMIT_LAG_S = 40.0
@@ -193,7 +193,7 @@ class Rehearsal:
     def left(self, *, at_rest: bool = True) -> Logs:
         """Return the logs, and, unless the stream is at rest, how far the stages have come."""
         entries = {topic: [entry for log in logs for entry in log] for topic, logs in self.logs.items()}
-        return Logs(entries, committed=None if at_rest else dict(self.committed))
+        return Logs(entries, committed=None if at_rest else dict(self.committed), partitions=self.partitions)
 
 
 def _long(clock: Stopwatch) -> Expiry:

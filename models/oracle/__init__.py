@@ -59,7 +59,7 @@ __all__ = ["Difference", "Entry", "Logs", "Report", "Rules", "check"]
 
 def check(logs: Logs, rules: Rules) -> Report:
     """Recompute everything and return what differs; pure, and the same for the same logs."""
-    topics, report = Topics(logs, rules.keys, rules.partitions), Report()
+    topics, report = Topics(logs, rules.keys), Report()
     check_wire(topics, report)
     versions = Versions(topics, rules, report)
     versions.check()

@@ -93,6 +93,8 @@ class Logs(NamedTuple):
     """What is younger may be half of a batch: evidence, but not judged. None: the stream is at rest."""
     starts: Mapping[tuple[str, int], int] = {}
     """First offsets above 0: what lay before them is beyond retention."""
+    partitions: int = 1
+    """Of each topic."""
 
     def consumed(self, stage: str, entry: Entry) -> bool:
         """Whether the stage has committed past this record, so that its outcomes must be durable (I2)."""
@@ -122,8 +124,6 @@ class Rules(NamedTuple):
     """Where records are signed."""
     replayed: bool = False
     """Time is what the events say (`time_source` event), so that nothing depends on when it was processed."""
-    partitions: int = 1
-    """Of each topic."""
 
 
 class Found(NamedTuple, Generic[E]):
@@ -176,10 +176,9 @@ class Report:
 class Topics:
     """The logs, decoded once. Of what is in order the event stays, not its bytes, which would fill gigabytes."""
 
-    def __init__(self, logs: Logs, keys: Keys | None = None, partitions: int = 1) -> None:
+    def __init__(self, logs: Logs, keys: Keys | None = None) -> None:
         self.logs = logs
         self._keys = keys
-        self._partitions = partitions
         self._alike: dict[Any, Any] = {}
         self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
         self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
@@ -260,7 +259,7 @@ class Topics:
                 self.withdrawn.add(entry.key)
                 return
             event: Any = decode(type_, entry.value)
-            if error := misplaced(event, entry.partition, self._partitions):
+            if error := misplaced(event, entry.partition, self.logs.partitions):
                 raise error
         except EventError as error:
             self.refused[topic].append(Refused(entry, error))

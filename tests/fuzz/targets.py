@@ -107,7 +107,7 @@ def flow(values: Sequence[bytes], nasty: Nasty) -> None:
         rehearsal.run(some=True)
     rehearsal.run()
     clock.at += 3 * HORIZONS.response
-    report = check(rehearsal.finish(clock.at).left(), RULES._replace(replayed=False, partitions=1))
+    report = check(rehearsal.finish(clock.at).left(), RULES._replace(replayed=False))
     wrong = [str(one) for one in report.differences if SHARED not in one.what]
     assert not wrong, wrong[:3]
 

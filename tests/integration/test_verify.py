@@ -52,11 +52,11 @@ def forge(stage: Theatre) -> tuple[str, str]:
     label = decode(Label, read_all(stage.settings, "labels")[3].value)
     decision = decode(Decision, read_all(stage.settings, "decisions")[5].value)
     forged = (
-        (msgspec.structs.replace(label, rejected=not label.rejected), label.deployment),
-        (msgspec.structs.replace(decision, tier="green", action="show"), decision.response_id),
+        msgspec.structs.replace(label, rejected=not label.rejected),
+        msgspec.structs.replace(decision, tier="green", action="show"),
     )
     producer = KafkaProducer(**kafka_options(stage.settings))
-    sends = [outgoing(stage.settings.topic_prefix, event, key) for event, key in forged]
+    sends = [outgoing(stage.settings.topic_prefix, event) for event in forged]
     places = [producer.send(s.topic, key=s.key, value=s.value, headers=s.headers).get(10) for s in sends]
     producer.close()
     one, other = (f"{p.topic.removeprefix(stage.settings.topic_prefix)}/{p.partition}/{p.offset}" for p in places)
@@ -85,7 +85,7 @@ def forge_control(stage: Theatre, rolled: Calibration) -> list[str]:
     [said, *_] = [r.value for r in read_all(stage.settings, "labels") if b'"instruction"' in r.value]
     order = msgspec.structs.replace(decode(Instruction, said), instruction_id="forged", version=1)
     producer = KafkaProducer(**kafka_options(stage.settings))
-    sends = [outgoing(stage.settings.topic_prefix, event, rolled.deployment) for event in (version, entry, order)]
+    sends = [outgoing(stage.settings.topic_prefix, event) for event in (version, entry, order)]
     places = [producer.send(s.topic, key=s.key, value=s.value, headers=s.headers).get(10) for s in sends]
     producer.close()
     return [f"{p.topic.removeprefix(stage.settings.topic_prefix)}/{p.partition}/{p.offset}: " for p in places]

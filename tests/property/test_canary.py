@@ -111,7 +111,7 @@ def test_neither_metrics_nor_the_report_name_the_patient(
     stages, _ = rehearsal
     metrics = [stage.stage.context.metrics for stage in stages.stages.values()]
     assert leaks(*(generate_latest(one.registry) for one in metrics)) == []
-    accounts, topics = Accounts(), Topics(stages.left(), partitions=2)
+    accounts, topics = Accounts(), Topics(stages.left())
     for topic, found in topics.found.items():
         for entry, event in found:
             accounts.observe(topic, event, entry.at_ms)
