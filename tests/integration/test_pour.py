@@ -1,5 +1,8 @@
 """The feed of docker-compose: a week's events reach the topics as they are, and the end is marked everywhere."""
 
+import time
+from datetime import timedelta
+
 import pytest
 from kafka import KafkaProducer
 from kafka.errors import MessageSizeTooLargeError
@@ -8,6 +11,7 @@ from msgspec.structs import replace
 from models.events import Decision, Feedback, Response, Watermark, decode, encode
 from models.training import synth
 from streams.connection import kafka_options
+from streams.feed import Feed, items
 from streams.pour import pour
 from streams.reading import read_all
 from streams.settings import Settings
@@ -41,3 +45,18 @@ def test_a_message_that_the_broker_refuses_is_not_passed_over(settings: Settings
     large = replace(arrival.event, query="x" * 150_000, response="x" * 200_000, earlier=("x" * 200_000,) * 8)
     with pytest.raises(MessageSizeTooLargeError):
         pour(settings, [arrival._replace(event=large)], speed=1e9)
+
+
+def test_a_feed_waits_for_one_decision_on_an_id_however_often_it_is_sent(settings: Settings) -> None:
+    """Another text under it gets none: what comes after would never be sent."""
+    create(settings)
+    item = next(items(synth.generate(synth.FAST).arrivals))
+    times = [item.arrives_at + timedelta(hours=5 * n) for n in range(3)]
+    sent = [item._replace(arrives_at=at, response_id=id_) for at, id_ in zip(times, ("r1", "r1", None), strict=True)]
+    feed = Feed(settings, sent, times[-1])
+    feed.start()
+    while not feed._open:
+        time.sleep(0.05)
+    feed.decided("r1")
+    feed.join(20.0)
+    assert feed.finished
