@@ -113,7 +113,9 @@ def create(settings: Settings, changelogs: Iterable[str] = ()) -> list[str]:
         if missing := [one.topic for one in found if not one.partitions]:
             _create(admin, missing, settings.replication)
         if wrong := [one for one in found if one.wrong]:
-            admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, w.topic.name, w.wrong) for w in wrong])
+            asked = [ConfigResource(ConfigResourceType.TOPIC, one.topic.name, one.wrong) for one in wrong]
+            answers = admin.alter_configs(asked)["topic"]  # brokers learn of it a moment later
+            warn(one for one in wrong if answers.get(one.topic.name) != "OK")
         check(_look(admin, wanted))
     return [topic.name for topic in missing]
 
@@ -125,12 +127,8 @@ def describe(settings: Settings, changelogs: Iterable[str] = ()) -> list[Found]:
 
 
 def check(found: Iterable[Found]) -> None:
-    """Raise `SettingsError` for the first topic that is missing or cut otherwise than the plan says.
-
-    Where the broker takes records as they come, all goes well until somebody sends others: that is a warning.
-    """
-    for one in found:
-        topic, partitions, _ = one
+    """Raise `SettingsError` for the first topic that is missing or cut otherwise than the plan says."""
+    for topic, partitions, _ in found:
         if not partitions:
             raise SettingsError(f"topic {topic.name} does not exist: run `demur topics`")
         if partitions != topic.partitions:
@@ -138,10 +136,15 @@ def check(found: Iterable[Found]) -> None:
                 f"topic {topic.name} has {partitions} partitions, not {topic.partitions}: what is joined must be cut "
                 f"alike; set DEMUR_PARTITIONS={partitions}, or another DEMUR_TOPIC_PREFIX, or delete the topic",
             )
+
+
+def warn(found: Iterable[Found]) -> None:
+    """Name the topics whose records the broker takes as they come: all goes well until somebody sends others."""
+    for one in found:
         if one.wrong:
             log.warning(
                 "producers may stop readers of this topic, or have its records deleted too soon",
-                topic=topic.name,
+                topic=one.topic.name,
                 lacks=one.wrong,
                 remedy="run `demur topics` as one who may alter its configuration",
             )

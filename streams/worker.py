@@ -30,7 +30,9 @@ def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. If a stage fails the process ends with status 1: start again, nothing is lost."""
     if settings.create_topics:
         topics.create(settings, changelogs(settings))
-    topics.check(topics.describe(settings, changelogs(settings)))
+    found = topics.describe(settings, changelogs(settings))
+    topics.check(found)
+    topics.warn(found)
     metrics = Metrics()
     built = [build(stage, settings, metrics) for stage in settings.stages]
     gc.collect()
