@@ -28,7 +28,7 @@ from models.events import (
     Response,
     Target,
 )
-from models.labels import rejects
+from models.labels import is_evidence, rejects
 from models.policy import Policies
 
 MAX_WORDS: Final = 200
@@ -141,7 +141,7 @@ class Accounts:
         self.kinds[label.kind] += 1
         self.feedback.add(label.feedback_id, -1)
         self.lives.mark(label.response_id, LABELLED)
-        if label.kind == "verdict" and label.weight > 0:
+        if is_evidence(label):
             self._verdict(label)
             if label.decision.logit is not None:
                 self.lags.change(label.deployment, at_ms)

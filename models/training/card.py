@@ -45,7 +45,7 @@ def write_card(folder: Path, facts: dict[str, Any], after: Metrics, before: Metr
         "after": _row(after),
         "before": _row(before),
         "truncated": truncated,
-        "fewest": FEWEST,
+        "fewest": facts.get("recipe", {}).get("fewest", FEWEST),
     }
     (folder / "README.md").write_text(_TEXT.format_map({**facts, **known}), encoding="utf-8")
 

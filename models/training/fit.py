@@ -33,7 +33,7 @@ from models.training.loop import Lesson, Rows, Stop, Track, run
 from models.training.losses import Loss, lessons, loss, severities
 from models.training.metrics import Metrics, measure, sigmoid
 from models.training.places import check_free, moved_in, put
-from models.training.vocabulary import common, learn
+from models.training.vocabulary import FEWEST, common, learn
 from models.training.warm import plant
 
 Progress = Callable[[float, str], None]
@@ -57,6 +57,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         pending: share of the answers that are repeated without their response.
         held_out: share of the questions that are never trained on, only measured.
         vocabulary, hidden, layers, feed, length: size of an encoder that starts from nothing.
+        fewest: conversations that a word of its vocabulary must occur in; 1 only where texts name nobody.
     """
 
     seed: int = 0
@@ -73,6 +74,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     layers: int = 2
     feed: int = 64
     length: int = 512
+    fewest: int = FEWEST
 
 
 def settled(recipe: Recipe, encoder: str | None) -> Recipe:
@@ -160,7 +162,7 @@ def _check(fitted: Sequence[Example], held: Sequence[Example]) -> None:
 
 def _fresh(examples: Sequence[Example], recipe: Recipe) -> _Start:
     texts = [(example.question, text) for example in examples for text in segments(example.event)]
-    tokenizer = learn(common(texts), recipe.vocabulary, recipe.length)
+    tokenizer = learn(common(texts, recipe.fewest), recipe.vocabulary, recipe.length)
     build: Any = BertForSequenceClassification
     model = build(_config(recipe, len(tokenizer)))
     framer = Framer(tokenizer, recipe.length, twins=True)

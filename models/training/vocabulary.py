@@ -22,8 +22,8 @@ FEWEST: Final = 5
 stands in the few that are about him, often. As few as statistical offices publish no cell of."""
 
 
-def common(texts: Sequence[tuple[str, str]]) -> list[str]:
-    """Return texts, given with their conversations, whose words are of `FEWEST` conversations; others are spelt out.
+def common(texts: Sequence[tuple[str, str]], fewest: int = FEWEST) -> list[str]:
+    """Return texts, given with their conversations, whose words are of `fewest` conversations; others are spelt out.
 
     >>> common([*((str(n), "give aspirin") for n in range(5)), ("5", "Give Quagga aspirin")])[-1]
     'give q u a g g a aspirin'
@@ -32,7 +32,7 @@ def common(texts: Sequence[tuple[str, str]]) -> list[str]:
     plain = _tokenizer({}).normalizer.normalize_str
     cut = [(conversation, [word for word, _ in words(plain(text))]) for conversation, text in texts]
     known = Counter(word for word, _ in {(word, conversation) for conversation, text in cut for word in text})
-    return [" ".join(word if known[word] >= FEWEST else " ".join(word) for word in text) for _, text in cut]
+    return [" ".join(word if known[word] >= fewest else " ".join(word) for word in text) for _, text in cut]
 
 
 def learn(texts: Sequence[str], size: int, length: int) -> Any:
