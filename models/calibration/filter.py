@@ -323,6 +323,7 @@ class Filter:
             return msgspec.structs.replace(jump, kind="quarantine")
         self._shift(key, block, jump.delta)
         (self._everyone if key is None else block).born = jump.since
+        # The audits' evidence stands: cleared, a true bias is found thousands of labels later where jumps recur.
         concerned = self._offsets.by_key.values() if key is None else blocks
         for touched in (self._everyone, self._slope, block, *concerned):
             restart(touched)

@@ -9,7 +9,7 @@ import typer
 
 from models.errors import SettingsError
 from models.events import CONTRACT, Event, Feedback, Response, Watermark, encode
-from streams.commands import say
+from streams.commands import Config, say
 from streams.settings import load
 
 records = typer.Typer()
@@ -26,7 +26,6 @@ def _moment(value: str) -> datetime:
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
 Since = Annotated[datetime | None, typer.Option("--from", parser=_moment, metavar="DATE", help="Not before; UTC.")]
 Until = Annotated[datetime | None, typer.Option("--to", parser=_moment, metavar="DATE", help="Before, not on it; UTC.")]
 
