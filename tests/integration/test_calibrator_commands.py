@@ -46,7 +46,7 @@ def learning(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
 def send(settings: Settings, events: Sequence[Event]) -> None:
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         for event in events:
-            producer.send(settings.topic_prefix + event.topic, key=b"icu", value=encode(event))
+            producer.send(settings.topic_prefix + event.topic, key=(event.key or "").encode(), value=encode(event))
 
 
 def until(settings: Settings, holds: Callable[[Calibration], bool]) -> Calibration:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from models.accounts import Accounts, Run, Selection, balances, summary
 from models.errors import SettingsError
-from models.events import Alarm, Decision, Event, Label, decode, encode
+from models.events import CONTRACT, Alarm, Decision, Event, Label, decode, encode
 from models.training.data import read_labels
 from streams import drive, logbook, topics
 from streams.cli import app
@@ -66,7 +66,7 @@ def put(settings: Settings, stages: Rehearsal) -> Settings:
 def send(settings: Settings, events: Sequence[Event], *, keys: Any = None) -> None:
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         for event in events:
-            one = outgoing(settings.topic_prefix, event, "k", keys)
+            one = outgoing(settings.topic_prefix, event, keys)
             producer.send(one.topic, key=one.key, value=one.value, headers=one.headers)
 
 
@@ -211,8 +211,9 @@ def smuggled(settings: Settings, rest: Rehearsal) -> Settings:
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         for topic in SMUGGLED:
             good = next(entry.value for log in rest.logs[topic] for entry in log)
+            key = (decode(CONTRACT[topic], good).key or "").encode()
             for value in (orjson.dumps(orjson.loads(good) | {"comment": "Zebulon Quagga"}), b"Zebulon Quagga"):
-                producer.send(settings.topic_prefix + topic, key=b"k", value=value)
+                producer.send(settings.topic_prefix + topic, key=key, value=value)
     return settings
 
 
