@@ -105,7 +105,7 @@ class Calibrations:
         """Take in one version, unless it or a newer one is known: of two that differ, the first was there first."""
         try:
             head = HEAD.decode(value)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             log.error("a record is no calibration: it is not used", error=type(error).__name__)  # noqa: TRY400 (no values)
             return
         if head.version > self._heard.get(head.deployment, NOTHING)[0]:

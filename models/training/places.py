@@ -42,7 +42,7 @@ def _own(place: Path) -> set[str]:
     """Names that an artifact there lists; none where there is no artifact."""
     try:
         listed = msgspec.json.decode((place / CARD).read_bytes(), type=_Card)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return set()
     return {CARD, *(name.partition("/")[0] for name in listed.files)}
 

@@ -196,7 +196,7 @@ class Fold:
         try:
             row = msgspec.json.decode(stored, type=Row)
             folded = self.kind.restore(deployment, row.snapshot)
-        except (msgspec.MsgspecError, StateError, LookupError) as error:
+        except (ValueError, StateError, LookupError) as error:
             raise self._unreadable(deployment, error) from None
         return Held(folded, dict.fromkeys(row.recent), row.news, row.places)
 

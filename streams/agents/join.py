@@ -118,7 +118,7 @@ class Join:
         desk = Desk(progress, self.clock)
         try:
             effects = list(self._recover(partition, desk, progress.sent))
-        except msgspec.MsgspecError as error:
+        except ValueError as error:
             raise unreadable(f"rows of partition {partition}", error) from None
         self._desks[partition] = desk
         return desk, effects

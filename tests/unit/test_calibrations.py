@@ -48,6 +48,15 @@ async def test_where_the_newest_version_cannot_be_read_no_older_one_serves(damag
     assert known.of("ward").calibration is not None
 
 
+@pytest.mark.parametrize("value", [b'{"deployment":"\xed\xa0\x80","version":3}', b"[" * 100_000, b"7", b"\xff"])
+async def test_what_is_no_calibration_ends_nothing(value: bytes) -> None:
+    """Found by fuzzing: bytes that are no UTF-8 within a name raise what msgspec does not call its own."""
+    known = Calibrations(load())
+    known.take(encode(version(2)))
+    known.take(value)
+    assert known.of("ward").calibration is not None
+
+
 async def test_a_deployment_whose_calibrator_was_taken_away_has_none() -> None:
     known = Calibrations(load())
     known.take(encode(version(2)))
