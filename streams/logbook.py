@@ -16,7 +16,7 @@ from models.policy import Policy
 from models.training.lines import read_lines
 from streams.agents.fold import Row, row_of
 from streams.connection import kafka_options, reach
-from streams.reading import read_all, reader
+from streams.reading import partitions_of, read_all
 from streams.settings import Settings
 from streams.stages import keys_in
 from streams.wire import fault, outgoing
@@ -32,8 +32,7 @@ class Running(NamedTuple):
 def history(settings: Settings, deployment: str, policy: Policy) -> History:
     """Read a deployment's label log, in its partition, and its calibrator's log."""
     key = deployment.encode()
-    with reader(settings, [Label.topic]) as (_, partitions):
-        place = home(key, len(partitions))
+    place = home(key, partitions_of(settings, Label.topic))
     labels = [record for record in read_all(settings, Label.topic) if record.partition == place]
     mine = [record for record in labels if record.key == key]
     whole = not (mine and labels[0].offset)
@@ -85,15 +84,17 @@ def genuine(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event,
 
 def judged(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event | None, int]]:
     """Yield each record that has a value as `genuine` does, or None in place of one that would be passed over."""
-    keys, prefix = keys_in(settings.keys), settings.topic_prefix
+    keys, prefix, partitions = keys_in(settings.keys), settings.topic_prefix, 0
     for record in records:
         if record.value is None:
             continue
+        topic = record.topic.removeprefix(prefix)
+        partitions = partitions or partitions_of(settings, topic)  # all topics have as many
         event: Event | None = None
         if not fault(record, prefix, keys):
             with suppress(EventError):
-                event = decode(CONTRACT[record.topic.removeprefix(prefix)], record.value)
-        if event is not None and misplaced(event, record.partition, settings.partitions):
+                event = decode(CONTRACT[topic], record.value)
+        if event is not None and misplaced(event, record.partition, partitions):
             event = None
         yield event, record.timestamp
 

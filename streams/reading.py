@@ -54,6 +54,15 @@ def tail(settings: Settings, *topics: str, wait_ms: int = 200) -> Iterator[list[
             yield poll(consumer, wait_ms)
 
 
+def partitions_of(settings: Settings, topic: str) -> int:
+    """Return how many partitions a topic (name without prefix) has, whatever the settings say.
+
+    Raises `SettingsError` if the topic does not exist.
+    """
+    with reader(settings, [topic]) as (_, partitions):
+        return len(partitions)
+
+
 def _end(consumer: KafkaConsumer, partition: TopicPartition, asked: int) -> int:
     """What a fetch says counts too: asked for its end, the embedded broker forgets most of the last batch."""
     return max(asked, consumer.highwater(partition) or 0)

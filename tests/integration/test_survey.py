@@ -102,6 +102,13 @@ def test_a_running_system_is_reported_as_the_run_that_it_was(resting: Settings) 
     assert set(live["deployments"]) == set(DEPLOYMENTS)
 
 
+def test_how_many_partitions_there_are_is_read_from_the_topics(resting: Settings) -> None:
+    """An operator's settings need not say it: almost everything would be passed over as misplaced."""
+    found = figures(resting.model_copy(update={"partitions": resting.partitions + 5}))
+    assert found["invalid"] == 0
+    assert found["decisions_out"] == figures(resting)["decisions_out"]
+
+
 def test_a_verdict_counts_with_its_response_though_it_came_after_the_period(resting: Settings) -> None:
     whole = figures(resting)
     parts = [figures(resting, asked) for asked in (Selection(until=MIDDLE), Selection(since=MIDDLE))]

@@ -153,6 +153,7 @@ def test_what_people_read_of_a_calibrator_is_signed_too(monkeypatch: pytest.Monk
         SimpleNamespace(**send._asdict(), timestamp=0, partition=home(b"ward", settings.partitions)) for send in sends
     ]
     monkeypatch.setattr("streams.logbook.read_all", lambda *_: records)
+    monkeypatch.setattr("streams.logbook.partitions_of", lambda *_: settings.partitions)
     assert newest(settings)["ward"].version == 2
 
 
