@@ -1,15 +1,15 @@
 """A person's word on a calibrator: sent to its label log, and what LEARN made of it."""
 
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
-from models.errors import EventError
-from models.events import Change, DeadLetter, Instruction, decode
-from streams.logbook import instruct
+from kafka import KafkaConsumer
+
+from models.events import Change, DeadLetter, Instruction
+from streams.logbook import genuine, instruct
 from streams.reading import poll, reader
 from streams.settings import Settings
-from streams.stages import keys_in
-from streams.wire import fault
 
 WAIT_S: Final = 15.0
 """LEARN answers within a second; one that has just taken over from another worker, within some more."""
@@ -25,23 +25,16 @@ def give(settings: Settings, instruction: Instruction, wait_s: float = WAIT_S) -
         for partition, end in consumer.end_offsets(partitions).items():
             consumer.seek(partition, end)
         place = settings.topic_prefix + Instruction.topic, *instruct(settings, instruction)
-        until = time.monotonic() + wait_s
-        while time.monotonic() < until:
-            for record in poll(consumer, POLL_MS):
-                answer = _read(settings, record)
-                if answer is not None and _is_on(answer, instruction, place):
-                    return answer
+        for answer, _ in genuine(settings, _records(consumer, wait_s)):
+            if isinstance(answer, Change | DeadLetter) and _is_on(answer, instruction, place):
+                return answer
     return None
 
 
-def _read(settings: Settings, record: Any) -> Answer | None:
-    if record.value is None or fault(record, settings.topic_prefix, keys_in(settings.keys)):
-        return None
-    try:
-        answer: Answer = decode(Change | DeadLetter, record.value)
-    except EventError:
-        return None
-    return answer
+def _records(consumer: KafkaConsumer, wait_s: float) -> Iterator[Any]:
+    until = time.monotonic() + wait_s
+    while time.monotonic() < until:
+        yield from poll(consumer, POLL_MS)
 
 
 def _is_on(answer: Answer, instruction: Instruction, place: tuple[str, int, int]) -> bool:
