@@ -75,7 +75,7 @@ class Stamp(NamedTuple):
     @property
     def config_hash(self) -> str:
         """The hash of everything that decides beside model and calibrator."""
-        return _policy_hash(self.policy)
+        return config_hash(self.policy)
 
 
 class History(Struct, frozen=True):
@@ -189,7 +189,8 @@ def _prior(settings: FilterSettings) -> Thresholds:
 
 
 @lru_cache(maxsize=1024)
-def _policy_hash(policy: Policy) -> str:
+def config_hash(policy: Policy) -> str:
+    """Return the hash of a policy that its decisions carry."""
     return digest(msgspec.json.encode(policy, order="deterministic"))[:32]
 
 

@@ -9,7 +9,7 @@ broken, or not signed as they must be, are counted whenever they came: what they
 from typing import Final
 
 from models.accounts import Accounts, Promise, Run, Selection
-from models.deciding import Stamp
+from models.deciding import config_hash
 from models.events import Alarm, Change, Closure, DeadLetter, Decision, Event, Label
 from models.policy import Policies
 from streams.clock import WallClock
@@ -57,8 +57,7 @@ def _run(settings: Settings, accounts: Accounts, asked: Selection) -> Run:
 
 def _others(accounts: Accounts) -> str:
     """Say that the promise shown is today's, where decisions were made under another policy."""
-    now = WallClock().now()
-    hashes = {name: Stamp(accounts.policies.of(name), "", b"", now).config_hash for name, _ in accounts.configs}
+    hashes = {name: config_hash(accounts.policies.of(name)) for name, _ in accounts.configs}
     count = sum(n for (name, made), n in accounts.configs.items() if made != hashes[name])
     words = " Promise and target are today's policy's; decisions that were made under another:"
     return f"{words} {count:,}." if count else ""
