@@ -23,10 +23,12 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What deploys, against its schemas; the second needs npm.
+# What deploys, and what others generate code from, against their schemas; the last two need npm.
 check: $(READY)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	if command -v npx >/dev/null; then npx --yes dclint@3.1.0 --max-warnings 0 docker-compose.yml; fi
+	if command -v npm >/dev/null; then set -e; at=$$(mktemp -d); npm pack --silent --pack-destination $$at @asyncapi/specs@6.11.1; \
+	tar -xzf $$at/*.tgz -C $$at; $(BIN)/check-jsonschema --schemafile $$at/package/schemas/3.0.0.json docs/asyncapi.json; fi
 
 # A hundred thousand schedules of duplicates, disorder and crashes; `make test` runs two thousand.
 simulate: $(READY)

@@ -10,7 +10,7 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from math import isfinite
@@ -27,7 +27,7 @@ from models.encoder.base import Score
 from models.encoder.template import clean
 from models.errors import EventError
 from models.events import MAX_MESSAGE_BYTES, Calibration, Decision, Group, Response, as_id, digest
-from models.policy import Policy, act, audited
+from models.policy import EDITION, Policy, act, audited
 from models.salience import digest as salience
 from models.tiers import Facts, by_risk, tier
 
@@ -190,8 +190,8 @@ def _prior(settings: FilterSettings) -> Thresholds:
 
 @lru_cache(maxsize=1024)
 def config_hash(policy: Policy) -> str:
-    """Return the hash of a policy that its decisions carry."""
-    return digest(msgspec.json.encode(policy, order="deterministic"))[:32]
+    """Return the hash of a policy that its decisions carry; a key that a version adds does not change it."""
+    return digest(msgspec.json.encode([EDITION, policy.overrides()], order="deterministic"))[:32]
 
 
 def _risk(
@@ -216,7 +216,7 @@ def _facts(response: Response, score: Score | None, upper: float | None, by: Cal
         calibrated=known is not None and by.current,
         same_basis=known is None or known.basis == stamp.policy.basis,
         missing_labels=_missing(known, stamp.policy),
-        calibration_age_s=max(0.0, (response.occurred_at - known.as_of).total_seconds()) if known else 0.0,
+        calibration_age_s=(response.occurred_at - known.as_of).total_seconds() if known else 0.0,
         on_time=not stamp.prompt or abs(stamp.now - response.occurred_at) <= MAX_WAIT,
     )
 
@@ -232,3 +232,8 @@ def input_digest(response: Response, key: bytes) -> str:
     """Return the keyed BLAKE2b of what the encoder sees: short texts could be guessed from a plain hash."""
     seen = orjson.dumps([response.query, response.response, *response.earlier])
     return hashlib.blake2b(seen, key=key, digest_size=16).hexdigest()
+
+
+def is_of(seen: str, response: Response, keys: Iterable[bytes]) -> bool:
+    """Whether a digest is that of a response under one of the keys."""
+    return any(seen == input_digest(response, key) for key in keys)

@@ -29,6 +29,9 @@ from msgspec import Meta, Struct, inspect
 from models.errors import Invalid, Oversized, Undecodable, UnknownSchema
 
 SCHEMA = 1
+"""Rises when older readers would refuse or misread what is written: with a field that must be there, with a new value
+where values are listed. A version that raises it reads the one before too: what lies in the topics is not sent again.
+"""
 MAX_MESSAGE_BYTES = 1_000_000
 """Below what a broker takes of a batch by default (`message.max.bytes`: 1,048,588), with room for key and headers."""
 
@@ -43,9 +46,10 @@ Remark = Annotated[str, Meta(max_length=500)]
 """A sentence or two."""
 Text = Annotated[str, Meta(max_length=200_000)]
 Instant = Annotated[datetime, Meta(tz=True)]
-Whole = Annotated[int, Meta(ge=-(2**53), le=2**53)]
-"""What any reader of JSON takes for the same number (RFC 7493)."""
-Count = Annotated[int, Meta(ge=0, le=2**53)]
+LARGEST: Final = 2**53
+"""Up to it any reader of JSON takes a whole number for the same (RFC 7493)."""
+Whole = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Tier = Literal["green", "yellow", "red"]
 Target = Literal["any", "deep"]
@@ -72,7 +76,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     topic: ClassVar[str]
     keyed_by: ClassVar[str | None] = None
     """What of it is the record's key, and so says in which partition it lies; None: it lies in any."""
-    schema: int = SCHEMA
+    schema: int = SCHEMA  # major version of the contract
 
     @property
     def key(self) -> str | None:
@@ -84,44 +88,40 @@ class Response(Event, frozen=True, kw_only=True, tag="response"):
     """An answer of a clinical language model, or, with `response` absent, a query before it is answered.
 
     Each text has a `response_id` of its own, the query and its answer too: another text under a known id is set aside.
-    `earlier` holds what was asked and answered before in this conversation, oldest first.
     """
 
     topic: ClassVar[str] = "responses"
     keyed_by: ClassVar[str | None] = "conversation_id"
-    response_id: Id
-    conversation_id: Id
-    turn: Count = 0
-    deployment: Id
-    site: Id
-    department: Name = ""
-    specialty: Name = ""
-    llm_model: Name = ""
-    category: Name | None = None
-    query: Annotated[str, Meta(min_length=1, max_length=200_000)]
-    response: Text | None = None
-    context: dict[Name, float] = {}
-    earlier: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
-    occurred_at: Instant
+    response_id: Id  # of this text; no other text has it
+    conversation_id: Id  # of the exchange that this is a turn of
+    turn: Count = 0  # place in the conversation, from 0
+    deployment: Id  # the use of a language model that a calibrator and a policy belong to
+    site: Id  # hospital or ward
+    department: Name = ""  # of whoever asked
+    specialty: Name = ""  # of whoever asked
+    llm_model: Name = ""  # what wrote the response
+    category: Name | None = None  # kind of question; absent counts as `unknown`
+    query: Annotated[str, Meta(min_length=1, max_length=200_000)]  # what was asked
+    response: Text | None = None  # what the language model answered; absent before it has
+    context: dict[Name, float] = {}  # numbers about the request; the model is shown them
+    earlier: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()  # asked and answered before, oldest first
+    occurred_at: Instant  # when the answer was made, or the query, if there is none yet
 
 
 class Feedback(Event, frozen=True, kw_only=True, tag="feedback"):
-    """What a clinician did with a response. `clinician` is a pseudonym.
-
-    `comment` and `dwell_ms` are accepted, so that senders need not cut them out, and used by nothing.
-    """
+    """What a clinician did with a response."""
 
     topic: ClassVar[str] = "feedback"
     keyed_by: ClassVar[str | None] = "response_id"
-    feedback_id: Id
-    response_id: Id
-    clinician: Id
-    action: Verb
-    edited_response: Text | None = None
-    reason_code: Name | None = None
-    comment: Text | None = None
-    dwell_ms: Count | None = None
-    occurred_at: Instant
+    feedback_id: Id  # of this act; counts once
+    response_id: Id  # of the response that it is about
+    clinician: Id  # pseudonym, always the same for one person
+    action: Verb  # what the clinician did
+    edited_response: Text | None = None  # the text after `edited`; kept as a keyed digest only
+    reason_code: Name | None = None  # why, as a code of HL7's `non-adherence-reason-codes`
+    comment: Text | None = None  # accepted, so that senders need not cut it out, and used by nothing
+    dwell_ms: Count | None = None  # how long the response was looked at; accepted and used by nothing
+    occurred_at: Instant  # when the clinician acted
 
 
 class Watermark(Event, frozen=True, kw_only=True, tag="watermark"):
@@ -129,11 +129,11 @@ class Watermark(Event, frozen=True, kw_only=True, tag="watermark"):
 
     topic: ClassVar[str] = "feedback"
     topics: ClassVar[tuple[str, str]] = ("decisions", "feedback")
-    occurred_at: Instant
+    occurred_at: Instant  # no event of the topic older than that will follow
 
 
 class Decision(Event, frozen=True, kw_only=True, tag="decision"):
-    """How a response was tiered and why. Score fields are None exactly when no trustworthy score exists.
+    """How a response was tiered and why. Score fields are absent exactly when no trustworthy score exists.
 
     `propensity` belongs to `audit`: if that is true, the probability with which the response was drawn (the policy's
     `audit_rate`); else it is 1.0 and says nothing, neither how likely a verdict was nor how likely no audit was.
@@ -141,27 +141,27 @@ class Decision(Event, frozen=True, kw_only=True, tag="decision"):
 
     topic: ClassVar[str] = "decisions"
     keyed_by: ClassVar[str | None] = "response_id"
-    response_id: Id
+    response_id: Id  # of the response decided on
     conversation_id: Id
     turn: Count = 0
     deployment: Id
-    groups: dict[str, str] = {}
-    logit: float | None = None
-    risk: Probability | None = None
-    upper: Probability | None = None
-    tier: Tier
-    action: Action
-    reasons: tuple[str, ...] = ()
-    audit: bool = False
-    propensity: Probability = 1.0
-    calibrator_version: Count = 0
-    model_hash: str = ""
-    config_hash: str = ""
-    input_digest: str = ""
-    salience_digest: str = ""
-    truncated: bool = False
-    occurred_at: Instant
-    decided_at: Instant
+    groups: dict[str, str] = {}  # what the calibrator tells apart, e.g. category and site
+    logit: float | None = None  # the model's score, uncalibrated
+    risk: Probability | None = None  # that the clinician rejects it, calibrated
+    upper: Probability | None = None  # bound of the risk that the tier is decided on
+    tier: Tier  # how risky it is
+    action: Action  # what the display does: act on this
+    reasons: tuple[str, ...] = ()  # `code` or `code: detail`
+    audit: bool = False  # whether it was drawn for review whatever its tier
+    propensity: Probability = 1.0  # of the audit's draw
+    calibrator_version: Count = 0  # 0: none
+    model_hash: str = ""  # of the model that scored
+    config_hash: str = ""  # of the policy
+    input_digest: str = ""  # keyed, of the texts scored
+    salience_digest: str = ""  # keyed, of the numbers, doses, drugs and negations answered
+    truncated: bool = False  # whether the model saw only a part
+    occurred_at: Instant  # of the response
+    decided_at: Instant  # by the clock of the worker
 
 
 class Scored(Struct, frozen=True, kw_only=True):
@@ -191,19 +191,19 @@ class Label(Event, frozen=True, kw_only=True, tag="label"):
 
     topic: ClassVar[str] = "labels"
     keyed_by: ClassVar[str | None] = "deployment"
-    label_id: Id
-    feedback_id: Id
-    response_id: Id
+    label_id: Id  # derived from the feedback
+    feedback_id: Id  # of the feedback that decided it
+    response_id: Id  # of the response judged
     deployment: Id
-    clinician: Id
-    action: Verb
-    rejected: bool
-    depth: Depth
-    weight: Probability
-    kind: Literal["verdict", "correction", "revocation"] = "verdict"
-    revises: Id | None = None
-    delay_s: float
-    occurred_at: Instant
+    clinician: Id  # pseudonym
+    action: Verb  # of the feedback
+    rejected: bool  # whether the clinician rejected the response
+    depth: Depth  # whether the content was rejected, or its form
+    weight: Probability  # as evidence: 1, or a share of it if several clinicians judged; 0: none
+    kind: Literal["verdict", "correction", "revocation"] = "verdict"  # whether it is the first settled verdict
+    revises: Id | None = None  # the label that it replaces
+    delay_s: float  # seconds from the response to the feedback
+    occurred_at: Instant  # of the feedback
     decision: Scored
 
 
@@ -212,13 +212,13 @@ class Outcome(Event, frozen=True, kw_only=True, tag="outcome"):
 
     topic: ClassVar[str] = "outcomes"
     keyed_by: ClassVar[str | None] = "conversation_id"
-    label_id: Id
+    label_id: Id  # of the label that it follows from
     conversation_id: Id
-    response_id: Id
+    response_id: Id  # of the response judged
     turn: Count
     rejected: bool
     depth: Depth
-    occurred_at: Instant
+    occurred_at: Instant  # of the feedback
 
 
 class Closure(Event, frozen=True, kw_only=True, tag="closure"):
@@ -230,37 +230,36 @@ class Closure(Event, frozen=True, kw_only=True, tag="closure"):
 
     topic: ClassVar[str] = "closures"
     keyed_by: ClassVar[str | None] = "response_id"
-    closure_id: Id
-    reason: Ending
-    response_id: Id
-    feedback_id: Id | None = None
+    closure_id: Id  # derived from what it ends
+    reason: Ending  # which ending
+    response_id: Id  # of the response that is closed, or that the feedback names
+    feedback_id: Id | None = None  # of the feedback that is closed; absent for `unlabelled`
     deployment: Id | None = None
     tier: Tier | None = None
     groups: dict[str, str] = {}
-    closed_at: Instant
+    closed_at: Instant  # in event time
 
 
 class Calibration(Event, frozen=True, kw_only=True, tag="calibration"):
-    """One version of a deployment's calibrator. Version n is the fold of the first n changes (labels, instructions).
+    """One version of a deployment's calibrator. Version n is the fold of the first n changes (labels, instructions);
+    where LEARN began anew on a log whose beginning is lost, they are counted from the next thousand million on.
 
-    `parameters` restores the calibrator, which holds for scores of the model `model_hash` only, and for policies of its
-    `basis` (target, groups, settings); `cuts` are raw-score thresholds per group, for people; `shares` the tiers that
-    it would give the responses labelled of late.
+    It holds for scores of the model `model_hash` only, and for policies of its `basis`.
     """
 
     topic: ClassVar[str] = "calibrations"
     keyed_by: ClassVar[str | None] = "deployment"
     deployment: Id
-    version: Count
-    model_hash: str = ""
-    basis: str = ""
-    parameters: dict[str, Any]
-    cuts: dict[str, dict[str, float | None]] = {}
-    shares: dict[Tier, float] = {}
-    labels: Count
-    missing_labels: Count
-    cause: str
-    as_of: Instant
+    version: Count  # how many changes it is the fold of
+    model_hash: str = ""  # of the model that scored
+    basis: str = ""  # hash of what it is learnt for: target, groups, settings
+    parameters: dict[str, Any]  # what scorers need of the calibrator: all but the severity of each clinician
+    cuts: dict[str, dict[str, float | None]] = {}  # for people: raw logits, by scope; null: none is low enough
+    shares: dict[Tier, float] = {}  # of the tiers that it would give the responses labelled of late
+    labels: Count  # how many it has learnt from
+    missing_labels: Count  # how many more until it may give green
+    cause: str  # of this version, in words
+    as_of: Instant  # time of the last change
 
 
 class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
@@ -268,82 +267,79 @@ class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
     log repeats it: all that it needs is in it.
 
     `rollback`, `rebuild`: take `parameters` (the filter's state), those of `version`, or of the log as corrected; a
-    rebuild also says for which `target` and `groups` it was made, which hold from then on.
+    rebuild also says for which `target` and `groups` it was made, which hold from then on, and up to which label or
+    instruction (`last`): it is refused once others have followed, which would be lost.
     `approval`: green may rise to `ceilings` (raw logits by scope), as `version` would have it, at once.
     `release`: the quarantine of `scope` ends.
     """
 
     topic: ClassVar[str] = "labels"
     keyed_by: ClassVar[str | None] = "deployment"
-    instruction_id: Id
+    instruction_id: Id  # of this order; counts once
     deployment: Id
-    order: Order
-    version: Count
-    model_hash: str = ""
-    parameters: dict[str, Any] = {}
-    target: Target | None = None
-    groups: tuple[Group, ...] | None = None
-    ceilings: dict[str, float] = {}
-    scope: Name = ""
-    by: Person
-    why: Remark = ""
-    occurred_at: Instant
+    order: Order  # what is to be done
+    version: Count  # the one meant
+    model_hash: str = ""  # of the model whose scores the version holds for
+    parameters: dict[str, Any] = {}  # the filter's state to take
+    target: Target | None = None  # which rejections count from then on
+    groups: tuple[Group, ...] | None = None  # which groups count from then on
+    last: Id | None = None  # the last entry that a rebuild was computed from
+    ceilings: dict[str, float] = {}  # raw logits by scope up to which green may rise
+    scope: Name = ""  # the block whose quarantine ends
+    by: Person  # who ordered it
+    why: Remark = ""  # the reason given
+    occurred_at: Instant  # when it was ordered
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """How a version stands: `parameters` for people (intercept, slopes and each group's offset, in logits), `cuts` and
-    `shares` as in `Calibration`; `basis` and `policy`: what it is learnt for, and what LEARN goes by beside that.
-    """
+    """How a version stands, for people."""
 
     version: Count
     labels: Count
     missing_labels: Count
-    parameters: dict[str, float]
+    parameters: dict[str, float]  # intercept, slopes and each group's offset, in logits
     cuts: dict[str, dict[str, float | None]]
     shares: dict[Tier, float]
     as_of: Instant
     basis: str = ""
-    policy: dict[Name, float | Whole | bool] = {}
+    policy: dict[Name, float | Whole | bool] = {}  # what LEARN goes by beside the basis
 
 
 class Change(Event, frozen=True, kw_only=True, tag="change"):
     """One entry of a calibrator's log: each change that labels forced or a person ordered, the first version under
     another policy, and one a day for the rest.
-
-    `before` is the entry before (None: there was none). `last` is the id of the label or instruction after which it
-    stood so. `state` restores LEARN's whole state there; None if it is too large.
     """
 
     topic: ClassVar[str] = "changes"
     keyed_by: ClassVar[str | None] = "deployment"
     deployment: Id
     model_hash: str = ""
-    cause: str
-    evidence: dict[str, float | Whole | str] = {}
-    before: Standing | None
-    after: Standing
-    last: Id
-    state: dict[str, Any] | None = None
+    cause: str  # in words
+    evidence: dict[str, float | Whole | str] = {}  # what the cause rests on, by name
+    before: Standing | None  # the entry before; null: there was none
+    after: Standing  # the entry itself
+    last: Id  # id of the label or instruction after which it stood so
+    state: dict[str, Any] | None = None  # restores LEARN's whole state; absent if it is too large
 
 
-KINDS: Final = ("jump", "bias", "quarantine", "tightening", "breach", "excess", "unscored", "orphans")
+KINDS: Final = ("jump", "bias", "quarantine", "tightening", "breach", "excess", "unscored", "orphans", "doubted")
 """Of alarms: what evidence forced in a calibrator, what LEARN did about it, what WATCH found."""
 
 
 class Alarm(Event, frozen=True, kw_only=True, tag="alarm"):
-    """Something a person should know, of one of `KINDS`. `scope` names the block, e.g. `category=dosing`."""
+    """Something a person should know, of one of `KINDS`."""
 
     topic: ClassVar[str] = "alarms"
     keyed_by: ClassVar[str | None] = "deployment"
-    alarm_id: Id
-    kind: str
+    alarm_id: Id  # derived from the evidence
+    kind: str  # which alarm; the runbook explains each
     deployment: Id
-    scope: str
-    statistic: float
-    threshold: float
-    evidence: dict[str, float | Whole | str] = {}
-    since: Instant
-    raised_at: Instant
+    scope: str  # `all`, or a block, e.g. `category=dosing`
+    statistic: float  # the evidence found
+    threshold: float  # the evidence needed
+    evidence: dict[str, float | Whole | str] = {}  # figures beside, by name
+    since: Instant  # when it began, by estimate
+    raised_at: Instant  # in event time
 
 
 class DeadLetter(Event, frozen=True, kw_only=True, tag="dead_letter"):
@@ -351,15 +347,15 @@ class DeadLetter(Event, frozen=True, kw_only=True, tag="dead_letter"):
 
     topic: ClassVar[str] = "dead-letters"
     keyed_by: ClassVar[str | None] = "place"
-    source_topic: str
-    partition: Count
-    offset: Count
-    stage: str
-    code: str
-    detail: str
-    digest: str
-    size_bytes: Count
-    response_id: str | None = None
+    source_topic: str  # with its prefix
+    partition: Count  # of that topic
+    offset: Count  # in that partition
+    stage: str  # who set it aside
+    code: str  # why; the runbook explains each
+    detail: str  # the field and the remedy, never its value
+    digest: str  # SHA-256 of the message
+    size_bytes: Count  # of the message
+    response_id: str | None = None  # whose red decision follows from it
 
     @property
     def place(self) -> str:
@@ -373,6 +369,8 @@ CONTRACT: Final[dict[str, Any]] = {
     **{t.topic: t | Watermark for t in (Decision, Feedback)},
 }
 """What each topic may carry, and nothing else."""
+WRITTEN_BY_OTHERS: Final = frozenset({Response.topic, Feedback.topic})
+"""Everything else is ours: as we would have written it, and sent again by nobody."""
 
 E = TypeVar("E", bound=Event)
 
@@ -383,7 +381,7 @@ def encode(event: Event) -> bytes:
 
 
 def parse(data: bytes, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
-    """Read bytes as one JSON object. Raises `Oversized` or `Undecodable`."""
+    """Read bytes as one JSON object, an event or a CloudEvent around one. Raises `Oversized` or `Undecodable`."""
     if len(data) > limit:
         raise Oversized(f"message of {len(data)} bytes; the bound is {limit}: send less text")
     try:
@@ -392,7 +390,18 @@ def parse(data: bytes, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
         raise Undecodable("not JSON in UTF-8 (NaN and infinities are not JSON)") from None
     if not isinstance(value, dict):
         raise Undecodable("not a JSON object")
-    return value
+    return _within(value) if _is_structured(value) else value
+
+
+def _is_structured(value: dict[str, Any]) -> bool:
+    """Whether this is a CloudEvent in structured mode: its attributes have no underscores, all that comes in has."""
+    return "specversion" in value and "occurred_at" not in value
+
+
+def _within(value: dict[str, Any]) -> dict[str, Any]:
+    """Return what a CloudEvent holds; if that is no object, the CloudEvent, named by its id."""
+    data = value.get("data")
+    return data if isinstance(data, dict) else value | {"response_id": value.get("id")}
 
 
 def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
@@ -400,6 +409,8 @@ def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
     if (schema := value.get("schema", SCHEMA)) != SCHEMA:
         shown = schema if isinstance(schema, int) else "of another type"
         raise UnknownSchema(f"field `schema` is {shown}; this version reads {SCHEMA}: upgrade the older side")
+    if _is_structured(value):
+        raise Invalid("field `data` of the CloudEvent is not an event: send it as a JSON object, not as text or base64")
     try:
         event: E = msgspec.convert(value, type_)
     except msgspec.ValidationError as error:

@@ -18,7 +18,7 @@ origin) returns the same outcomes again, byte for byte: at-least-once delivery w
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -60,7 +60,14 @@ class Heard(Struct, frozen=True, array_like=True):
     action: Verb
     reason: Reason | None
     edit_digest: str | None
+    """Of the edited text; several, by several keys, with blanks between them."""
     occurred_at: datetime
+    said: datetime | None = None
+    """The latest that it can have been said, if it is dated later: else it would wait for years for a response."""
+
+    def orphaned(self, horizons: Horizons) -> datetime:
+        """Return until when it waits for its response."""
+        return (self.said or self.occurred_at) + horizons.orphan
 
 
 class Known(Struct, frozen=True, array_like=True):
@@ -70,7 +77,7 @@ class Known(Struct, frozen=True, array_like=True):
     salience_digest: str
     scored: Scored
     shown: datetime | None = None
-    """The latest that the response can have been shown, if it is dated later: else it would wait for years."""
+    """The latest that the response can have been shown, if it is dated ahead: else it would wait for years."""
 
 
 class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -100,9 +107,9 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
         """Return when time next changes this row, or None when it is closed or has nothing in it (yet, or again)."""
         if self.closed or not (self.known or self.heard):
             return None
-        parked = [h.occurred_at for h in self.parked()]
         if self.known is None:
-            return parked[0] + horizons.orphan
+            return min(h.orphaned(horizons) for h in self.heard)
+        parked = [h.occurred_at for h in self.parked()]
         return min([*parked, self.end(horizons)]) + horizons.settle
 
     def end(self, horizons: Horizons) -> datetime:
@@ -111,16 +118,24 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
         return (self.known.shown or self.known.scored.occurred_at) + horizons.response
 
 
-def known(decision: Decision) -> Known:
-    """Return the part of a decision that the join keeps."""
+def known(decision: Decision, came_at: datetime) -> Known:
+    """Return the part of a decision that the join keeps.
+
+    `came_at`: when the broker took it. A response that is not dated ahead of that is not dated ahead at all: if it is
+    of the time at which it was decided, then the scorer's clock is behind, and its horizon must not end before it.
+    """
     scored = msgspec.convert(decision, Scored, from_attributes=True)
     latest = decision.decided_at + MAX_SKEW
-    shown = latest if latest < decision.occurred_at else None
+    shown = latest if max(latest, came_at + MAX_SKEW) < decision.occurred_at else None
     return Known(decision.deployment, decision.salience_digest, scored, shown)
 
 
-def heard(feedback: Feedback, origin: str, key: bytes) -> Heard:
-    """Reduce feedback to what its verdict needs; `key` keys the digest of the edited text."""
+def heard(feedback: Feedback, origin: str, keys: Iterable[bytes], latest: datetime) -> Heard:
+    """Reduce feedback to what its verdict needs.
+
+    `keys`: those by which a decision's digest may have been made; `latest`: it cannot have been said after that,
+    whatever it is dated.
+    """
     edited = feedback.edited_response
     return Heard(
         feedback.feedback_id,
@@ -128,8 +143,9 @@ def heard(feedback: Feedback, origin: str, key: bytes) -> Heard:
         feedback.clinician,
         feedback.action,
         reason_of(feedback.reason_code),
-        None if edited is None else digest(edited, key),
+        None if edited is None else " ".join(digest(edited, key) for key in keys),
         feedback.occurred_at,
+        latest if latest < feedback.occurred_at else None,
     )
 
 
@@ -162,8 +178,7 @@ def on_time(row: Row, now: datetime, horizons: Horizons, sequence: int) -> tuple
         return row, ()
     after = msgspec.structs.replace(_moved(row, horizons), sequence=sequence)
     judged = {h.feedback_id for h in row.parked()} - {h.feedback_id for h in after.parked()}
-    ends = _ending(after, horizons) if after.closed else ()
-    return after, (*_of(after, judged, horizons), *ends)
+    return after, (*_of(after, judged, horizons), *_ending(after, horizons))
 
 
 def outcomes(row: Row, horizons: Horizons) -> list[tuple[datetime, Effect]]:
@@ -185,7 +200,7 @@ def _when(h: Heard) -> tuple[datetime, str]:
 
 def _judged_at(row: Row, h: Heard, settled_at: datetime | None, horizons: Horizons) -> datetime:
     if row.known is None:
-        return h.occurred_at + horizons.orphan
+        return h.orphaned(horizons)
     if h in row.orphans:
         return row.end(horizons) + horizons.settle
     if settled_at is not None and h.occurred_at <= settled_at:
@@ -253,7 +268,7 @@ def _by_id(row: Row) -> dict[str, Heard]:
 
 def _verdict(row: Row, h: Heard) -> Verdict:
     assert row.known is not None
-    changed = None if h.edit_digest is None else h.edit_digest != row.known.salience_digest
+    changed = None if h.edit_digest is None else row.known.salience_digest not in h.edit_digest.split()
     return verdict(h.action, reason=h.reason, edit_changed=changed)
 
 

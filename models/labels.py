@@ -66,7 +66,7 @@ def _depth(action: Verb, reason: Reason | None, *, edit_changed: bool | None) ->
         return "deep" if reason == "content" else "surface"
     if edit_changed is not None:
         return "deep" if edit_changed else "surface"
-    return _BY_ACTION.get(action, "deep")
+    return _BY_ACTION[action]
 
 
 def is_evidence(label: Label) -> bool:

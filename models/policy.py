@@ -27,6 +27,8 @@ Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 WEEK_S: Final = 7 * 86_400.0
 LEARNING: Final = ("green", "red", "warm_up_labels", "warm_up_deviation", "max_loosening", "rater_share")
+EDITION: Final = 1
+"""Of the defaults: it rises when one of them changes, for decisions name a policy by what differs from them."""
 UNIT: Final = 2**53
 """Integers below it are exact floats, so the draw is uniform on a grid of 2^-53."""
 
@@ -53,7 +55,8 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
     max_calibration_age_s: Annotated[float, Meta(gt=0.0)] = WEEK_S
     """Nor when the last label is older than this: nobody would have noticed a change since."""
     max_loosening: Annotated[float, Meta(ge=0.0, le=20.0)] = 0.5
-    """Logits by which a green threshold may rise within a day; 0: never without a person. Tightening is immediate."""
+    """Logits by which a green threshold may rise within a day; 0: never without a person. Tightening is immediate.
+    That of several groups together may rise somewhat further (see `calibration.brake`)."""
     rater_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.2
     """Largest share of the recent evidence that any one clinician carries (1: no bound)."""
     calibrator: FilterSettings = FilterSettings()
@@ -78,6 +81,16 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
             return msgspec.convert(msgspec.to_builtins(self) | own, Policy)
         except msgspec.ValidationError as error:
             raise StateError(f"no policy says this: {error}") from None
+
+    def overrides(self) -> dict[str, Any]:
+        """Return what differs from the defaults, as JSON types; with `EDITION` it says everything.
+
+        >>> Policy(green=0.04, calibrator=FilterSettings(z=1.0)).overrides()
+        {'green': 0.04, 'calibrator': {'z': 1.0}}
+        """
+        usual = msgspec.to_builtins(type(self)())
+        found = {name: value for name, value in msgspec.to_builtins(self).items() if value != usual[name]}
+        return found | ({"calibrator": self.calibrator.overrides()} if "calibrator" in found else {})
 
     @property
     def basis(self) -> str:
@@ -115,6 +128,15 @@ class Policies(Struct, frozen=True):
     def of(self, deployment: str) -> Policy:
         """Return the policy that governs `deployment`."""
         return self.deployments.get(deployment, self.default)
+
+    def omits(self, deployment: str) -> bool:
+        """Whether deployments have policies of their own, and this one has none.
+
+        >>> policies = Policies.read({"deployments": {"icu": {}}})
+        >>> policies.omits("icu"), policies.omits("ICU"), Policies().omits("ICU")
+        (False, True, False)
+        """
+        return bool(self.deployments) and deployment not in self.deployments
 
 
 def _merge(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

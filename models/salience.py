@@ -21,6 +21,8 @@ from typing import Final
 from models.memo import Memo
 from models.normal import nfkc
 
+MAX_KEY: Final = 64
+"""Bytes that BLAKE2b takes as a key."""
 _MICRO = "\u03bc"
 """What the compatible form makes of the micro sign."""
 _UNITS = rf"mcg|{_MICRO}g|ug|mg|g|kg|ml|l|mmol|mol|iu|units?|%|hours?|h|days?|weeks?|months?|years?"
@@ -64,5 +66,5 @@ def plain(text: str) -> str:
 
 
 def digest(text: str, key: bytes) -> str:
-    """Return a keyed BLAKE2b digest (RFC 7693) of the salient tokens, in hexadecimal; `key` is at most 64 bytes."""
+    """Return a keyed BLAKE2b digest (RFC 7693) of the salient tokens, in hexadecimal; `key` is at most `MAX_KEY`."""
     return hashlib.blake2b("\x1f".join(tokens(text)).encode(), key=key, digest_size=16).hexdigest()

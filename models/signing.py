@@ -9,11 +9,14 @@ The file of keys is TOML: a table a producer, with `secret` and the `topics` it 
     secret = "another one, which the gateway and demur know"
     topics = ["responses"]
 
-`[demur]` must be there, and alone needs no `topics`: it writes to all.
+`[demur]` must be there, and alone needs no `topics`: it writes to all. Where records lay in the topics before they were
+signed, it says until when: `unsigned_until`, a moment with its time zone. What the broker dated before, by its own
+clock, is taken without a signature, and is believed to be what its topic should hold.
 
 A secret is changed without loss in three steps, each of them everywhere before the next: the new one is entered under
 `accepted`; it becomes `secret`, and the old one takes its place; that one goes after half a year, as long as records
-are kept.
+are kept, and, if it is ours, when LEARN has been started again: it then signs what stands in `calibrations`, a topic
+that forgets nothing, anew.
 
 A producer sends `ce_id`, `ce_keyid` (its name) and `ce_signature`: in hexadecimal digits the code of topic (without
 prefix), key, `ce_id` and body, each after its length in eight bytes, the highest first.
@@ -37,6 +40,7 @@ True
 
 import hmac
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -57,12 +61,14 @@ Secret = Annotated[str, Meta(min_length=32)]
 class Producer(Struct, frozen=True, forbid_unknown_fields=True):
     """Who may write to which `topics` (names without prefix; None, for ourselves alone: to all).
 
-    `accepted`: secrets it may sign with as well.
+    `accepted`: secrets it may sign with as well. `unsigned_until`, of ourselves alone: what the broker took before
+    then, whoever wrote it, needs no signature.
     """
 
     secret: Secret
     topics: tuple[str, ...] | None = None
     accepted: tuple[Secret, ...] = ()
+    unsigned_until: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 class Signed(NamedTuple):
@@ -84,6 +90,7 @@ class Keys:
 
     def __init__(self, producers: Mapping[str, Producer]) -> None:
         self._producers = dict(producers)
+        self._until = until.timestamp() if (until := self.unsigned_until) else 0.0
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> "Keys":
@@ -92,12 +99,21 @@ class Keys:
             raise SettingsError(f"keys: `{OURS}` is missing: what this system writes must be signed too")
         return cls({name: _producer(name, table) for name, table in value.items()})
 
+    @property
+    def unsigned_until(self) -> datetime | None:
+        """Until when records need no signature."""
+        return self._producers[OURS].unsigned_until if OURS in self._producers else None
+
     def sign(self, producer: str, record: Signed) -> list[tuple[str, bytes]]:
         """Return the headers to add."""
         return [(KEY_ID, producer.encode()), (SIGNATURE, _mac(self._producers[producer].secret, record))]
 
-    def fault(self, record: Signed, headers: Mapping[str, bytes]) -> Forged | None:
-        """Return what is wrong with the signature of a record, if anything."""
+    def fault(self, record: Signed, headers: Mapping[str, bytes], taken_at: float = 0.0) -> Forged | None:
+        """Return what is wrong with the signature of a record, if anything. `taken_at`: when the broker took it, by its
+        own clock and in seconds since the epoch; 0: not known.
+        """
+        if self._until > taken_at > 0.0 and KEY_ID not in headers and SIGNATURE not in headers:
+            return None
         if KEY_ID not in headers or SIGNATURE not in headers:
             return Forged(f"headers `{KEY_ID}` and `{SIGNATURE}` are missing: the producer must sign its records")
         known = self._producers.get(headers[KEY_ID].decode("ascii", "replace"))
@@ -120,6 +136,8 @@ def _producer(name: str, table: Any) -> Producer:
         raise SettingsError(f"keys of `{name}`: {error}") from None
     if found.topics is None and name != OURS:
         raise SettingsError(f"keys of `{name}`: `topics` is missing: name those that it may write to, as a list")
+    if found.unsigned_until and name != OURS:
+        raise SettingsError(f"keys of `{name}`: `unsigned_until` is for all: enter it under `[{OURS}]`")
     return found
 
 

@@ -118,7 +118,7 @@ def missing_labels(labels: int, deviation: float, policy: Policy) -> int:
     """
     wanted = policy.warm_up_deviation
     accurate = labels if deviation <= wanted else max(labels + 1, ceil(labels * (deviation / wanted) ** 2))
-    return max(policy.warm_up_labels, accurate) - labels if labels < max(policy.warm_up_labels, accurate) else 0
+    return max(policy.warm_up_labels, accurate) - labels
 
 
 def by_risk(upper: float, policy: Policy) -> tuple[Tier, str]:

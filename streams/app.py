@@ -4,17 +4,20 @@ A stage is a consumer group of its own, so that SCORE scales with its encoder, J
 deployments, and a slow encoder never delays a label.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
 
 import faust
 from faust.events import Event
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from mode.supervisors import CrashingSupervisor
+from prometheus_client import Counter
 
 from streams.changelog import changelog_reader
+from streams.clock import Clock, WallClock
 from streams.connection import faust_credentials
-from streams.consumer import Consumer
+from streams.consumer import Consumer, Lag
 from streams.delivery import Delivery, Stage
 from streams.producer import Producer
 from streams.settings import Settings
@@ -58,12 +61,24 @@ class App(faust.App):
 
     stage: Stage
     delivery: Delivery
-    inputs: frozenset[str]
+    clock: Clock
+    inputs: Mapping[str, str]
+    """What it consumes: the topics' names in the broker, and without the prefix."""
+    lost: Mapping[str, Counter]
+    """By topic (its name in the broker), the count of records that were deleted before it read them."""
     fetch_min_bytes: int
     """What is worth a fetch; less waits for up to `FETCH_WAIT_MS`."""
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
+
+    def lags(self) -> dict[str, Lag]:
+        """Return what this worker has not settled, by topic (without prefix); of those that it has partitions of."""
+        if not self.started:
+            return {}
+        consumer = cast("Consumer", self.consumer)
+        now = self.clock.time_at(self.clock.passed()) or WallClock().now()
+        return {self.inputs[topic]: lag for topic, lag in consumer.lags(now.timestamp()).items()}
 
     async def on_stop(self) -> None:
         """Finish and commit batches under way: a graceful stop must not lose more than a kill."""
@@ -71,7 +86,9 @@ class App(faust.App):
         await super().on_stop()
 
 
-def create_app(settings: Settings, name: str, topics: Sequence[str], build: Callable[[State], Stage]) -> App:
+def create_app(
+    settings: Settings, name: str, topics: Sequence[str], build: Callable[[State], Stage], clock: Clock
+) -> App:
     """Create the Faust app of one stage.
 
     Args:
@@ -79,12 +96,16 @@ def create_app(settings: Settings, name: str, topics: Sequence[str], build: Call
         name: the stage, which names its consumer group and changelog.
         topics: names (without prefix) of the topics it consumes; all keyed alike and co-partitioned.
         build: makes the stage around its state.
+        clock: the stage's, which broker and machine set.
     """
-    (settings.data_dir / name).mkdir(parents=True, exist_ok=True)  # Faust makes no parents
-    app = App(f"{settings.topic_prefix}demur-{name}", **_conf(settings, name))
+    group = f"{settings.topic_prefix}demur-{name}"
+    folder = settings.data_dir / group  # installations may share a disk as they do a cluster
+    folder.mkdir(parents=True, exist_ok=True)  # Faust makes no parents
+    app = App(group, **_conf(settings, folder))
     app.fetch_min_bytes = 1 if name == "score" else GATHER_BYTES
-    app.inputs = frozenset(settings.topic_prefix + topic for topic in topics)
-    rows = rows_in(settings.store, settings.data_dir / name)
+    app.clock = clock
+    app.inputs = {settings.topic_prefix + topic: topic for topic in topics}
+    rows = rows_in(settings.store, folder)
     app.stage = build(State(app, "state", rows, changelog_reader(settings)))
     app.delivery = Delivery(app, app.stage)
     for topic in sorted(app.inputs):
@@ -93,12 +114,12 @@ def create_app(settings: Settings, name: str, topics: Sequence[str], build: Call
     return app
 
 
-def _conf(settings: Settings, name: str) -> dict[str, Any]:
+def _conf(settings: Settings, folder: Path) -> dict[str, Any]:
     return {
         "broker": [f"aiokafka://{b}" for b in settings.bootstrap.split(",")],
         "broker_credentials": faust_credentials(settings),
         "store": "memory://",  # Faust holds no tables: see `state`
-        "datadir": str(settings.data_dir / name),
+        "datadir": str(folder),
         "topic_partitions": settings.partitions,
         "topic_allow_declare": False,  # topics are made by `demur topics`: workers need no CREATE permission
         "topic_disable_leader": True,

@@ -8,7 +8,8 @@ replicated, written to disk, encrypted or compacted. What differs from Apache Ka
 - a fetch that finds nothing sleeps for up to half of the client's `fetch_max_wait_ms`, even when a record comes
   meanwhile: 0.4 s at the 1,500 ms that Faust asks for, 2 ms at 10;
 - a group's first join takes half of the session timeout;
-- `compact` is stored but not done, `validate_only` creates, offsets by timestamp know only the time of arrival;
+- `compact` is stored but not done, `validate_only` creates, offsets by timestamp know only the time of arrival,
+  and after the last is the first;
 - a topic that nobody created appears at the first send, with four partitions;
 - transactions fail.
 """

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
 
 from models.calibration.ledger import thresholds
 from models.deciding import Calibrated
@@ -15,6 +14,7 @@ from models.errors import EventError, StateError
 from models.events import Calibration, decode
 from models.signing import Keys
 from streams.connection import kafka_options
+from streams.followers import assigned, for_ever
 from streams.settings import Settings
 from streams.wire import fault
 
@@ -82,12 +82,7 @@ class Calibrations:
 
     async def follow(self) -> None:
         """Read for ever; a lost broker is waited for."""
-        while True:
-            try:
-                await self._follow()
-            except KafkaError as error:
-                log.warning("lost the calibrations; nothing is green until they are back", error=type(error).__name__)
-                await asyncio.sleep(1)
+        await for_ever(self._follow, "lost the calibrations; nothing is green until they are back")
 
     def hear(self, record: Any) -> None:
         """Take in a record, unless it is forged. One without a value takes its deployment's calibrator away: until a
@@ -116,16 +111,10 @@ class Calibrations:
         self._held.pop(deployment, None)
 
     async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(
-            **self._options, group_id=None, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_MS
-        )
-        await consumer.start()
-        try:
-            consumer.assign(self._partitions)
+        how = {"auto_offset_reset": "earliest", "fetch_max_wait_ms": FETCH_MS}
+        async with assigned(self._options, self._partitions, **how) as consumer:
             await consumer.seek_to_beginning(*self._partitions)
             await self._read(consumer)
-        finally:
-            await consumer.stop()
 
     async def _read(self, consumer: Any) -> None:
         loop = asyncio.get_running_loop()

@@ -38,7 +38,10 @@ Bootstrap = Annotated[
     str | None,
     typer.Option("--bootstrap", envvar=variable("bootstrap"), help="A Kafka broker; by default an embedded one."),
 ]
-Model = Annotated[str | None, typer.Option("--model", help="Folder or hub id of the encoder; by default a small one.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Folder of the encoder, or hub id with @ and its commit; by default a small one."),
+]
 Device = Annotated[str | None, typer.Option("--device", help="Where the encoder computes: cpu, cuda, cuda:1, ...")]
 
 
@@ -120,6 +123,18 @@ def worker(
 
 
 @app.command()
+def gateway(config: Config = None) -> None:
+    """Answer responses with their decisions over HTTP, and take in feedback, CDS Hooks' too, until told to stop.
+
+    For senders that have no Kafka client. Without a decision in time the answer is `review`.
+    """
+    from streams.gateway import run
+
+    _log_as_json()
+    run(load(config))
+
+
+@app.command()
 def topics(
     config: Config = None,
     describe: Annotated[bool, typer.Option("--describe", help="Only show what is there.")] = False,
@@ -132,11 +147,11 @@ def topics(
     names = changelogs(settings)
     made = set() if describe else set(admin.create(settings, names))
     table = Table("topic", "partitions", "cleanup", "retention")
-    for topic, partitions, configs in admin.describe(settings, names):
+    for found in admin.describe(settings, names):
+        topic, partitions, configs = found
         mark = " (new)" if topic.name in made else "" if partitions else " (missing)"
-        days = int(configs.get("retention.ms", -1)) / 86_400_000
-        keeps = f"{days:g} days" if topic.retention and days > 0 else "newest per key" if not topic.retention else "?"
-        table.add_row(topic.name + mark, str(partitions or "-"), configs.get("cleanup.policy", "-"), keeps)
+        lacks = f" (lacks {', '.join(f'{name}={value}' for name, value in found.wrong.items())})" if found.wrong else ""
+        table.add_row(topic.name + mark + lacks, str(partitions or "-"), configs.get("cleanup.policy", "-"), found.kept)
     Console().print(table)
 
 
@@ -184,13 +199,13 @@ def score(
     from streams.metrics import Metrics
     from streams.offline import Offline
     from streams.offline import calibrations as read
-    from streams.stages import key, policies, scorer
+    from streams.stages import digest_keys, policies, scorer
 
     settings = load(config, **_given(device=device))
     path = _encoder(model or settings.model, Console(stderr=True))
     patient = settings.model_copy(update={"model": path, "deadline_s": float("inf")})
     encoder = scorer(patient, Metrics())
-    offline = Offline(encoder, policies(settings.policy), read(calibrations), key(settings))
+    offline = Offline(encoder, policies(settings.policy), read(calibrations), digest_keys(settings)[0])
     for line in offline.decide(sys.stdin.buffer):
         sys.stdout.buffer.write(line + b"\n")
 

@@ -1,14 +1,27 @@
-"""Where the shell takes the time from; the core never does."""
+"""Where the shell takes the time from; the core never does.
+
+Two clocks tell it live, and either may be wrong for a while: that of this machine, and the broker's, which dates every
+record that it takes. What is closed early is lost; what is closed late is not. So time passes by the slower of the two:
+a clock that runs ahead closes nothing, and one that stands still, or a machine that slept, holds things up until it is
+right again.
+"""
 
 import time
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
+
+import structlog
 
 from models.joining import MAX_SKEW
 
+APART_S: Final = 60.0
+"""Between the two clocks: those under NTP agree far better, and a write is acknowledged in half of it or not at all."""
+
+log = structlog.get_logger(__name__)
+
 
 class Clock(Protocol):
-    """Wall time, or, in a replay, only the times of the events."""
+    """What tells the time to a stage: live, or, in a replay, only the times of the events."""
 
     def now(self) -> datetime | None:
         """Return the wall time, or None in a replay."""
@@ -19,26 +32,108 @@ class Clock(Protocol):
     def passed(self) -> float:
         """Return seconds of this machine, in a replay too: a redelivery takes its time whatever the events say."""
 
+    def heard(self, at: float) -> None:
+        """The broker took a record at `at`, seconds since the epoch by its own clock, some time ago."""
+
+    def answered(self, at: float | None) -> None:
+        """The broker has just taken a record of ours, at `at`; None: it dates none."""
+
+    def time_at(self, passed: float) -> datetime | None:
+        """Return the time that it surely was at this moment of `passed`; None: nobody has told, or in a replay."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the broker has said how late it is, or that it will not."""
+
+    @property
+    def ahead_s(self) -> float:
+        """Seconds by which this machine's clock is ahead of the broker's; nought if that is not known."""
+
 
 class _Machine:
     passed = staticmethod(time.monotonic)
 
 
-class WallClock(_Machine):
-    """Live operation: time passes without events, and an event from the future does not move it."""
+class WallClock:
+    """The time of this machine, for what people read."""
 
     def now(self) -> datetime:
         """Return the time of this machine."""
         return datetime.fromtimestamp(time.time(), UTC)  # noqa: TID251 (the one place that reads the clock)
 
+
+class LiveClock(WallClock, _Machine):
+    """Live operation: time passes without events, and an event from the future does not move it.
+
+    >>> clock = LiveClock()
+    >>> clock.is_told, clock.time_at(clock.passed())
+    (False, None)
+    >>> clock.heard(0.0)  # the broker is decades behind, or this machine ahead
+    >>> clock.time_at(clock.passed()).year
+    1970
+    """
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+        """What the broker's clock said when `passed` was nought, or said later: in seconds since the epoch."""
+        self._undated = self._apart = False
+
+    @property
+    def is_told(self) -> bool:
+        """Whether anything tells the time."""
+        return self._began is not None or self._undated
+
+    def heard(self, at: float) -> None:
+        """What was taken longer ago says less: the latest counts, and from then on the seconds of this machine."""
+        began = at - self.passed()
+        self._began = began if self._began is None else max(self._began, began)
+
+    def answered(self, at: float | None) -> None:
+        """Set the clock, back too, and say so once if this machine's differs."""
+        if at is None:
+            self._undated = True
+            return
+        self._began = at - self.passed()
+        before, self._apart = self._apart, abs(self.ahead_s) > APART_S
+        if self._apart and not before:
+            log.warning(
+                "the clocks of this machine and of the broker differ: time passes by the slower one",
+                ahead_s=round(self.ahead_s),
+                remedy="put the clocks right",
+            )
+
+    @property
+    def ahead_s(self) -> float:
+        """By this machine's clock, and the broker's as its seconds carry that on."""
+        return 0.0 if self._began is None else self.now().timestamp() - self.passed() - self._began
+
+    def time_at(self, passed: float) -> datetime | None:
+        """By the slower clock; where the broker dates nothing, by this machine's."""
+        if not self.is_told:
+            return None
+        began = self.now().timestamp() - self.passed()
+        return datetime.fromtimestamp(min(began, began if self._began is None else self._began) + passed, UTC)
+
     def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
-        """An event dated more than `MAX_SKEW` after it came is taken as dated then, also when it is read days later."""
+        """An event dated more than `MAX_SKEW` after it came is taken as dated then, also when it is read days later.
+
+        Of what came at a time that is not known, or that its producer set, the faster clock says whether it is dated
+        ahead: a clock that is behind would have what stands forgotten.
+        """
         known = datetime.fromtimestamp(came_at, UTC) if came_at > 0.0 else occurred_at
-        return min(occurred_at, known + MAX_SKEW, self.now() + MAX_SKEW)
+        bounded = min(occurred_at, known + MAX_SKEW)
+        return bounded if bounded <= self.now() else min(bounded, self._latest() + MAX_SKEW)
+
+    def _latest(self) -> datetime:
+        now = self.now()
+        return now if self._began is None else max(now, datetime.fromtimestamp(self._began + self.passed(), UTC))
 
 
 class EventClock(_Machine):
     """Replay: time is what the events say, so that a replay gives the same bytes at any speed."""
+
+    is_told = True
+    ahead_s = 0.0
 
     def now(self) -> None:
         """No wall time."""
@@ -47,7 +142,16 @@ class EventClock(_Machine):
         """Every event may move the watermark."""
         return occurred_at
 
+    def heard(self, _: float) -> None:
+        """The broker tells no time."""
+
+    def answered(self, _: float | None) -> None:
+        """The broker tells no time."""
+
+    def time_at(self, _: float) -> None:
+        """No time but that of the events."""
+
 
 def clock_for(source: Literal["wall", "event"]) -> Clock:
     """Return the clock that a setting names."""
-    return WallClock() if source == "wall" else EventClock()
+    return LiveClock() if source == "wall" else EventClock()

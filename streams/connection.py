@@ -6,7 +6,8 @@ Both libraries default to plain text: Faust makes SASL without an `ssl_context` 
 
 import socket
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from faust import SASLCredentials, SSLCredentials
@@ -19,17 +20,32 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     """Return the TLS context, or None when TLS is off. Raises `SettingsError` for files that OpenSSL cannot use."""
     if not settings.encrypted:
         return None
-    try:
+    with _pem_files("DEMUR_CAFILE, DEMUR_CERTFILE, DEMUR_KEYFILE"):
         context = ssl.create_default_context(cafile=settings.cafile)
         if settings.certfile:
             context.load_cert_chain(settings.certfile, settings.keyfile)
-    except ssl.SSLError as error:
-        raise SettingsError(
-            f"DEMUR_CAFILE, DEMUR_CERTFILE, DEMUR_KEYFILE: not usable PEM files ({error.reason})"
-        ) from None
-    except OSError as error:
-        raise unreadable("DEMUR_CAFILE, DEMUR_CERTFILE, DEMUR_KEYFILE: a file", error) from None
     return context
+
+
+def https_context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the TLS context of what we serve, or None without a certificate. Raises `SettingsError` as above."""
+    if not settings.http_certfile:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with _pem_files("DEMUR_HTTP_CERTFILE, DEMUR_HTTP_KEYFILE"):
+        context.load_cert_chain(settings.http_certfile, settings.http_keyfile)
+    return context
+
+
+@contextmanager
+def _pem_files(names: str) -> Iterator[None]:
+    """Turn what OpenSSL says of files into one `SettingsError` that names their settings."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise SettingsError(f"{names}: not usable PEM files ({error.reason})") from None
+    except OSError as error:
+        raise unreadable(f"{names}: a file", error) from None
 
 
 def kafka_options(settings: Settings) -> dict[str, Any]:

@@ -5,10 +5,12 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 - acks out of order commit past a gap: an offset is committed only up to the lowest message not yet settled here;
 - a failed commit still counts as committed in memory: it is put back;
 - after an assignment it drops what it has fetched and seeks back to what is committed; where nothing is yet, it stayed
-  behind what it had dropped, which was lost: there it goes back to the beginning;
+  behind what it had dropped, which was lost: there a place is committed first (see `places`);
+- records that were deleted before they were read are passed over in silence: they are counted and named;
 - a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
   out of order, and what was left out is read again;
-- nobody knows whether anything lies unread: of each partition it is noted when the broker last said that nothing does;
+- nobody knows whether anything lies unread: of each partition it is noted when the broker last said that nothing does,
+  and how much does is told to whoever asks;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
 - a batch in a codec that is not installed ends a worker, again and again, and no word says where it lies;
 - four tasks are made for every message, and two dozen calls, so slowly that batches hardly fill: what was fetched of a
@@ -18,22 +20,24 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from math import inf
 from time import monotonic
 from traceback import walk_tb
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from aiokafka.consumer.fetcher import PartitionRecords
-from aiokafka.errors import UnsupportedCodecError
+from aiokafka.errors import OffsetOutOfRangeError, UnsupportedCodecError
+from aiokafka.record.default_records import DefaultRecordBase
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from models.errors import DeliveryError
+from streams.places import go_back, pass_over
 from streams.wire import Record, told
 
 FETCH_WAIT_MS: Final = 50
@@ -87,6 +91,39 @@ class Lease:
         return now - self._renewed < SAFE * self._session_s
 
 
+class Place(NamedTuple):
+    """How far a partition is read, and where it ended at its last fetch, which `fetch` tells from those before."""
+
+    read: int
+    end: int
+    fetch: int
+
+
+class Look(NamedTuple):
+    """When a partition was looked at, and which fetch was the last; in seconds of this machine.
+
+    aiokafka dates a fetch by this machine's clock, which may be wrong: it is only seen that it is another one. It came
+    after the last look; and the broker answered it after the one before had come, however long it was on its way.
+    """
+
+    at: float
+    fetch: int
+    came: float | None = None
+    answered: float | None = None
+    """Not before these."""
+
+    def again(self, at: float, fetch: int) -> "Look":
+        """Look once more."""
+        return self._replace(at=at) if fetch == self.fetch else Look(at, fetch, self.at, self.came)
+
+
+class Lag(NamedTuple):
+    """How many records are not settled, and for how long (seconds) the oldest of them has waited in its topic."""
+
+    records: int
+    seconds: float
+
+
 def _load(records: Iterable[Record]) -> int:
     """Return how many messages these count for: a large one for many."""
     return sum(1 + len(record.value) // SHEET for record in records)
@@ -106,6 +143,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         consumer._fetch_min_bytes = transport.app.fetch_min_bytes
         consumer._max_partition_fetch_bytes = max(FETCH_BYTES, RECORD_BYTES * transport.app.stage.batch)
+        consumer._auto_offset_reset = "none"  # it begins nowhere by itself
         return consumer
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
@@ -113,6 +151,10 @@ class ConsumerThread(AIOKafkaConsumerThread):
             return await super()._fetch_records(*args, **kwargs)
         except UnsupportedCodecError as error:
             raise packed(error) from None
+        except OffsetOutOfRangeError as error:
+            for tp, at in error.args[0].items():
+                await pass_over(self._ensure_consumer(), self.consumer.app, tp, at)
+            return {}
 
     async def on_start(self) -> None:
         """Start, and take note of every heartbeat that is answered."""
@@ -131,27 +173,20 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
         coordinator._do_heartbeat = noted
 
-    def ended_at(self, tp: TP) -> float | None:
-        """Return when (seconds since the epoch) the broker last named the partition's end, if we have read so far."""
+    def place(self, tp: TP) -> Place | None:
+        """Return what the last fetch of a partition showed; None: it is not ours, or was not fetched from."""
         consumer: Any = self._ensure_consumer()
         if not consumer._subscription.is_assigned(tp):
             return None
-        place = consumer._subscription.subscription.assignment.state_value(tp)
-        at = place.timestamp  # before the end: another thread sets it after that
-        end, read = place.highwater, place._position
-        return at / 1e3 if end is not None and read is not None and read >= end else None
+        known = consumer._subscription.subscription.assignment.state_value(tp)
+        at = known.timestamp  # before the end: another thread sets it after that
+        end, read = known.highwater, known._position
+        return None if end is None or read is None else Place(read, end, at)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Go back to what is committed, or to the beginning; return what is committed."""
-        found: Mapping[TP, int] = await self.call_thread(self._go_back)
+        """Go back to what is committed, which something is; return it."""
+        found: Mapping[TP, int] = await self.call_thread(go_back, self._ensure_consumer(), self.consumer.app)
         return found
-
-    async def _go_back(self) -> Mapping[Any, int | None]:
-        consumer: Any = self._ensure_consumer()
-        committed: Mapping[Any, int | None] = await consumer.seek_to_committed()
-        if new := [tp for tp, offset in committed.items() if not offset]:
-            await consumer.seek_to_beginning(*new)
-        return committed
 
 
 def packed(error: UnsupportedCodecError) -> DeliveryError:
@@ -176,8 +211,14 @@ class Consumer(AIOKafkaConsumer):
         self._open: dict[TP, dict[int, Record]] = defaultdict(dict)
         self._seen: dict[tuple[TP, int], float] = {}
         self._rewound: dict[TP, float] = {}
+        self._looks: dict[TP, Look] = {}
         self._ended: dict[TP, float] = {}
+        """Until when nothing lay unread, in seconds of this machine."""
+        self._received: dict[TP, int] = {}
+        """Where what was not yet received begins."""
         self._released: dict[TP, int] = {}
+        self._released_at: dict[TP, float] = {}
+        """When the broker took what was released last, in seconds since the epoch."""
         self._loads = Counter[str]()
         self._settled = asyncio.Event()
 
@@ -212,6 +253,7 @@ class Consumer(AIOKafkaConsumer):
 
         A batch's worth of one partition goes in one go: what a batch costs once is shared by as many as can be.
         """
+        self._hear(fetched.values())
         reached, batch = {tp: self._read_offset[tp] for tp in fetched}, self.app.stage.batch
         for start in range(0, max(map(len, fetched.values()), default=0), batch):
             for tp, found in fetched.items():
@@ -225,20 +267,53 @@ class Consumer(AIOKafkaConsumer):
                     await self._receive(tp, part, generation)
             await self._room()
 
+    def _hear(self, fetched: Iterable[Sequence[Any]]) -> None:
+        """Let the clock know when the broker took what was fetched, where it is the broker that says so."""
+        for records in fetched:
+            if records and records[-1].timestamp_type == DefaultRecordBase.LOG_APPEND_TIME:
+                self.app.clock.heard(records[-1].timestamp / 1e3)
+
     def _note_ends(self) -> None:
         """Note until when we have received all there is of each partition; the last fetch is wholly received."""
         if self.flow_active:
-            thread = cast("ConsumerThread", self._thread)
-            ends = {tp: thread.ended_at(tp) for tp in self.assignment()}
-            self._ended |= {tp: at for tp, at in ends.items() if at is not None}
+            thread, now = cast("ConsumerThread", self._thread), self.app.clock.passed()
+            places = {tp: place for tp in self.assignment() if (place := thread.place(tp))}
+            self._received |= {tp: place.read for tp, place in places.items()}
+            for tp, place in places.items():
+                look = self._looks[tp] = self._looks.get(tp, Look(now, place.fetch)).again(now, place.fetch)
+                if place.read >= place.end and look.answered is not None:
+                    self._ended[tp] = look.answered
 
     def settled_until(self, partition: int) -> dict[str, datetime]:
         """Return, by topic, until when all that the broker took of this partition is settled; none: not known."""
         return {
-            tp.topic: datetime.fromtimestamp(at, UTC)
+            tp.topic: until
             for tp, at in self._ended.items()
-            if tp.partition == partition and not self._open[tp]
+            if tp.partition == partition and not self._open[tp] and (until := self.app.clock.time_at(at))
         }
+
+    def lags(self, now: float) -> dict[str, Lag]:
+        """Return, by topic, what of our partitions is not settled at `now` (seconds since the epoch).
+
+        By the last fetch: nothing is asked of the broker. In a rebalance no partition is ours.
+        """
+        found: dict[str, Lag] = {}
+        for tp in self._received.keys() | self._released | {tp for tp, messages in self._open.items() if messages}:
+            if place := cast("ConsumerThread", self._thread).place(tp):
+                records, seconds = self._lag(tp, place, now)
+                others = found.get(tp.topic, Lag(0, 0.0))
+                found[tp.topic] = Lag(others.records + records, max(others.seconds, seconds))
+        return found
+
+    def _lag(self, tp: TP, place: Place, now: float) -> Lag:
+        """What was read but not yet received has no time that is known: it came after what was released last."""
+        if lowest := next(iter(self._open[tp].values()), None):
+            offset, waited = lowest.offset, [now - lowest.at]
+        else:
+            offset = max(self._received.get(tp, 0), self._released.get(tp, 0))
+            waited = [self.app.clock.passed() - at for at in (self._ended.get(tp),) if at is not None]
+            waited += [now - at for at in (self._released_at.get(tp),) if at is not None]
+        return Lag(max(0, place.end - offset), max(0.0, min(waited, default=0.0)))
 
     async def _room(self) -> None:
         """Let agents work, and wait while they have enough."""
@@ -269,6 +344,7 @@ class Consumer(AIOKafkaConsumer):
         """Release messages of a partition whose outcomes are durable."""
         if done := self._take(tp, records):
             self._released[tp] = max(self._released.get(tp, 0), max(r.offset for r in done) + 1)
+            self._released_at[tp] = done[-1].at
 
     def _take(self, tp: TP, records: Iterable[Record]) -> list[Record]:
         """Return those messages that were under way; now they are not, and there is room for others."""
@@ -311,8 +387,11 @@ class Consumer(AIOKafkaConsumer):
         self._open.clear()
         self._seen.clear()
         self._rewound.clear()
+        self._looks.clear()
         self._ended.clear()
+        self._received.clear()
         self._released.clear()
+        self._released_at.clear()
         self._loads.clear()
         self._settled.set()
 

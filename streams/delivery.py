@@ -231,8 +231,11 @@ class Delivery:
     async def _plan_for(self, record: Record) -> Plan:
         try:
             return await self._stage.handle(record.partition, [record])
+        except DeliveryError:
+            raise
         except Exception as error:  # noqa: BLE001 (see above)
             log.error("dead letter: internal", stage=self._stage.name, error=type(error).__name__, offset=record.offset)  # noqa: TRY400 (a traceback may quote patient text)
+            self._stage.forget()  # what it changed before it failed
             return await self._stage.poison(record)
 
 

@@ -7,6 +7,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from models.errors import SettingsError
+from streams.connection import https_context
 from streams.metrics import Metrics
 from streams.settings import Settings
 
@@ -27,8 +28,13 @@ class Health:
 
 
 @asynccontextmanager
-async def serve(settings: Settings, health: Health, metrics: Metrics) -> AsyncIterator[str]:
-    """Serve health and metrics and yield their address. Raises `SettingsError` when the port is taken."""
+async def serve(
+    settings: Settings, health: Health, metrics: Metrics, app: web.Application | None = None
+) -> AsyncIterator[str]:
+    """Serve health and metrics, beside what `app` serves, and yield their address.
+
+    Raises `SettingsError` when the port is taken, or a certificate cannot be used.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         missing = health.missing()
@@ -38,7 +44,7 @@ async def serve(settings: Settings, health: Health, metrics: Metrics) -> AsyncIt
         encode, kind = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(metrics.registry), headers={"Content-Type": kind})
 
-    app = web.Application()
+    app = web.Application() if app is None else app
     app.add_routes([web.get("/healthz", healthz), web.get("/metrics", exposition)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -49,15 +55,16 @@ async def serve(settings: Settings, health: Health, metrics: Metrics) -> AsyncIt
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    context = https_context(settings)
     try:
-        await web.TCPSite(runner, settings.http_host, settings.http_port).start()
+        await web.TCPSite(runner, settings.http_host, settings.http_port, ssl_context=context).start()
     except OSError as error:
         place = f"{settings.http_host}:{settings.http_port}"
         raise SettingsError(
             f"DEMUR_HTTP_PORT: cannot listen at {place} ({error.strerror}): choose another, or 0 for any"
         ) from None
     host, port, *_ = runner.addresses[0]
-    return f"http://{host}:{port}"
+    return f"{'https' if context else 'http'}://{host}:{port}"
 
 
 def _holds(check: Callable[[], bool]) -> bool:

@@ -16,7 +16,7 @@ from models.policy import Policy
 from models.training.lines import read_lines
 from streams.agents.fold import Row, row_of
 from streams.connection import kafka_options, reach
-from streams.reading import partitions_of, read_all
+from streams.reading import partitions_of, read_all, read_to, reader
 from streams.settings import Settings
 from streams.stages import keys_in
 from streams.wire import fault, outgoing
@@ -29,15 +29,41 @@ class Running(NamedTuple):
     last: str
 
 
+class Part(NamedTuple):
+    """What lies in a deployment's label log from an offset on: its records, where it begins, and what comes next."""
+
+    records: list[Any]
+    begin: int
+    following: int
+
+
 def history(settings: Settings, deployment: str, policy: Policy) -> History:
     """Read a deployment's label log, in its partition, and its calibrator's log."""
+    return history_of(settings, deployment, policy, label_log(settings, deployment))
+
+
+def history_of(settings: Settings, deployment: str, policy: Policy, log: Part) -> History:
+    """Read the log of the calibrator that learns from a label log."""
+    changes = _events(settings, [r for r in read_all(settings, Change.topic) if r.key == deployment.encode()])
+    whole = not (log.records and log.begin)
+    return History(deployment, policy, labels(settings, log), changes, whole=whole)
+
+
+def label_log(settings: Settings, deployment: str, start: int = 0) -> Part:
+    """Read a deployment's label log from an offset of its partition on."""
     key = deployment.encode()
-    place = home(key, partitions_of(settings, Label.topic))
-    labels = [record for record in read_all(settings, Label.topic) if record.partition == place]
-    mine = [record for record in labels if record.key == key]
-    whole = not (mine and labels[0].offset)
-    changes = _events(settings, [r for r in read_all(settings, Change.topic) if r.key == key])
-    return History(deployment, policy, _events(settings, mine), changes, whole=whole)
+    with reader(settings, [Label.topic]) as (consumer, partitions):
+        [place] = [one for one in partitions if one.partition == home(key, len(partitions))]
+        ends, begin = consumer.end_offsets([place]), max(start, consumer.beginning_offsets([place])[place])
+        consumer.assign([place])
+        consumer.seek(place, begin)
+        records = [record for record in read_to(consumer, ends) if record.key == key]
+        return Part(records, begin, consumer.position(place))
+
+
+def labels(settings: Settings, log: Part) -> list[Any]:
+    """Return the labels and instructions of a label log that are genuine."""
+    return _events(settings, log.records)
 
 
 def running(settings: Settings, deployment: str) -> Running:

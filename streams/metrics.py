@@ -5,20 +5,44 @@ What happens seldom is there from the start, at nought: Prometheus sees no incre
 """
 
 from collections import Counter as Counts
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from models.errors import EventError
-from models.events import KINDS, Alarm, Calibration, Closure, Decision, Ending, Event, Label
+from models.events import KINDS, Alarm, Calibration, Closure, Decision, Ending, Event, Label, Tier
+from models.policy import ACTIONS, act
 from streams.settings import STAGES
 
 LATENCIES_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DELAYS_S: Final = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400)
 """Feedback comes within seconds or within days."""
+ENDS: Final = tuple(product(get_args(Tier), ACTIONS, (True, False)))
+"""Tier, plan, and whether a response is audited: what its action follows from."""
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Lags(Collector):
+    """What stages have not settled, asked of them whenever Prometheus asks: a partition that went leaves no figure."""
+
+    def __init__(self) -> None:
+        self.stages: Final[dict[str, Callable[[], Mapping[str, tuple[int, float]]]]] = {}
+        """By stage what gives, by topic, how many records, and for how many seconds the oldest has waited."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the figures of all stages."""
+        by = ["stage", "topic"]
+        records = GaugeMetricFamily("demur_lag_records", "Records that are not settled.", labels=by)
+        seconds = GaugeMetricFamily("demur_lag_seconds", "For how long the oldest of them has waited.", labels=by)
+        for stage, lags in self.stages.items():
+            for topic, (number, age) in lags().items():
+                records.add_metric([stage, topic], number)
+                seconds.add_metric([stage, topic], age)
+        yield from (records, seconds)
 
 
 class Metrics:
@@ -29,6 +53,9 @@ class Metrics:
         self._of_process()
         self._of_score()
         self._of_stages()
+        self._of_gateway()
+        self.lags: Final = Lags()
+        self.registry.register(self.lags)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Count decisions and their reasons, without their details: those may name a group."""
@@ -59,6 +86,8 @@ class Metrics:
 
     def _of_score(self) -> None:
         self.decisions = self._counter("demur_decisions", "Decisions.", "tier", "action")
+        for tier, action in {(tier, act(tier, plan, audit=audit)) for tier, plan, audit in ENDS}:
+            self.decisions.labels(tier=tier, action=action)
         self.reasons = self._counter("demur_decision_reasons", "Reasons of decisions; one may have several.", "reason")
         self.scoring_seconds = self._histogram("demur_scoring_seconds", "Time of a batch in the encoder.", LATENCIES_S)
         self.queue = Gauge("demur_scoring_queue", "Responses that wait for the encoder.", registry=self.registry)
@@ -70,6 +99,12 @@ class Metrics:
         self.closures = self._counter("demur_closures", "Endings that are not labels.", "reason")
         for reason in get_args(Ending):
             self.closures.labels(reason=reason)
+        self.clock = Gauge(
+            "demur_clock_ahead_seconds",
+            "By how much this machine's clock is ahead of the broker's.",
+            ["stage"],
+            registry=self.registry,
+        )
         self.pending = Gauge("demur_pending", "Rows that JOIN waits for.", ["partition"], registry=self.registry)
         self.calibrations = self._counter("demur_calibrations", "Calibrations published: a batch of labels is one.")
         self.threshold_seconds = self._histogram(
@@ -81,6 +116,13 @@ class Metrics:
         self.dead_letters = self._counter("demur_dead_letters", "Messages set aside.", "stage", "code")
         for stage, code in product(STAGES, set(_codes(EventError))):
             self.dead_letters.labels(stage=stage, code=code)
+        self.lost = self._counter("demur_records_lost", "Records deleted before they were read.", "stage", "topic")
+
+    def _of_gateway(self) -> None:
+        self.answers = self._counter("demur_http_answers", "Answers of the gateway.", "path", "status")
+        self.answer_seconds = self._histogram(
+            "demur_http_decision_seconds", "From a response at the gateway to its decision.", LATENCIES_S
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

@@ -15,7 +15,9 @@ Row = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 class Producer(AIOKafkaProducer):
-    """Sends past Faust's own `send`, which looks at every record alone."""
+    """Sends past Faust's own `send`, which looks at every record alone. The broker's answers tell the time."""
+
+    app: Any
 
     async def send_all(self, sends: Sequence[Send]) -> None:
         """Send records and wait until the broker has acknowledged every one."""
@@ -27,17 +29,24 @@ class Producer(AIOKafkaProducer):
             )
         await asyncio.gather(*(self._send(*part, rows) for part, rows in parts.items()))
 
-    async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]]) -> int:
-        """Send rows to a partition, in order; return the offset after the last when the broker has them."""
+    async def send_rows(
+        self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes | None]]
+    ) -> tuple[int, int]:
+        """Send rows to a partition, in order; return the last one's offset and time when the broker has them.
+
+        The time is the broker's, in ms since the epoch; -1 where it does not date records.
+        """
         return await self._send(topic, partition, ((key, value, []) for key, value in rows))
 
-    async def _send(self, topic: str, partition: int, rows: Iterable[Row]) -> int:
+    async def _send(self, topic: str, partition: int, rows: Iterable[Row]) -> tuple[int, int]:
         producer, sent = self._ensure_producer(), []
         for batch in _batches(producer, rows):
             done = await producer.send_batch(batch, topic, partition=partition)
             sent.append((done, batch.record_count()))
         places = await asyncio.gather(*(done for done, _ in sent))
-        return int(places[-1].offset + sent[-1][1])
+        last = places[-1]
+        self.app.clock.answered(last.timestamp / 1e3 if last.timestamp_type else None)
+        return int(last.offset) + sent[-1][1] - 1, int(last.timestamp)
 
 
 def _batches(producer: Any, rows: Iterable[Row]) -> Iterable[Any]:

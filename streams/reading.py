@@ -29,13 +29,18 @@ def read_all(settings: Settings, topic: str, newest: int | None = None) -> list[
     return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
-def read_each(settings: Settings, topic: str) -> Iterator[ConsumerRecord]:
+def read_each(settings: Settings, topic: str, first_ms: int | None = None) -> Iterator[ConsumerRecord]:
     """Yield a topic's records as `read_all` would return them, but for their order among partitions, and hold none.
 
-    Raises `SettingsError` if the topic does not exist.
+    `first_ms`: all that the broker dates then (milliseconds since the epoch) or later, and of the rest as few as it can
+    tell. Raises `SettingsError` if the topic does not exist.
     """
     with reader(settings, [topic]) as (consumer, partitions):
-        yield from read_to(consumer, consumer.end_offsets(partitions))
+        ends = consumer.end_offsets(partitions)
+        asked = {} if first_ms is None else dict.fromkeys(partitions, first_ms)
+        for partition, found in (consumer.offsets_for_times(asked) if asked else {}).items():
+            consumer.seek(partition, found.offset if found else ends[partition])
+        yield from read_to(consumer, ends)
 
 
 def read_to(consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> Iterator[ConsumerRecord]:
@@ -54,13 +59,13 @@ def tail(settings: Settings, *topics: str, wait_ms: int = 200) -> Iterator[list[
             yield poll(consumer, wait_ms)
 
 
-def partitions_of(settings: Settings, topic: str) -> int:
-    """Return how many partitions a topic (name without prefix) has, whatever the settings say.
+def partitions_of(settings: Settings, *topics: str) -> int:
+    """Return how many partitions each of these topics (names without prefix) has, whatever the settings say.
 
-    Raises `SettingsError` if the topic does not exist.
+    Raises `SettingsError` if one does not exist.
     """
-    with reader(settings, [topic]) as (_, partitions):
-        return len(partitions)
+    with reader(settings, topics) as (_, partitions):
+        return len({one.partition for one in partitions})
 
 
 def _end(consumer: KafkaConsumer, partition: TopicPartition, asked: int) -> int:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import orjson
 from rich.console import Console
 
 from models.accounts import Drift, Promise, Run, balances
-from models.errors import SettingsError
-from models.events import Feedback, Response, decode
+from models.errors import EventError, SettingsError
+from models.events import Feedback, Response, decode, parse
 from models.training import synth
 from models.training.data import read, to_events
 from models.training.lines import read_lines
@@ -143,10 +142,10 @@ def _is_own(path: Path) -> bool:
     """Whether a file holds events of our contract rather than judged answers."""
     try:
         with path.open("rb") as file:
-            first = orjson.loads(next((line for line in file if line.strip()), b"{}"))
-    except (OSError, orjson.JSONDecodeError) as error:
+            first = parse(next((line for line in file if line.strip()), b"{}"))
+    except (OSError, EventError) as error:
         raise SettingsError(f"{path} cannot be read as JSON lines: {type(error).__name__}") from None
-    return isinstance(first, dict) and first.get("type") == Response.topic[:-1]
+    return first.get("type") == Response.topic[:-1]
 
 
 def _events(responses: Sequence[Path], feedback: Path | None) -> list[Arrival]:

@@ -111,10 +111,10 @@ class Settings(BaseSettings):
     session_timeout_s: Annotated[float, Field(ge=1, le=300)] = 6.0
     """Seconds of silence after which a worker's partitions go to others: the least that Kafka allows by default."""
     time_source: Literal["wall", "event"] = "wall"
-    """Whose clock lets horizons pass: this machine's, or that of the events (replays)."""
+    """Whose clock lets horizons pass: the slower of this machine's and the broker's; or the events' (replays)."""
 
     model: str = "reference"
-    """Folder or hub id of the encoder; `reference` is the small one, trained and cached at first use."""
+    """Folder of the encoder, or hub id with `@` and its commit; `reference` is the small one, trained at first use."""
     keys: FilePath | None = None
     """File of producers and their secrets: with it all records are signed, and what is not is set aside."""
     policy: FilePath | None = None
@@ -139,11 +139,20 @@ class Settings(BaseSettings):
     """Keys the digests of patients' text that decisions carry (`input_digest`; `salience_digest` of doses, drugs and
     negations), which could be guessed without it: 32 characters or more of a good source, the same for SCORE, JOIN and
     `demur verify`. A broker on another machine is refused without it."""
+    salience_key_accepted: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Another key, by which no digest is made, but whose digests are known too: for changing the key without loss."""
 
     http_host: str = "127.0.0.1"
-    """Address of `/healthz` and `/metrics`."""
+    """Address of `/healthz`, `/metrics` and, of a gateway, all that it answers."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8321
-    """Port of `/healthz` and `/metrics`; 0 takes any that is free."""
+    """Port of the same; 0 takes any that is free. Workers and gateways on one machine need one each."""
+    http_certfile: FilePath | None = None
+    """PEM file of the certificate to serve HTTPS with, and its chain."""
+    http_keyfile: FilePath | None = None
+    """PEM file of that certificate's private key."""
+    gateway_token: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """What a gateway's clients must send as `Authorization: Bearer`: 32 characters or more of a good source. A gateway
+    that listens beyond this machine is refused without it."""
 
     @property
     def budget(self) -> int:
@@ -269,12 +278,16 @@ def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
                 "characters or more of a good source, the same for SCORE, JOIN and `demur verify`"
             ),
         )
+    if s.salience_key_accepted and not s.salience_key:
+        yield "salience_key_accepted", "is beside DEMUR_SALIENCE_KEY: set that one too"
     if s.password and not s.username:
         yield "username", "a password is set without it: set both or neither"
     if s.username and not s.password:
         yield "password", "a username is set without it: set both or neither"
     if bool(s.certfile) != bool(s.keyfile):
         yield ("keyfile" if s.certfile else "certfile"), "mutual TLS needs both the certificate and its key"
+    if bool(s.http_certfile) != bool(s.http_keyfile):
+        yield ("http_keyfile" if s.http_certfile else "http_certfile"), "HTTPS needs both the certificate and its key"
     if s.settle_s >= s.horizon_s:
         yield "settle_s", f"must be shorter than DEMUR_HORIZON_S ({s.horizon_s:g})"
 

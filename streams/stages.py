@@ -6,7 +6,7 @@
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tomllib import TOMLDecodeError, loads
 from typing import Any, Final, NamedTuple
@@ -17,6 +17,7 @@ from models.errors import SettingsError
 from models.events import Closure, Decision, Feedback, Label, Outcome, Response
 from models.joining import Horizons
 from models.policy import Policies
+from models.salience import MAX_KEY
 from models.signing import Keys
 from streams import topics
 from streams.agents import fold, score
@@ -28,10 +29,11 @@ from streams.agents.watch import Watch
 from streams.allocator import keep_memory
 from streams.app import App, create_app
 from streams.calibrations import Calibrations
-from streams.clock import clock_for
+from streams.clock import WallClock, clock_for
 from streams.metrics import Metrics
 from streams.scorer import Scorer
 from streams.settings import STAGES, Settings, Stage, load, unreadable
+from streams.state import State
 
 CACHE: Final = Path(".cache/demur")
 """Where the reference encoder is kept, in the folder that the command runs in."""
@@ -61,7 +63,16 @@ def build(name: Stage, settings: Settings, metrics: Metrics) -> Built:
         "learn": _learn,
         "watch": _watch,
     }
-    return makers[name](settings, context)
+    built = makers[name](settings, context)
+    _measure(name, built.app, metrics)
+    return built
+
+
+def _measure(name: Stage, app: App, metrics: Metrics) -> None:
+    """Let the metrics ask a stage's app for what they show, and the app count what is for it to count."""
+    app.lost = {full: metrics.lost.labels(name, topic) for full, topic in app.inputs.items()}
+    metrics.lags.stages[name] = app.lags
+    metrics.clock.labels(stage=name).set_function(partial(getattr, app.clock, "ahead_s"))
 
 
 def changelogs(settings: Settings) -> list[str]:
@@ -77,7 +88,13 @@ def policies(file: Path | None) -> Policies:
 @cache
 def keys_in(file: Path | None) -> Keys | None:
     """Read the file of keys. Raises `SettingsError`, which shows no secret."""
-    return Keys.read(_table("file of keys", file)) if file else None
+    keys = Keys.read(_table("file of keys", file)) if file else None
+    if keys and keys.unsigned_until and keys.unsigned_until > WallClock().now():
+        raise SettingsError(
+            f"file of keys {file}: `unsigned_until` is still to come: until then anybody could write without a "
+            "signature; give a moment that is over, at which all producers signed"
+        )
+    return keys
 
 
 def _table(what: str, file: Path) -> dict[str, Any]:
@@ -96,9 +113,10 @@ def horizons(settings: Settings) -> Horizons:
     return Horizons(*(timedelta(seconds=s) for s in (settings.settle_s, settings.horizon_s, settings.orphan_s)))
 
 
-def key(settings: Settings) -> bytes:
-    """Return the key of the digests that decisions carry; BLAKE2b takes up to 64 bytes."""
-    return settings.salience_key.get_secret_value().encode()[:64] if settings.salience_key else b""
+def digest_keys(settings: Settings) -> tuple[bytes, ...]:
+    """Return the key of the digests that decisions carry, then the one that is known beside it, if any."""
+    found = (settings.salience_key, settings.salience_key_accepted)
+    return tuple(key.get_secret_value().encode()[:MAX_KEY] for key in found if key) or (b"",)
 
 
 def scorer(settings: Settings, metrics: Metrics) -> Scorer:
@@ -113,7 +131,8 @@ def scorer(settings: Settings, metrics: Metrics) -> Scorer:
     encoder = load_encoder(path, where, threads=1, batch_tokens=budget, precision=settings.precision)
     if encoder.runtime.precision == "bfloat16":
         encoder.warm()  # in float32 a call takes a hundred times as long as its kernels' making
-    log.info("encoder", model=path, model_hash=encoder.model_hash[:12], **encoder.runtime._asdict())
+    known = {"model_hash": encoder.model_hash[:12], "commit": encoder.commit}
+    log.info("encoder", model=path, **known, **encoder.runtime._asdict())
     return Scorer(encoder, metrics, budget=budget, deadline_s=settings.deadline_s)
 
 
@@ -128,8 +147,12 @@ def _score(settings: Settings, context: Context) -> Built:
     encoder, calibrations = scorer(settings, context.metrics), Calibrations(settings, context.keys)
     rules, clock = policies(settings.policy), clock_for(settings.time_source)
     expiry = Expiry(timedelta(seconds=settings.horizon_s), score.read_time, clock)
-    parts = score.Parts(encoder, calibrations, rules, clock, key(settings))
-    app = create_app(settings, "score", INPUTS["score"], lambda state: score.Score(context, state, expiry, parts))
+    parts = score.Parts(encoder, calibrations, rules, clock, digest_keys(settings))
+
+    def make(state: State) -> score.Score:
+        return score.Score(context, state, expiry, parts)
+
+    app = create_app(settings, "score", INPUTS["score"], make, clock)
     app.task(calibrations.follow)
     app.task(encoder.watch)
     return Built(app, {"model": lambda: not encoder.hangs, "calibrations": lambda: calibrations.in_contact})
@@ -138,8 +161,12 @@ def _score(settings: Settings, context: Context) -> Built:
 def _join(settings: Settings, context: Context) -> Built:
     clock = clock_for(settings.time_source)
     waits = horizons(settings)
-    app = create_app(settings, "join", INPUTS["join"], lambda state: Join(context, state, waits, clock, key(settings)))
-    return Built(app, {})
+    keys = digest_keys(settings)
+
+    def make(state: State) -> Join:
+        return Join(context, state, waits, clock, keys)
+
+    return Built(create_app(settings, "join", INPUTS["join"], make, clock), {})
 
 
 def _learn(settings: Settings, context: Context) -> Built:
@@ -154,8 +181,11 @@ def _fold(folded: fold.Kind, settings: Settings, context: Context) -> Built:
     clock = clock_for(settings.time_source)
     expiry = Expiry(timedelta(seconds=2 * settings.horizon_s), fold.read_time, clock)
     name = folded.name
-    app = create_app(settings, name, INPUTS[name], lambda state: fold.Fold(folded, context, state, expiry, clock))
-    return Built(app, {})
+
+    def make(state: State) -> fold.Fold:
+        return fold.Fold(folded, context, state, expiry, clock)
+
+    return Built(create_app(settings, name, INPUTS[name], make, clock), {})
 
 
 def __getattr__(name: str) -> App:

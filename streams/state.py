@@ -5,65 +5,64 @@ rebalance during a recovery leaves rows out, or waits for ever; the memory store
 offsets. Here a partition is read from its changelog when it is first touched after it was assigned, by a reader of its
 own, up to the end that the broker names; before an assignment the last owner has drained or its lease has run out.
 So nothing is recovered while it changes, and there is no standby to go stale.
+
+Rows on disk are gone on with only where the changelog still holds the very record that they end with (see `mark`). Else
+they are given up and read anew: the changelog is the truth.
 """
 
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import faust
+import structlog
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
 
 from models.errors import DeliveryError
 from streams.clock import WallClock
-from streams.topics import DELETION_KEPT
+from streams.mark import Change, Doubt, Mark
 from streams.wire import send_rows
 
-NEXT: Final = b"\xffnext"
-"""Key of the changelog offset to read from, among the rows on disk; no stage's key begins with this byte."""
-
+MARK: Final = b"\xffmark"
+"""Key of the last record applied, among the rows on disk; no stage's key begins with this byte."""
+BEYOND: Final = b"\xff\xff"
+"""Behind every key."""
 
 MEMTABLE_BYTES: Final = 2 * 2**20
 """Of a partition. RocksDB's own 64 MiB, of which it keeps two, let a worker's memory grow for twenty minutes; 8 MiB did
 so still where few rows are written."""
 CACHE_BYTES: Final = 8 * 2**20
 """Of blocks, for all partitions of a stage: RocksDB's own 32 MiB for each fill slowly, and were no faster."""
-MARGIN: Final = timedelta(hours=1)
-"""Between reading that a row is on disk and that it was deleted."""
 BLOOM_BITS: Final = 10
 """A key: most that are asked for are new, and a filter of so many bits knows 99 of 100 of them (RocksDB's wiki)."""
 
 Row = tuple[bytes, bytes | None]
 """Key and value; a value of None deletes."""
+Reader = Callable[[str, int, int], AsyncGenerator[Sequence[Change], None]]
+"""Reads a changelog: topic, partition, and offset to begin with. Of a log that ends before that, it yields nothing, or
+all from the beginning. Raises `DeliveryError`."""
 
-
-class Change(NamedTuple):
-    """One record of a changelog; a value of None deletes."""
-
-    offset: int
-    key: bytes
-    value: bytes | None
-
-
-Reader = Callable[[str, int, int], AsyncIterator[Sequence[Change]]]
-"""Reads a changelog: topic, partition, and offset to begin with. Raises `DeliveryError`."""
+log = structlog.get_logger(__name__)
 
 
 class Rows(Protocol):
-    """The rows of one partition. `next` is the changelog offset after the last change applied."""
+    """The rows of one partition. `mark` is the last record of the changelog that was applied; None: none was."""
 
-    next: int
+    mark: Mark | None
 
     def get(self, key: bytes) -> bytes | None:
         """Return a row."""
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the rows."""
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the rows whose keys begin with `prefix`."""
 
-    def apply(self, rows: Iterable[Row], following: int) -> None:
-        """Apply changes, of which none lies at `following` or beyond."""
+    def apply(self, rows: Iterable[Row], mark: Mark) -> None:
+        """Apply changes in order; `mark` is the last of them."""
+
+    def clear(self) -> None:
+        """Forget all rows, and the mark."""
 
     def close(self) -> None:
         """Give up what is held."""
@@ -73,38 +72,37 @@ class Memory:
     """Rows in memory: read anew from the whole changelog at every assignment."""
 
     def __init__(self) -> None:
-        self.next = 0
+        self.mark: Mark | None = None
         self._rows: dict[bytes, bytes] = {}
         self.get = self._rows.get
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the rows as they are now."""
-        yield from list(self._rows.items())
+        yield from [row for row in self._rows.items() if row[0].startswith(prefix)]
 
-    def apply(self, rows: Iterable[Row], following: int) -> None:
+    def apply(self, rows: Iterable[Row], mark: Mark) -> None:
         """Apply changes in order."""
         for key, value in rows:
             if value is None:
                 self._rows.pop(key, None)
             else:
                 self._rows[key] = value
-        self.next = following
+        self.mark = mark
+
+    def clear(self) -> None:
+        """Forget all rows, and the mark."""
+        self._rows.clear()
+        self.mark = None
 
     def close(self) -> None:
         """Nothing is held."""
 
 
 class Disk:
-    """Rows in RocksDB, with the offset that they reach in the same write: a restart reads only what came since.
-
-    Rows last written before the changelog's memory of deletions are given up: some would be back from the dead.
-    """
+    """Rows in RocksDB, with the mark that they reach in the same write: a restart reads only what came since."""
 
     def __init__(self, folder: Path, cache: Cache) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        oldest = (WallClock().now() - DELETION_KEPT + MARGIN).timestamp()
-        if folder.exists() and all(file.stat().st_mtime < oldest for file in folder.iterdir()):
-            shutil.rmtree(folder)
         options, table = Options(raw_mode=True), BlockBasedOptions()
         table.set_block_cache(cache)
         table.set_bloom_filter(BLOOM_BITS, block_based=False)
@@ -112,23 +110,33 @@ class Disk:
         options.set_write_buffer_size(MEMTABLE_BYTES)
         self._db: Any = Rdict(str(folder), options)
         self.get = self._db.get
-        self.next = int(self._db.get(NEXT) or 0)
+        said = self._db.get(MARK)
+        self.mark = Mark.decode(said) if said else None
 
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the rows; the offset is not one of them."""
-        yield from ((key, value) for key, value in self._db.items() if key != NEXT)
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the rows, which lie in the order of their keys; the mark is not one of them."""
+        found = takewhile(lambda row: row[0].startswith(prefix), self._db.items(from_key=prefix))
+        yield from (row for row in found if row[0] != MARK)
 
-    def apply(self, rows: Iterable[Row], following: int) -> None:
-        """Apply changes and the offset at once."""
+    def apply(self, rows: Iterable[Row], mark: Mark) -> None:
+        """Apply changes and the mark at once."""
         batch = WriteBatch(raw_mode=True)
         for key, value in rows:
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        batch.put(NEXT, str(following).encode())
+        batch.put(MARK, mark.encode())
         self._db.write(batch)
-        self.next = following
+        self.mark = mark
+
+    def clear(self) -> None:
+        """Forget all rows and the mark, at once."""
+        batch = WriteBatch(raw_mode=True)
+        batch.delete_range(b"", BEYOND)
+        self._db.write(batch)
+        self._db.compact_range(None, None)  # their room on the disk too
+        self.mark = None
 
     def close(self) -> None:
         """Let another process open it."""
@@ -150,30 +158,54 @@ class State:
         """Return a row, or None."""
         return self._open[partition].get(key)
 
-    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the rows of a partition."""
-        return self._open[partition].items()
+    def items(self, partition: int, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over the rows of a partition whose keys begin with `prefix`."""
+        return self._open[partition].items(prefix)
 
     async def open(self, partition: int) -> None:
-        """Read what the changelog holds, unless that is done. Raises `DeliveryError`. Not twice at a time."""
+        """Bring rows to what the changelog holds, unless that is done. Raises `DeliveryError`. Not twice at a time."""
         if partition in self._open:
             return
         rows = self._make(partition)
         try:
-            async for changes in self._read(self.changelog, partition, rows.next):
-                if changes:
-                    found = [(change.key, change.value) for change in changes]
-                    self._apply(rows, found, max(change.offset for change in changes) + 1)
-                self.recovered += len(changes)
+            if doubt := await self._read_on(partition, rows):
+                say = log.error if doubt.is_loss else log.info
+                say("rows on disk are read anew", changelog=self.changelog, partition=partition, why=doubt.value)
+                with _writing():
+                    rows.clear()
+                await self._read_on(partition, rows)
         except BaseException:
             rows.close()
             raise
         self._open[partition] = rows
 
+    async def _read_on(self, partition: int, rows: Rows) -> Doubt | None:
+        """Apply what the changelog holds beyond these rows, or return why they may not be of it."""
+        known = unproven = rows.mark
+        if known and known.is_old(int(WallClock().now().timestamp() * 1000)):
+            return Doubt.AGED
+        async with aclosing(self._read(self.changelog, partition, known.offset if known else 0)) as found:
+            async for changes in found:
+                self.recovered += len(changes)
+                if not changes:
+                    continue
+                if unproven and (doubt := unproven.differs(changes[0])):
+                    return doubt
+                if known and known.is_old(changes[-1].at):  # whatever our clock says
+                    return Doubt.AGED
+                unproven = None
+                with _writing():
+                    rows.apply([(change.key, change.value) for change in changes], Mark.of(changes[-1]))
+        return unproven.differs(None) if unproven else None
+
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Make rows durable, then apply them; None deletes. Raises `DeliveryError`."""
-        following = await send_rows(self._app, self.changelog, partition, rows)
-        self._apply(self._open[partition], rows.items(), following)
+        end, at = await send_rows(self._app, self.changelog, partition, rows)
+        opened = self._open[partition]
+        if opened.mark and end - len(rows) < opened.mark.offset:
+            raise DeliveryError(f"changelog {self.changelog} went back behind what was acknowledged: a log was lost")
+        with _writing():
+            opened.apply(rows.items(), Mark.of(Change(end, at, *list(rows.items())[-1])))
 
     def close(self, *partitions: int) -> None:
         """Give up these partitions, or all."""
@@ -181,12 +213,13 @@ class State:
             if rows := self._open.pop(partition, None):
                 rows.close()
 
-    @staticmethod
-    def _apply(rows: Rows, changes: Iterable[Row], following: int) -> None:
-        try:
-            rows.apply(changes, following)
-        except Exception as error:
-            raise DeliveryError(f"the state cannot be written here: {error}") from error  # a full disk, say
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise DeliveryError(f"the state cannot be written here: {error}") from error  # a full disk, say
 
 
 def rows_in(store: str, folder: Path) -> Callable[[int], Rows]:

@@ -1,14 +1,16 @@
 """`demur report`: the accounts of a running system, from its records alone.
 
 The two input topics, which hold patients' text, are not read: a decision tells that a response came, and labels and
-closures tell what became of it. Each topic is read once, after the decisions, and only ids are kept: half a kilobyte a
-response. What happens to a response that is decided on while we read waits for the next report. Records that are
-broken, or not signed as they must be, are counted whenever they came: what they say of their time cannot be believed.
+closures tell what became of it. Each topic is read once, after the decisions, from where the period begins to its end,
+for verdicts come late; only ids are kept: half a kilobyte a response. What happens to a response that is decided on
+while we read waits for the next report. Records that are broken, or not signed as they must be, count when they came,
+by the broker: what they say of their time cannot be believed.
 """
 
 from typing import Final
 
 from models.accounts import Accounts, Promise, Run, Selection
+from models.accounts.selection import moment
 from models.deciding import config_hash
 from models.events import Alarm, Change, Closure, DeadLetter, Decision, Event, Label
 from models.policy import Policies
@@ -28,9 +30,10 @@ def survey(settings: Settings, asked: Selection) -> tuple[Accounts, Run]:
     known = policies(settings.policy)
     accounts = Accounts(known if asked.deployment is None else Policies(known.of(asked.deployment)))
     for type_ in READ:
-        for event, at_ms in judged(settings, read_each(settings, type_.topic)):
+        for event, at_ms in judged(settings, read_each(settings, type_.topic, asked.first_ms)):
             if event is None:
-                accounts.observe_invalid(type_.topic)
+                if asked.within(moment(at_ms)):
+                    accounts.observe_invalid(type_.topic)
             elif asked.holds(event, at_ms, accounts.lives):
                 accounts.observe(type_.topic, event, at_ms)
     return accounts, _run(settings, accounts, asked)

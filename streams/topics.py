@@ -9,7 +9,7 @@ equal number, and a changelog must be cut like the topic it follows. A topic cut
 Workers need no permission to create: `create` is the administrator's, run by `demur topics`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -41,7 +41,11 @@ CONNECT_MS: Final = 10_000
 TAKEN: Final = {"compression.type": "uncompressed", "message.timestamp.type": "LogAppendTime"}
 """A batch in a codec that we lack would stop its reader for ever, and a packed one may unpack to a thousandfold: the
 broker unpacks it, and refuses what is too large. A producer whose clock says 1970 would have its events deleted."""
-SHOWN: Final = frozenset({"cleanup.policy", "retention.ms", *TAKEN})
+AT_LEAST: Final = frozenset({"delete.retention.ms", "max.message.bytes"})
+"""More of it does no harm."""
+RELIED_ON: Final = frozenset({"cleanup.policy", "retention.bytes", *TAKEN, *AT_LEAST})
+"""What a stage would lose rows or inputs by, or stop. How long texts and records are kept is the hospital's affair."""
+SHOWN: Final = RELIED_ON | {"retention.ms"}
 RECORD_RETENTION: Final = timedelta(days=184)
 """What was decided, learnt and raised is kept for the longest half-year: articles 19 and 26(6) of the EU AI Act ask for
 logs of six months at least. It holds no patients' text."""
@@ -70,7 +74,7 @@ class Topic(NamedTuple):
         """Kafka's topic configuration."""
         if self.retention:
             kept = str(int(self.retention.total_seconds() * 1000))
-            return TAKEN | {"cleanup.policy": "delete", "retention.ms": kept}
+            return TAKEN | {"cleanup.policy": "delete", "retention.ms": kept, "retention.bytes": "-1"}
         # The segment being written is never compacted: an hour bounds what a restart reads twice.
         compacted = {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
         kept = str(int(DELETION_KEPT.total_seconds() * 1000))
@@ -86,8 +90,24 @@ class Found(NamedTuple):
 
     @property
     def wrong(self) -> dict[str, str]:
-        """What of `TAKEN` it lacks. A broker that does not know a setting does not name it either."""
-        return {name: value for name, value in TAKEN.items() if self.configs.get(name, value) != value}
+        """What it lacks that we rely on. A broker that does not know a setting does not name it either."""
+        return {
+            name: value
+            for name, value in self.topic.configs.items()
+            if name in RELIED_ON & self.configs.keys() and not _serves(name, self.configs[name], value)
+        }
+
+    @property
+    def kept(self) -> str:
+        """What is kept, and for how long."""
+        policy, ms = self.configs.get("cleanup.policy", ""), int(self.configs.get("retention.ms", 0))
+        days = f"{ms / 86_400_000:g} days" if ms > 0 else "for ever" if ms else ""
+        told = ["newest per key" if "compact" in policy else "", days if "delete" in policy else ""]
+        return ", ".join(filter(None, told)) or "?"
+
+
+def _serves(name: str, found: str, planned: str) -> bool:
+    return int(found) >= int(planned) if name in AT_LEAST else found == planned
 
 
 def plan(settings: Settings, changelogs: Iterable[str] = ()) -> tuple[Topic, ...]:
@@ -103,20 +123,18 @@ def plan(settings: Settings, changelogs: Iterable[str] = ()) -> tuple[Topic, ...
 
 
 def create(settings: Settings, changelogs: Iterable[str] = ()) -> list[str]:
-    """Create what is missing and return its names; let the broker take records as it should where it does not.
+    """Create what is missing and return its names; alter what existing topics lack of what we rely on.
 
-    Raises `SettingsError` if an existing topic is cut otherwise.
+    Raises `SettingsError` if an existing topic is cut otherwise, or is cleaned otherwise and must not be altered.
     """
     wanted = plan(settings, changelogs)
     with administrator(settings) as admin:
         found = _look(admin, wanted)
         if missing := [one.topic for one in found if not one.partitions]:
             _create(admin, missing, settings.replication)
-        if wrong := [one for one in found if one.wrong]:
-            asked = [ConfigResource(ConfigResourceType.TOPIC, one.topic.name, one.wrong) for one in wrong]
-            answers = admin.alter_configs(asked)["topic"]  # brokers learn of it a moment later
-            warn(one for one in wrong if answers.get(one.topic.name) != "OK")
-        check(_look(admin, wanted))
+        done = _put_right(admin, [one for one in found if one.wrong])
+        # Brokers learn of it a moment later: what is done is not looked at again.
+        check(one._replace(configs={}) if one.topic in done else one for one in _look(admin, wanted))
     return [topic.name for topic in missing]
 
 
@@ -127,23 +145,36 @@ def describe(settings: Settings, changelogs: Iterable[str] = ()) -> list[Found]:
 
 
 def check(found: Iterable[Found]) -> None:
-    """Raise `SettingsError` for the first topic that is missing or cut otherwise than the plan says."""
-    for topic, partitions, _ in found:
-        if not partitions:
-            raise SettingsError(f"topic {topic.name} does not exist: run `demur topics`")
-        if partitions != topic.partitions:
+    """Raise `SettingsError` for the first topic that is missing, cut otherwise than the plan says, or cleaned so."""
+    for one in found:
+        name, expected = one.topic.name, one.topic.partitions
+        if not one.partitions:
+            raise SettingsError(f"topic {name} does not exist: run `demur topics`")
+        if one.partitions > expected:
             raise SettingsError(
-                f"topic {topic.name} has {partitions} partitions, not {topic.partitions}: what is joined must be cut "
-                f"alike; set DEMUR_PARTITIONS={partitions}, or another DEMUR_TOPIC_PREFIX, or delete the topic",
+                f"topic {name} has {one.partitions} partitions, and DEMUR_PARTITIONS is {expected}: that number says "
+                "where each key lies, so what the topics were made with must stay, and only a new set of topics "
+                "(another DEMUR_TOPIC_PREFIX) can have another; see docs/integrate.md",
+            )
+        if one.partitions < expected:
+            raise SettingsError(
+                f"topic {name} has {one.partitions} partitions, not {expected}: what is joined must be cut alike; set "
+                f"DEMUR_PARTITIONS={one.partitions}, or another DEMUR_TOPIC_PREFIX, or delete the topic",
+            )
+        if planned := one.wrong.get("cleanup.policy"):
+            raise SettingsError(
+                f"topic {name} has cleanup.policy={one.configs['cleanup.policy']}, not {planned}: "
+                f"{'what is older is deleted' if planned == 'compact' else 'only the newest of each key is kept'}"
+                "; run `demur topics` as one who may alter its configuration"
             )
 
 
 def warn(found: Iterable[Found]) -> None:
-    """Name the topics whose records the broker takes as they come: all goes well until somebody sends others."""
+    """Name the topics that are not as stages rely on: all goes well until it matters."""
     for one in found:
         if one.wrong:
             log.warning(
-                "producers may stop readers of this topic, or have its records deleted too soon",
+                "this topic may stop its readers, or lose records too soon",
                 topic=one.topic.name,
                 lacks=one.wrong,
                 remedy="run `demur topics` as one who may alter its configuration",
@@ -173,6 +204,15 @@ def _check_near(settings: Settings, admin: KafkaAdminClient) -> None:
             f"DEMUR_BOOTSTRAP: the brokers behind it are at {host}, another machine, and TLS is off: set DEMUR_CAFILE, "
             "or DEMUR_ALLOW_PLAINTEXT=true to let patients' text travel in the clear"
         )
+
+
+def _put_right(admin: KafkaAdminClient, wrong: Sequence[Found]) -> set[Topic]:
+    """Alter what topics lack; return those of which the broker took it, and name the others."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, one.topic.name, one.wrong) for one in wrong]
+    answers = admin.alter_configs(asked)["topic"] if asked else {}
+    done = {one.topic for one in wrong if answers.get(one.topic.name) == "OK"}
+    warn(one for one in wrong if one.topic not in done)
+    return done
 
 
 def _look(admin: KafkaAdminClient, wanted: Iterable[Topic]) -> list[Found]:

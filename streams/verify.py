@@ -23,7 +23,7 @@ from models.oracle.logs import HEADERS
 from streams.clock import WallClock
 from streams.reading import read_to, reader
 from streams.settings import Settings
-from streams.stages import INPUTS, horizons, key, keys_in, policies
+from streams.stages import INPUTS, digest_keys, horizons, keys_in, policies
 from streams.topics import administrator
 from streams.wire import told
 
@@ -42,7 +42,7 @@ def verify(settings: Settings, files: Sequence[Path] = (), *, at_rest: bool = Fa
     """
     known = tuple(policies(file) for file in files or (settings.policy,))
     signed, replayed = keys_in(settings.keys), settings.time_source == "event"
-    rules = Rules(known, horizons(settings), key(settings), signed, replayed=replayed)
+    rules = Rules(known, horizons(settings), digest_keys(settings), signed, replayed=replayed)
     with _uncollected():
         return check(read(settings, at_rest=at_rest), rules)
 

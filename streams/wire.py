@@ -4,6 +4,7 @@ Headers follow the CloudEvents 1.0 Kafka binding, binary mode: https://github.co
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
@@ -17,6 +18,10 @@ from models.events import Event, digest, encode
 from models.signing import OURS, Keys, Signed
 
 SOURCE: Final = b"/demur"
+TRACE: Final = "traceparent"
+"""The header of W3C's Trace Context (https://www.w3.org/TR/trace-context/). Its companion, `tracestate`, may hold any
+text, and goes no further."""
+TRACES: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 DELIVERY_TIMEOUT_S: Final = 30.0
 """As long as a broker may take over after losing its leader; then the worker ends and another takes over."""
 
@@ -67,6 +72,14 @@ def outgoing(prefix: str, event: Event, keys: Keys | None = None) -> Send:
     return Send(prefix + event.topic, key, value, said)
 
 
+def following(headers: Mapping[str, bytes], send: Send) -> Send:
+    """Let what is sent go on with the trace of what came. What is no trace may be any text, and is dropped."""
+    trace = headers.get(TRACE)
+    if trace is None or not TRACES.fullmatch(trace):
+        return send
+    return send._replace(headers=[*(send.headers or ()), (TRACE, trace)])
+
+
 def signature(
     keys: Keys | None, topic: str, key: bytes | None, value: bytes, said: Sequence[tuple[str, bytes]]
 ) -> list[tuple[str, bytes]]:
@@ -85,7 +98,8 @@ def fault(record: Any, prefix: str, keys: Keys | None) -> Forged | None:
         return None
     found = told(record.headers)
     signed = Signed.of(record.topic.removeprefix(prefix), record.key, record.value or b"", found)
-    return keys.fault(signed, found)
+    taken_at = record.at if isinstance(record, Record) else (record.timestamp or 0) / 1000
+    return keys.fault(signed, found, taken_at)
 
 
 async def send_all(app: Any, sends: Sequence[Send]) -> None:
@@ -94,11 +108,14 @@ async def send_all(app: Any, sends: Sequence[Send]) -> None:
         await app.producer.send_all(sends)
 
 
-async def send_rows(app: Any, topic: str, partition: int, rows: Mapping[bytes, bytes | None]) -> int:
-    """Send rows and return the offset after them, when the broker has them all. Raises `DeliveryError`."""
+async def send_rows(app: Any, topic: str, partition: int, rows: Mapping[bytes, bytes | None]) -> tuple[int, int]:
+    """Send rows; when the broker has them all, return the last one's offset and time, as `Producer` does.
+
+    Raises `DeliveryError`.
+    """
     async with _in_time(f"{len(rows)} rows to {topic}"):
-        following: int = await app.producer.send_rows(topic, partition, rows.items())
-        return following
+        last: tuple[int, int] = await app.producer.send_rows(topic, partition, rows.items())
+        return last
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ SHARES: Final = {
     "tightening": "rejected",
     "unscored": "of responses without a score",
     "orphans": "of endings without a response",
+    "doubted": "of scored responses in doubt",
 }
 """What the statistic of an alarm is a share of. Of other kinds, and of a tightening after an excess, it is evidence."""
 DASH: Final = "\N{EN DASH}"

@@ -3,36 +3,41 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import mode.loop
 import structlog
 
-from models.errors import DemurError
+from models.errors import DemurError, SettingsError
 from streams import topics
 from streams.health import Health, serve
 from streams.metrics import Metrics
 from streams.settings import Settings
-from streams.stages import Built, build, changelogs
+from streams.stages import Built, build, changelogs, keys_in
 from streams.watchdog import PATIENCE_S, Watchdog, progress
 
 GRACE_S: Final = 50.0
 """Less than what a supervisor grants (`stop_grace_period` in docker-compose.yml)."""
 
 LOOK_S: Final = 0.2
+DATED: Final = "message.timestamp.type"
 
 log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. If a stage fails the process ends with status 1: start again, nothing is lost."""
+    _open_many_files()
     if settings.create_topics:
         topics.create(settings, changelogs(settings))
     found = topics.describe(settings, changelogs(settings))
     topics.check(found)
     topics.warn(found)
+    check_dates(settings, found)
     metrics = Metrics()
     built = [build(stage, settings, metrics) for stage in settings.stages]
     gc.collect()
@@ -42,10 +47,36 @@ def run(settings: Settings) -> None:
     asyncio.run(_run(settings, built, metrics))
 
 
-async def _run(settings: Settings, built: Sequence[Built], metrics: Metrics) -> None:
+def _open_many_files() -> None:
+    """Take all that we may: RocksDB opens six files or more for each partition of a stage, and 1,024 is usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS may name no limit, and then takes none
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def check_dates(settings: Settings, found: Iterable[topics.Found]) -> None:
+    """Raise `SettingsError` if records are taken unsigned by their date, and that may be what their producer says."""
+    keys = keys_in(settings.keys)
+    if not (keys and keys.unsigned_until):
+        return
+    if wrong := next((one.topic.name for one in found if one.configs.get(DATED) != topics.TAKEN[DATED]), None):
+        raise SettingsError(
+            f"DEMUR_KEYS: `unsigned_until` goes by the broker's dates, and those of {wrong} may be the producers', who "
+            "could date back what they write: run `demur topics`, or take it out"
+        )
+    log.warning("records without a signature are taken that lay there before", until=keys.unsigned_until.isoformat())
+
+
+def told_to_stop() -> asyncio.Event:
+    """Return what is set by SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _run(settings: Settings, built: Sequence[Built], metrics: Metrics) -> None:
+    stop = told_to_stop()
     health = Health(checks={name: check for b in built for name, check in _checks(b).items()})
     async with serve(settings, health, metrics):
         try:

@@ -1,7 +1,7 @@
 """What pages of `docs/` must agree with, collected from the code; `python -m tests.pages` writes what is generated.
 
-`docs/settings.md` holds the table of settings between two marks. Everything else there is written by hand and compared
-by `tests/unit/test_docs.py`.
+`docs/settings.md` holds the table of settings between two marks; `docs/asyncapi.json` is generated whole (`asyncapi`).
+Everything else there is written by hand and compared by `tests/unit/test_docs.py`.
 """
 
 import ast
@@ -14,9 +14,11 @@ from typing import Any, Final, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from streams.settings import Settings, variable
+from tests import asyncapi
 
 ROOT: Final = Path(__file__).parents[1]
 SETTINGS: Final = ROOT / "docs/settings.md"
+ASYNCAPI: Final = ROOT / "docs/asyncapi.json"
 BEGIN, END = "<!-- settings: python -m tests.pages -->", "<!-- end of settings -->"
 
 
@@ -103,3 +105,4 @@ def _shown(value: Any) -> str:
 
 if __name__ == "__main__":
     SETTINGS.write_text(with_settings(SETTINGS.read_text(encoding="utf-8")), encoding="utf-8")
+    ASYNCAPI.write_text(asyncapi.text(), encoding="utf-8")

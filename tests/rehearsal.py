@@ -32,16 +32,16 @@ from streams.stages import INPUTS
 from streams.wire import Record, Send
 from tests.stagecraft import Stopwatch, Theatre
 
-KEY = b"a key of digests"
+DIGEST_KEYS = (b"a key of digests",)
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
 """Partitions may be a week apart here: LEARN, which keeps ids for two horizons, must still know them."""
 POLICIES = Policies(Policy(warm_up_labels=15, warm_up_deviation=2.0))
-RULES = Rules((POLICIES,), HORIZONS, KEY, replayed=True)
+RULES = Rules((POLICIES,), HORIZONS, DIGEST_KEYS, replayed=True)
 Place = tuple[str, str, int]
 """A stage, and a partition of one of its inputs."""
 COMMIT_LAG_S = 40.0
 """A step of the rehearsal takes a second."""
-CRASHES = ("no", "no", "no", "early", "written", "sent")
+CRASHES = ("no", "no", "no", "early", "written", "sent", "written written")
 
 
 class Reader:
@@ -76,12 +76,31 @@ class HandClock(Stopwatch):
         return min(occurred_at, self.at)
 
 
+class Behind(HandClock):
+    """The clock of another machine."""
+
+    def __init__(self, right: Any, by: timedelta) -> None:
+        super().__init__(right.now() - by)
+        self._right, self._by = right, by
+        self.bounded = right.bounded  # type: ignore[method-assign]
+
+    def now(self) -> Any:
+        return self._right.now() - self._by
+
+
 class Rehearsal:
     """Topics in memory and the stages that read them."""
 
     def __init__(
-        self, seed: int = 0, *, partitions: int = 2, crashes: bool = True, clock: HandClock | None = None
+        self,
+        seed: int = 0,
+        *,
+        partitions: int = 2,
+        crashes: bool = True,
+        clock: HandClock | None = None,
+        late: timedelta = timedelta(0),
     ) -> None:
+        """Set the stage. `late`: how far the clock by which SCORE dates is behind `clock`."""
         self.rng = random.Random(seed)
         self.partitions = partitions
         self.crashes = CRASHES if crashes else ("no",)
@@ -91,16 +110,18 @@ class Rehearsal:
         self._held: dict[str, Calibrated] = {}
         self.clock = clock or Stopwatch()
         context, time, horizon = Context("", Metrics(), partitions=partitions), self.clock, HORIZONS.response
-        self._policies = POLICIES
+        self.policies, self._digest_keys = POLICIES, DIGEST_KEYS
+        self.reader = Reader()
 
         def parts() -> score.Parts:
-            return score.Parts(cast("Any", Reader()), cast("Any", self), self._policies, time, KEY)
+            dates = Behind(time, late) if late else time
+            return score.Parts(cast("Any", self.reader), cast("Any", self), self.policies, dates, self._digest_keys)
 
         self.stages = {
             "score": Theatre(lambda s: score.Score(context, s, Expiry(horizon, score.read_time, time), parts())),
-            "join": Theatre(lambda s: Join(context, s, HORIZONS, time, KEY)),
-            "learn": Theatre(lambda s: fold.Fold(Learn(self._policies), context, s, _long(time), time)),
-            "watch": Theatre(lambda s: fold.Fold(Watch(self._policies), context, s, _long(time), time)),
+            "join": Theatre(lambda s: Join(context, s, HORIZONS, time, self._digest_keys)),
+            "learn": Theatre(lambda s: fold.Fold(Learn(self.policies), context, s, _long(time), time)),
+            "watch": Theatre(lambda s: fold.Fold(Watch(self.policies), context, s, _long(time), time)),
         }
 
     def of(self, deployment: str) -> Calibrated:
@@ -111,7 +132,15 @@ class Rehearsal:
 
     def follow(self, policies: Policies) -> None:
         """Start the stages anew under other policies."""
-        self._policies = policies
+        self.policies = policies
+        self._restart()
+
+    def rekey(self, *digest_keys: bytes) -> None:
+        """Start the stages anew with another key of the digests."""
+        self._digest_keys = digest_keys
+        self._restart()
+
+    def _restart(self) -> None:
         for stage in self.stages.values():
             stage.restart()
 

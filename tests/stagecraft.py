@@ -7,7 +7,7 @@ from typing import Any
 
 from models.events import Decision, Event, Feedback, encode
 from streams.agents.common import Context
-from streams.clock import EventClock
+from streams.clock import EventClock, LiveClock
 from streams.delivery import Plan, Stage
 from streams.metrics import Metrics
 from streams.wire import Record, Send
@@ -33,6 +33,24 @@ class Stopwatch(EventClock):
         return self.seconds
 
 
+class HospitalClock(LiveClock):
+    """Live operation on a machine whose clock and seconds a test sets."""
+
+    def __init__(self, now: datetime = START) -> None:
+        super().__init__()
+        self.at, self.seconds = now, 500.0
+
+    def now(self) -> datetime:
+        return self.at
+
+    def passed(self) -> float:
+        return self.seconds
+
+    def wait(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.at += timedelta(seconds=seconds)
+
+
 class FakeState:
     """What `streams.state.State` is to a stage."""
 
@@ -42,8 +60,9 @@ class FakeState:
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows.get((partition, key))
 
-    def items(self, partition: int) -> Any:
-        return [(key, value) for (owner, key), value in self.rows.items() if owner == partition]
+    def items(self, partition: int, prefix: bytes = b"") -> Any:
+        rows = self.rows.items()
+        return [(key, value) for (owner, key), value in rows if owner == partition and key.startswith(prefix)]
 
     def apply(self, partition: int, plan: Plan) -> None:
         for key, value in plan.rows.items():
@@ -64,7 +83,9 @@ class Theatre:
 
     def run(self, records: Sequence[Record], *, crash: str = "no") -> None:
         """Deliver a batch of one partition. `crash`: "no", "early" (nothing is durable), "written" (the rows are),
-        or "sent" (the outcomes too, only the offset is not). After a crash the same batch is delivered again."""
+        or "sent" (the outcomes too, only the offset is not). After a crash the same batch is delivered again; with
+        several words it crashes again."""
+        crash, _, then = crash.partition(" ")
         partition = records[0].partition
         plan = asyncio.run(self.stage.handle(partition, records))
         if crash != "early":
@@ -78,7 +99,7 @@ class Theatre:
                 self.run(records[-plan.left :])
         else:
             self.restart()
-            self.run(records)
+            self.run(records, crash=then or "no")
 
     def restart(self) -> None:
         """Let another worker begin, with the rows of this one."""

@@ -91,7 +91,7 @@ def scored(rng: Random, response_id: str, at: datetime) -> dict[str, Any]:
         "action": "banner",
         "audit": False,
         "propensity": 1.0,
-        "calibrator_version": 7,
+        "calibrator_version": 0,
         "model_hash": "model",
         "occurred_at": at,
     }

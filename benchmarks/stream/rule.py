@@ -67,9 +67,9 @@ class Join:
 
     def _enter(self, event: Any, offset: int) -> Iterable[joining.Effect]:
         if isinstance(event, Decision):
-            self._set(joining.on_decision(self._row(event.response_id), joining.known(event)))
+            self._set(joining.on_decision(self._row(event.response_id), joining.known(event, event.decided_at)))
         elif isinstance(event, Feedback):
-            heard = joining.heard(event, f"{self._partition}:{offset}", b"")
+            heard = joining.heard(event, f"{self._partition}:{offset}", (b"",), event.occurred_at)
             row, effects = joining.on_feedback(self._row(event.response_id), heard, HORIZONS)
             self._set(row)
             return effects

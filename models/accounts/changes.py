@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from models.calibration.ledger import LINEAGE, lineage
 from models.events import Alarm, Calibration, Standing
 from models.events import Change as Entry
 
@@ -81,7 +82,8 @@ class Changes:
         course = self._course(event, new)
         if new.version <= course.version:
             return
-        self.versions += 1 if isinstance(event, Calibration) else new.version - max(0, course.version)
+        counted = new.version - max(0, course.version, lineage(new.version) * LINEAGE)
+        self.versions += 1 if isinstance(event, Calibration) else counted
         if (found := _noteworthy(event, new, course)) and len(self.shown) < MAX_SHOWN:
             self.shown.append(found)
             course.shown = new.cuts

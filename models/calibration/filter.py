@@ -1,6 +1,6 @@
 """The calibrator proper: a filter over one deployment's labels. Mathematics: `basis`, `belief`, `jumps`, `serving`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import inf, isfinite, log
 from typing import Any, Final, Literal
 
@@ -189,9 +189,14 @@ class Filter:
         """Continue from `state`, bit for bit. Raises `StateError` if it is damaged or of another version."""
         return cls._of(read(state))
 
+    def served(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what scorers need of what `state` has just returned: all but the raters, most of the groups."""
+        raters = self.settings.raters
+        return {**state, "groups": {name: values for name, values in state["groups"].items() if name not in raters}}
+
     @classmethod
     def reading(cls, state: object) -> Thresholds:
-        """Return what `restore(state).thresholds()` does: raters, most of its groups, need not be restored for that."""
+        """Return what `restore(state).thresholds()` does, of what `served` returned too."""
         saved = read(state)
         served = {name: values for name, values in saved.groups.items() if name not in saved.settings.raters}
         return cls._of(msgspec.structs.replace(saved, groups=served)).thresholds()

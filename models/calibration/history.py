@@ -1,21 +1,32 @@
 """A deployment's log, replayed: any version again, the running state again, and the log as finally corrected.
 
 A version is the fold of what came before it, so it can be had again for as long as its labels are kept. When the log's
-beginning has expired, replays start from an entry of the calibrator's own log (`Change.state`).
+beginning has expired, replays start from an entry of the calibrator's own log (`Change.state`): of the same lineage,
+where LEARN has begun anew meanwhile (see `ledger`). Entries whose state another version of demur wrote are passed over.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from models.calibration.control import revise
 from models.calibration.learning import Entry, Learning, identity
-from models.calibration.ledger import Ledger
+from models.calibration.ledger import LINEAGE, Ledger, lineage
 from models.errors import EventError, StateError
 from models.events import Change, Instruction, Label
 from models.policy import Policy
+
+
+class Revised(NamedTuple):
+    """The fold of a log as finally revised; how many revisions that honours; up to which entry of the log."""
+
+    learning: Learning
+    revisions: int
+    last: str
 
 
 class History:
@@ -40,6 +51,8 @@ class History:
         self._places = {id_: place for place, id_ in enumerate(events)}
         self.changes = sorted({change.after.version: change for change in changes}.values(), key=_version)
         self._told = {change.last: change for change in self.changes}
+        self.passed_over: set[int] = set()
+        """Versions of the entries that a replay could have started from, had this version been able to read them."""
 
     @cached_property
     def _begun(self) -> Policy:
@@ -60,7 +73,7 @@ class History:
             if learning.ledger.version >= version:
                 break
             self._fold(learning, event)
-        if learning.ledger.version < version:
+        if not version <= learning.ledger.version < (lineage(version) + 1) * LINEAGE:
             raise StateError(f"there is no version {version}; the newest is {learning.ledger.version}")
         return learning
 
@@ -76,8 +89,8 @@ class History:
             self._fold(learning, event)
         return learning
 
-    def corrected(self) -> tuple[Learning, int]:
-        """Return the fold of the log as finally revised, and how many revisions that honours.
+    def corrected(self) -> "Revised":
+        """Return the fold of the log as finally revised.
 
         By the policy as it stands now: so a calibrator comes to be learnt for what a policy has been changed to. What
         rollbacks dismissed stays dismissed. Raises `StateError` if the log is no longer whole: a label cannot be
@@ -85,14 +98,34 @@ class History:
         """
         if not self._whole and self._policy.basis == self._begun.basis:
             raise StateError("the beginning of the label log has expired: corrections can no longer be folded in")
-        standing = self._standing()
+        standing, last = self._standing()
         learning = Learning(Ledger(self._deployment, self._policy))
         for event in revise(standing):
-            fold(learning, event)
-        return learning, sum(isinstance(event, Label) and event.kind != "verdict" for event in standing)
+            fold(learning, uncited(event))
+        revisions = sum(isinstance(event, Label) and event.kind != "verdict" for event in standing)
+        return Revised(learning, revisions, last)
 
-    def _standing(self) -> list[Entry]:
-        """Return the log without the verdicts that a rollback dismissed, and without what set a state as a whole."""
+    def follow(self, then: "Revised", log: Iterable[Entry], refused: Container[str] = ()) -> "Revised":
+        """Return a corrected fold continued by what came since; `refused`: ids of instructions that were set aside.
+
+        Raises `StateError` if anything but verdicts came: then the whole log must be folded anew.
+        """
+        last = then.last
+        for event in log:
+            if (id_ := identity(event)) in self._places or id_ in refused:
+                continue
+            if isinstance(event, Instruction) or event.kind != "verdict":
+                raise StateError("meanwhile something was ordered, corrected or revoked: order this anew")
+            self._places[id_] = len(self._log)
+            self._log.append(event)
+            fold(then.learning, uncited(event))
+            last = id_
+        return then._replace(last=last)
+
+    def _standing(self) -> tuple[list[Entry], str]:
+        """Return the log without the verdicts that a rollback dismissed, and without what set a state as a whole; and
+        the id of the last of it all that LEARN followed.
+        """
         learning, place = self._farthest()
         line: list[Entry] = [event for event in self._log[:place] if isinstance(event, Label)]
         lines, marks = [line], {learning.ledger.version: (0, len(line))}
@@ -109,7 +142,7 @@ class History:
             elif isinstance(event, Label):
                 line.append(event)
             marks[learning.ledger.version] = len(lines) - 1, len(line)
-        return line
+        return line, learning.last
 
     def _fold(self, learning: Learning, event: Entry) -> None:
         """Fold one event by the policy under which LEARN did: an entry says so where it was another than before."""
@@ -122,25 +155,36 @@ class History:
 
     def _nearest(self, version: int) -> tuple[Learning, int]:
         """Return where to start for `version`: the fold, and the place of the event it takes next."""
-        known = [change for change in self._starts() if change.after.version <= version]
-        if known:
-            return self._resume(known[-1])
+        known = [change for change in self._starts(lineage(version)) if change.after.version <= version]
+        if found := self._resumed(reversed(known)):
+            return found
         if self._whole:
             return self._empty(), 0
-        raise StateError(f"version {version} can no longer be had: the labels that led to it have expired")
+        raise self._lost(f"version {version} can no longer be had: the labels that led to it have expired")
 
     def _farthest(self) -> tuple[Learning, int]:
         if self._whole:
             return self._empty(), 0
-        for change in self._starts():
-            return self._resume(change)
-        raise StateError("the beginning of the label log has expired, and no entry to start from is kept")
+        if found := self._resumed(self._starts(lineage(self.changes[-1].after.version) if self.changes else 0)):
+            return found
+        raise self._lost("the beginning of the label log has expired, and no entry to start from is kept")
 
-    def _starts(self) -> Iterator[Change]:
-        return (change for change in self.changes if change.state is not None and change.last in self._places)
+    def _lost(self, why: str) -> StateError:
+        more = f"; {len(self.passed_over)} entries were written by another version of demur: run that one"
+        return StateError(why + more * bool(self.passed_over))
 
-    def _resume(self, change: Change) -> tuple[Learning, int]:
-        return self._restore(change), self._places[change.last] + 1
+    def _starts(self, line: int) -> Iterator[Change]:
+        known = (change for change in self.changes if change.state is not None and change.last in self._places)
+        return (change for change in known if lineage(change.after.version) == line)
+
+    def _resumed(self, starts: Iterable[Change]) -> tuple[Learning, int] | None:
+        """Return the fold at the first of these that can be read, and the place of the event it takes next."""
+        for change in starts:
+            try:
+                return self._restore(change), self._places[change.last] + 1
+            except StateError:
+                self.passed_over.add(change.after.version)
+        return None
 
     def _restore(self, change: Change) -> Learning:
         return Learning.restore(change.state, self._policy.with_learning(change.after.policy))
@@ -151,6 +195,13 @@ def back(kept: list[Entry], dismissed: list[Entry]) -> list[Entry]:
     known = {identity(event) for event in kept}
     revisions = [event for event in dismissed if isinstance(event, Label) and event.kind != "verdict"]
     return kept + [event for event in revisions if identity(event) not in known]
+
+
+def uncited(event: Entry) -> Entry:
+    """Return an event whose decision cites no version: those of a corrected log were never published."""
+    if isinstance(event, Instruction):
+        return event
+    return replace(event, decision=replace(event.decision, calibrator_version=0))
 
 
 def fold(learning: Learning, event: Entry) -> None:

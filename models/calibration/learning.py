@@ -1,11 +1,12 @@
 """LEARN's whole fold: one deployment's log of labels and instructions into versions, alarms, and entries of its log.
 
-The calibrator holds for the scores of one encoder: another one's start it anew. An entry (`Change`) is made of every
-change that labels forced or a person ordered, of the first version under another policy, and of the first version of
-each day of event time for all the rest; its `before` is the entry before, so that together they tell the whole course.
+The calibrator holds for the scores of one model: when another follows (`succession`), it begins anew. An entry
+(`Change`) is made of every change that labels forced or a person ordered, of another model, of the first version under
+another policy, of the first that is counted anew above what was lost, and of the first of each day of event time for
+all the rest; its `before` is the entry before, so that together they tell the whole course.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,13 +14,16 @@ import msgspec
 
 from models.calibration.brake import DAY_S
 from models.calibration.jumps import Jump
-from models.calibration.ledger import Ledger, alarm, describe, instant, shown_at
+from models.calibration.ledger import Ledger, alarm, describe, instant, lineage, shown_at
+from models.calibration.succession import Succession
 from models.errors import Invalid, StateError
 from models.events import MAX_MESSAGE_BYTES, Alarm, Calibration, Change, Instruction, Label, Standing
+from models.labels import is_evidence
 from models.policy import Policy
 
 Entry = Label | Instruction
 
+OVERTAKEN: Final = "field `last` is not the newest of the log: what came since would be lost; order it anew"
 MAX_STATE_BYTES: Final = MAX_MESSAGE_BYTES // 2
 """A calibrator of a thousand groups and a thousand clinicians; a larger one is replayed from further back."""
 
@@ -30,14 +34,19 @@ class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     ledger: dict[str, Any]
     recorded: Standing | None
+    last: str
+    succession: Succession | None = None  # absent: written before there was one
 
 
 class Learning:
-    """One deployment's calibrator and the last entry of its log."""
+    """One deployment's calibrator, which model may follow its own, and the last entry of its log."""
 
-    def __init__(self, ledger: Ledger, model_hash: str = "", recorded: Standing | None = None) -> None:
+    def __init__(self, ledger: Ledger, model_hash: str = "", recorded: Standing | None = None, last: str = "") -> None:
         self.ledger = ledger
         self.model_hash = model_hash
+        self.last = last
+        """The id of the last label, or instruction that was followed."""
+        self._succession = Succession(None if ledger.as_of is None else ledger.as_of.timestamp())
         self._recorded = recorded
         self._next_day = _day_after(recorded)
         self._next_policy: Policy | None = None
@@ -46,27 +55,35 @@ class Learning:
         """Fold one event. Raises `Invalid` for an instruction that cannot be followed; then nothing has changed."""
         if isinstance(event, Instruction):
             self._obey(event)
+            self.last = event.instruction_id
             return iter((self._record(event.instruction_id, self.ledger.cause, told(event)),))
+        self.last = event.label_id
         return self._learn(event)
 
     def go_by(self, policy: Policy) -> None:
         """Go by another policy from the next label on: a version of its own, so that the log says when that was."""
         self._next_policy = None if policy.learning == self.ledger.policy.learning else policy
 
-    def calibration(self) -> Calibration | None:
-        """Return the version as it stands."""
-        found = self.ledger.calibration()
+    def calibration(self, state: Mapping[str, Any] | None = None) -> Calibration | None:
+        """Return the version as it stands; `state`: what its filter's `state` has just returned."""
+        found = self.ledger.calibration(state)
         return None if found is None else msgspec.structs.replace(found, model_hash=self.model_hash)
 
     def show(self) -> tuple[dict[str, Any], list[Calibration]]:
         """Return the state, as `snapshot` does, and what the scorers are to know."""
-        version = self.calibration()
-        return self.snapshot(version), [] if version is None else [version]
+        state = self.ledger.filter.state()
+        version = self.calibration(state)
+        return self.snapshot(state), [] if version is None else [version]
 
-    def snapshot(self, version: Calibration | None = None) -> dict[str, Any]:
-        """Return the whole state as JSON types; `version`: what `calibration` has just returned."""
-        recorded = msgspec.to_builtins(self._recorded)
-        return {"model": self.model_hash, "ledger": self.ledger.snapshot(version), "recorded": recorded}
+    def snapshot(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the whole state as JSON types; `state`: what its filter's `state` has just returned."""
+        return {
+            "model": self.model_hash,
+            "ledger": self.ledger.snapshot(state),
+            "recorded": msgspec.to_builtins(self._recorded),
+            "last": self.last,
+            "succession": msgspec.to_builtins(self._succession),
+        }
 
     @classmethod
     def restore(cls, snapshot: object, policy: Policy) -> "Learning":
@@ -79,7 +96,8 @@ class Learning:
         except msgspec.ValidationError as error:
             raise StateError(f"state of LEARN is damaged or of another version: {error}") from None
         before = policy.with_learning(saved.recorded.policy) if saved.recorded else policy
-        self = cls(Ledger.restore(saved.ledger, before), saved.model, saved.recorded)
+        self = cls(Ledger.restore(saved.ledger, before), saved.model, saved.recorded, saved.last)
+        self._succession = saved.succession or self._succession
         self.go_by(policy)
         return self
 
@@ -95,18 +113,19 @@ class Learning:
             yield alarm(jump, label)
         if fresh and self._recorded is not None:
             yield self._record(label.label_id, f"another model: {self.model_hash[:12]}", {})
-        elif jumps or policy is not None or self._is_new_day():
+        elif jumps or policy is not None or self._is_due():
             yield self._record(label.label_id, describe(jumps) if jumps else self.ledger.cause, found(jumps))
 
     def _follow(self, label: Label) -> bool:
-        """Start anew when a newer response was scored by another encoder; late labels of the old one are set aside."""
-        if label.decision.model_hash == self.model_hash or label.decision.logit is None:
+        """Start anew when another model follows; its labels before, and late ones of the old model, are set aside."""
+        model = label.decision.model_hash
+        if label.decision.logit is None or not is_evidence(label):
             return False
-        if self.ledger.as_of is not None and shown_at(label) <= self.ledger.as_of:
+        if not self._succession.follows(self.model_hash, model, shown_at(label).timestamp()):
             return False
         fresh = Ledger(self.ledger.deployment, self.ledger.policy)
         fresh.version, fresh.as_of = self.ledger.version, self.ledger.as_of
-        self.ledger, self.model_hash = fresh, label.decision.model_hash
+        self.ledger, self.model_hash = fresh, model
         return True
 
     def _obey(self, instruction: Instruction) -> None:
@@ -114,16 +133,21 @@ class Learning:
             raise Invalid("an instruction before the first label: there is nothing to change")
         if instruction.model_hash != self.model_hash:
             raise Invalid("field `model_hash` names another model than the calibrator's: its parameters do not fit")
+        if instruction.order == "rebuild" and instruction.last not in {None, self.last}:
+            raise Invalid(OVERTAKEN)
         try:
             self.ledger.obey(instruction)
         except StateError as error:
             raise Invalid(f"the instruction cannot be followed: {error}") from None
 
-    def _is_new_day(self) -> bool:
+    def _is_due(self) -> bool:
+        if self._recorded is not None and lineage(self.ledger.version) > lineage(self._recorded.version):
+            return True
         return self.ledger.as_of is not None and self.ledger.as_of >= self._next_day
 
     def _record(self, last: str, cause: str, evidence: dict[str, float | int | str]) -> Change:
-        version = self.calibration()
+        state = self.ledger.filter.state()
+        version = self.calibration(state)
         assert version is not None
         parameters = self.ledger.filter.thresholds().parameters()
         before, self._recorded = self._recorded, stand(version, parameters, self.ledger.policy.learning)
@@ -136,13 +160,13 @@ class Learning:
             before=before,
             after=self._recorded,
             last=last,
-            state=self._recordable(version),
+            state=self._recordable(state),
         )
 
-    def _recordable(self, version: Calibration) -> dict[str, Any] | None:
+    def _recordable(self, state: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the state for an entry, if it fits into a message."""
-        state = self.snapshot(version)
-        return None if len(msgspec.json.encode(state)) > MAX_STATE_BYTES else state
+        whole = self.snapshot(state)
+        return None if len(msgspec.json.encode(whole)) > MAX_STATE_BYTES else whole
 
 
 def identity(event: Entry) -> str:

@@ -15,6 +15,11 @@ Before the filter stands a safeguard: `influence` caps the weight of any one cli
 greens given since the last change are rejected more often than promised (`monitors.guarantee`), their scope's threshold
 is lowered by `TIGHTENING` at once, whatever the filter believes.
 
+Where LEARN begins anew on a log whose beginning has expired, scorers hold higher numbers, and they take versions only
+upwards. A label's decision cites a version that was published: one above the fold's own shows that this log does not
+lead there. From then on versions are counted in the next `LINEAGE`, above all that were published before. On a whole
+log no label cites what does not exist yet, so that a replay gives the same numbers.
+
 The state is mutable, with `snapshot` and `restore`: a fold costs ten microseconds, copying the state would cost ten
 times that. Duplicates of a label id are the caller's to drop: it keeps the ids and offsets beside the snapshot.
 There is no clock: `as_of` is the latest `occurred_at` of a label that was not set aside.
@@ -37,13 +42,16 @@ from models.calibration.serving import Thresholds
 from models.calibration.soundness import check_sound
 from models.calibration.state import read
 from models.errors import StateError
-from models.events import Alarm, Calibration, Group, Instruction, Label, Target, Tier, digest
+from models.events import LARGEST, Alarm, Calibration, Group, Instruction, Label, Target, Tier, digest
 from models.labels import is_evidence, rejects
 from models.monitors.guarantee import Finding, Guarantee
 from models.policy import Policy
 from models.tiers import missing_labels
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
+
+LINEAGE: Final = 10**9
+"""Versions of one beginning: at a label a second, those of thirty years."""
 
 TIGHTENING: Final = 1.0
 """Logits by which a broken promise lowers its scope's threshold: two days of the default allowance to come back."""
@@ -55,7 +63,7 @@ SAMPLE: Final = 200
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `Ledger.snapshot` returns, as a type."""
 
-    schema: Literal[2]
+    schema: Literal[3]
     deployment: str
     version: int
     cause: str
@@ -71,7 +79,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`Calibration.parameters`: the filter's state, and by scope the logits that are held back (see `brake`)."""
+    """`Calibration.parameters`: what is served of the filter, and by scope the logits held back (see `brake`)."""
 
     filter: dict[str, Any]
     brakes: dict[str, float]
@@ -125,12 +133,13 @@ class Ledger:
         if not is_evidence(label) or label.decision.logit is None:
             return ()
         now = label.occurred_at.timestamp()
-        self._begin_day(int(now // DAY_S))
+        self._pass(*divmod(now, DAY_S))
         weight = self._influence.grant(label.clinician, label.weight)
         seen = observation(label, self.policy, weight)
         self._scores.append(seen.logit)
         known = self.filter.clock
         jump = self.filter.observe(seen)
+        above = self._go_above(label.decision.calibrator_version)
         self.version += 1
         if self.as_of is None or (label.occurred_at > self.as_of and self.filter.clock > known):
             self.as_of = label.occurred_at  # what is set aside tells nothing of how responses fare now
@@ -139,9 +148,17 @@ class Ledger:
             found += self._tighten(label)
         for one in found:
             self._guarantee.forget(one.scope, now)
-        self.cause = describe(found) if found else "labels"
+        self.cause = describe(found) if found else above or "labels"
         self.forced = self.version if found else self.forced
         return found
+
+    def _go_above(self, cited: int) -> str:
+        """Go on above a version that a decision cites and this fold does not know. Returns the cause, if it does."""
+        following = (lineage(cited) + 1) * LINEAGE
+        if cited <= self.version or following + LINEAGE > LARGEST:
+            return ""
+        self.version = following
+        return f"counted anew above version {cited}, to which this log does not lead"
 
     def _tighten(self, label: Label) -> tuple[Jump, ...]:
         """Lower the thresholds of the scopes whose promise a green's label shows to be broken."""
@@ -153,9 +170,11 @@ class Ledger:
                 self._brake.tighten(scope, cuts, TIGHTENING)
         return tuple(jumps.values())
 
-    def _begin_day(self, day: int) -> None:
-        if self._brake.is_new(day) and self.labels >= self.policy.warm_up_labels and self.missing_labels() == 0:
-            self._brake.start(day, self._cuts(self.filter.thresholds()))
+    def _pass(self, day: float, seconds: float) -> None:
+        """Let the brake's time come to `seconds` of a day since the epoch."""
+        if self._brake.is_new(int(day)) and self.labels >= self.policy.warm_up_labels and self.missing_labels() == 0:
+            self._brake.start(int(day), self._cuts(self.filter.thresholds()))
+        self._brake.go_on(int(day), seconds / DAY_S)
 
     def _cuts(self, reading: Thresholds) -> dict[str, dict[str, float | None]]:
         return reading.cuts({"green": self.policy.green, "red": self.policy.red})
@@ -206,8 +225,11 @@ class Ledger:
         """Labels that the deployment lacks before it may show green."""
         return missing_labels(self.labels, self.filter.deviation(self.policy.green), self.policy)
 
-    def calibration(self) -> Calibration | None:
-        """Return the current version for the scorers; None before the first change: there is no event time yet."""
+    def calibration(self, state: Mapping[str, Any] | None = None) -> Calibration | None:
+        """Return the current version for the scorers; None before the first change: there is no event time yet.
+
+        `state`: what `filter.state` has just returned.
+        """
         if self.as_of is None:
             return None
         reading = self.filter.thresholds()
@@ -218,7 +240,7 @@ class Ledger:
             deployment=self.deployment,
             version=self.version,
             basis=self.policy.basis,
-            parameters={"filter": self.filter.state(), "brakes": excess},
+            parameters={"filter": self.filter.served(state or self.filter.state()), "brakes": excess},
             cuts=in_force,
             shares=shares(self._scores, in_force["all"], warm=missing == 0),
             labels=self.labels,
@@ -227,15 +249,15 @@ class Ledger:
             as_of=self.as_of,
         )
 
-    def snapshot(self, version: Calibration | None = None) -> dict[str, Any]:
-        """Return the whole state as versioned JSON types; `version`: what `calibration` has just returned."""
+    def snapshot(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the whole state as versioned JSON types; `state`: what `filter.state` has just returned."""
         return {
             "schema": SCHEMA,
             "deployment": self.deployment,
             "version": self.version,
             "cause": self.cause,
             "as_of": None if self.as_of is None else self.as_of.timestamp(),
-            "filter": self.filter.state() if version is None else version.parameters["filter"],
+            "filter": state or self.filter.state(),
             "brake": self._brake.state(),
             "influence": self._influence.state(),
             "guarantee": self._guarantee.snapshot(),
@@ -265,6 +287,15 @@ class Ledger:
         self._guarantee = Guarantee.restore(saved.guarantee, policy.green)
         self._scores.extend(saved.scores)
         return self
+
+
+def lineage(version: int) -> int:
+    """Return which beginning a version counts from: 0, or how often those before it were lost.
+
+    >>> lineage(41_234), lineage(1_000_000_001)
+    (0, 1)
+    """
+    return version // LINEAGE
 
 
 def learnt_for(policy: Policy, target: Target | None, groups: tuple[Group, ...] | None, learnt: Filter) -> Policy:

@@ -65,6 +65,8 @@ class Encoder(ABC, Generic[P]):
 
     model_hash: str
     runtime: Runtime
+    commit: str | None = None
+    """Of the hub's repository, if it comes from there."""
 
     @property
     def rounding(self) -> float:

@@ -36,7 +36,7 @@ def load(
     """Load an encoder; nothing is printed. Raises `ArtifactError`, whose text names the model and the remedy.
 
     Args:
-        path_or_hub_id: a folder, or a name that transformers finds.
+        path_or_hub_id: a folder, or a name on the hub, `org/name` or `org/name@revision` (a commit, tag or branch).
         device: where torch computes: `cpu`, `cuda` or, of several GPUs, `cuda:1`.
         threads: processor threads of torch, for the whole process; one process a core scales best.
         batch_tokens: tokens a forward pass. Batch mates move a logit by some 1e-6 in float32, and by some 1e-2 in
@@ -71,7 +71,9 @@ def _cross(name: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:
     identity = facts.get("content_hash") or _identity(model, tokenizer)
     model = model.to(how.device).eval().requires_grad_(requires_grad=False)
     ways, runtime = choose(model, layout(model, tokenizer), probe(framer), how.precision)
-    return CrossEncoder(ways, framer, _named(identity, how, runtime), runtime, batch_tokens=how.batch_tokens)
+    encoder = CrossEncoder(ways, framer, _named(identity, how, runtime), runtime, batch_tokens=how.batch_tokens)
+    encoder.commit = getattr(model.config, "_commit_hash", None)
+    return encoder
 
 
 def layout(model: Any, tokenizer: Any) -> Layout:
@@ -89,10 +91,13 @@ def _late(folder: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:
 
 def open_sentences(name: str) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a sentence encoder: any BERT-like model without a head."""
+    place, of = _place(name)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            model = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **of)
+            model = AutoModel.from_pretrained(
+                place, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **of
+            )
     except _FAILURES as error:
         raise ArtifactError(_unopened(name, error)) from error
     _check_fast(name, tokenizer)
@@ -101,11 +106,12 @@ def open_sentences(name: str) -> tuple[Any, Any]:
 
 def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
     """Return (model, tokenizer). With `labels`, a checkpoint without a head gets a new one of so many labels."""
+    place, of = _place(name)
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **of)
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **_dressed(labels)
+                place, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **of, **_dressed(labels)
             )
     except _FAILURES as error:
         raise ArtifactError(_unopened(name, error)) from error
@@ -113,6 +119,16 @@ def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
         _check_head(name, model, report)
     _check_fast(name, tokenizer)
     return model, tokenizer
+
+
+def _place(name: str) -> tuple[str, dict[str, str]]:
+    """Return where transformers finds a model, and which revision of it; a folder has none."""
+    place, at, revision = name.partition("@")
+    if not at or Path(name).exists():
+        return name, {}
+    if not revision:
+        raise ArtifactError(f"model {name!r} names no revision behind the @: give a commit, tag or branch")
+    return place, {"revision": revision}
 
 
 def _check_fast(name: str, tokenizer: Any) -> None:

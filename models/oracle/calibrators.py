@@ -22,15 +22,22 @@ from models.policy import Policy
 
 LEARNT: Final = frozenset({"jump", "quarantine", "bias", "tightening"})
 """Alarms that the fold raises."""
+OVERTAKEN: Final = "field `last` is not the newest of the log: what came since would be lost; order it anew"
+IN_A_ROW: Final = 20
+"""Labels of newer responses that another model alone scored, with which its calibrator begins."""
 Key = tuple[str, int]
 
 
 class Calibrator:
-    """One deployment's calibrator. It holds for one encoder: a newer response scored by another starts it anew."""
+    """One deployment's calibrator. It holds for one model: it starts anew where another alone scores what is newer."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._model = ""
+        self._model = self._last = ""
+        self._newest: float | None = None
+        """When the newest response was given of those that the model scored and that were judged."""
+        self._others: list[str] = []
+        """The models that scored newer ones, by label: one and the same."""
         self._course = Course(ledger.policy)
         self.alarms: dict[str, bytes] = {}
         self.changes: dict[str, bytes] = {}
@@ -44,7 +51,10 @@ class Calibrator:
     def fold(self, event: Label | Instruction) -> str | None:
         """Take in the next event of the log. Returns why an instruction cannot be followed, or None."""
         if isinstance(event, Instruction):
-            return self._obey(event)
+            if (refusal := self._obey(event)) is None:
+                self._last = event.instruction_id
+            return refusal
+        self._last = event.label_id
         self._learn(event)
         return None
 
@@ -64,31 +74,51 @@ class Calibrator:
         return _digest([self._model, self._ledger.filter.state()])
 
     def _learn(self, label: Label) -> None:
-        scored, ledger = label.decision, self._ledger
-        newer = ledger.as_of is None or min(scored.occurred_at, label.occurred_at) > ledger.as_of
-        anew = scored.model_hash != self._model and scored.logit is not None and newer
+        scored = label.decision
+        anew = label.kind == "verdict" and label.weight > 0 and scored.logit is not None and self._is_followed(label)
         if anew:
-            self._ledger, self._model = Ledger(ledger.deployment, ledger.policy), scored.model_hash
+            ledger, self._model = self._ledger, scored.model_hash
+            self._ledger = Ledger(ledger.deployment, ledger.policy)
             self._ledger.version, self._ledger.as_of = ledger.version, ledger.as_of
         if scored.model_hash != self._model:
             return
         jumps = self._ledger.apply(label)
         self.alarms |= {one.alarm_id: encode(one) for one in (alarm(jump, label) for jump in jumps)}
-        if (anew or jumps or self._course.is_over(self._ledger.as_of)) and (now := self.calibration()):
-            self._keep(self._course.learnt(label, jumps, anew=anew, now=now, ledger=self._ledger.snapshot()))
+        over = self._course.is_over(self._ledger.as_of, self._ledger.version)
+        if (anew or jumps or over) and (now := self.calibration()):
+            self._keep(self._course.learnt(label, jumps, anew=anew, now=now, state=self._state()))
+
+    def _is_followed(self, label: Label) -> bool:
+        """Whether with this evidence another model has shown that it alone scores by now; the first needs no more."""
+        model, given = label.decision.model_hash, min(label.decision.occurred_at, label.occurred_at).timestamp()
+        if self._newest is not None and given <= self._newest:
+            return False
+        others = [] if model == self._model else [*(one for one in self._others if one == model), model]
+        anew = len(others) == IN_A_ROW or (self._newest is None and bool(others))
+        if anew or not others:
+            self._newest, others = given, []
+        self._others = others
+        return anew
+
+    def _state(self) -> dict[str, Any]:
+        """Return LEARN's state as an entry holds it, but for the entry itself."""
+        other = {"other": self._others[-1] if self._others else "", "labels": len(self._others)}
+        return {"ledger": self._ledger.snapshot(), "succession": {"newest": self._newest, **other}}
 
     def _obey(self, by: Instruction) -> str | None:
         if self._ledger.as_of is None:
             return "an instruction before the first label: there is nothing to change"
         if by.model_hash != self._model:
             return "field `model_hash` names another model than the calibrator's: its parameters do not fit"
+        if by.order == "rebuild" and by.last is not None and by.last != self._last:
+            return OVERTAKEN
         try:
             self._ledger.obey(by)
         except StateError as error:
             return f"the instruction cannot be followed: {error}"
         now = self.calibration()
         assert now is not None
-        self._keep(self._course.instructed(by, now, self._ledger.snapshot()))
+        self._keep(self._course.instructed(by, now, self._state()))
         return None
 
     def _keep(self, change: Change) -> None:
@@ -108,7 +138,7 @@ class Versions:
         self._rules = rules
         self._report = report
         self._made: dict[Key, list[bytes]] = defaultdict(list)
-        """Each needed version, compressed; more than one where a calibrator started anew without a change."""
+        """Each needed version, compressed; where none can be recomputed, all that stand in the topic."""
         self._alarms: dict[str, bytes] = {}
         self._changes: dict[tuple[str, str], bytes] = {}
         self._last: dict[str, Found[Any]] = {}

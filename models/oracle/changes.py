@@ -1,8 +1,8 @@
 """The calibrator's own log anew: which events make an entry, and what each must say, state and all.
 
 An entry is made of each instruction that was followed, of each label that forced a change (a jump, a tightening, a
-quarantine, a bias), of a new encoder, of the first version under another policy, and of the first version of each day
-of event time for all the rest.
+quarantine, a bias), of another model, of the first version under another policy, of the first that is counted above one
+that was lost, and of the first of each day of event time for all the rest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,11 @@ from models.policy import Policy
 LARGEST: Final = MAX_MESSAGE_BYTES // 2
 """A state beyond is not recorded: the message might not be read."""
 DAY_S: Final = 86_400.0
+LINEAGE: Final = 10**9
+"""Versions that are counted from one beginning."""
 CURVE: Final = ("intercept", "slope_low", "slope_high")
 WHOLE: Final = {"parameters", "target", "groups"}
-NEEDS: Final = {"rollback": WHOLE, "rebuild": WHOLE, "approval": {"ceilings"}, "release": {"scope"}}
+NEEDS: Final = {"rollback": WHOLE, "rebuild": WHOLE | {"last"}, "approval": {"ceilings"}, "release": {"scope"}}
 """What each order needs beside the version that it names."""
 
 
@@ -33,35 +35,40 @@ class Course:
         self.policy = policy
         self._last: Standing | None = None
 
-    def is_over(self, as_of: datetime | None) -> bool:
-        """Whether there is no entry yet, its day is over, or its policy is another: the next version makes one."""
+    def is_over(self, as_of: datetime | None, version: int) -> bool:
+        """Whether there is no entry yet, or its day is over, its policy another, or its version counted otherwise."""
         last = self._last
         return as_of is not None and (
-            last is None or last.policy != self.policy.learning or _day(as_of) > _day(last.as_of)
+            last is None
+            or last.policy != self.policy.learning
+            or _day(as_of) > _day(last.as_of)
+            or last.version // LINEAGE != version // LINEAGE
         )
 
-    def instructed(self, by: Instruction, now: Calibration, ledger: Mapping[str, Any]) -> Change:
-        """Return the entry of an instruction that was followed. `ledger`: the state of the fold."""
+    def instructed(self, by: Instruction, now: Calibration, state: Mapping[str, Any]) -> Change:
+        """Return the entry of an instruction that was followed. `state`: the fold's, `ledger` and `succession`."""
         named = by.scope or f"version {by.version}"
         evidence = {"by": by.by, "why": by.why} | {f"ceiling {scope}": top for scope, top in by.ceilings.items()}
-        return self._entry(by.instruction_id, f"{by.order}: {named}", evidence, now, ledger)
+        return self._entry(by.instruction_id, f"{by.order}: {named}", evidence, now, state)
 
     def learnt(
-        self, label: Label, found: Sequence[Jump], *, anew: bool, now: Calibration, ledger: Mapping[str, Any]
+        self, label: Label, found: Sequence[Jump], *, anew: bool, now: Calibration, state: Mapping[str, Any]
     ) -> Change:
-        """Return the entry of a label that makes one. `anew`: its encoder is another one than before."""
+        """Return the entry of a label that makes one. `anew`: its model is another one than before."""
         if anew and self._last is not None:
-            return self._entry(label.label_id, f"another model: {now.model_hash[:12]}", {}, now, ledger)
+            return self._entry(label.label_id, f"another model: {now.model_hash[:12]}", {}, now, state)
         causes = "; ".join(f"{one.kind}: {one.scope} {one.delta:+.1f}" for one in found)
-        return self._entry(label.label_id, causes or now.cause, _strongest(found), now, ledger)
+        return self._entry(label.label_id, causes or now.cause, _strongest(found), now, state)
 
     def _entry(
-        self, last: str, cause: str, evidence: Mapping[str, Any], now: Calibration, ledger: Mapping[str, Any]
+        self, last: str, cause: str, evidence: Mapping[str, Any], now: Calibration, state: Mapping[str, Any]
     ) -> Change:
         before, self._last = self._last, standing(now, self.policy)
         old = {} if before is None else before.policy
         moved = [f"policy: {k} {old[k]} → {new}" for k, new in self._last.policy.items() if old.get(k, new) != new]
-        state = {"model": now.model_hash, "ledger": ledger, "recorded": msgspec.to_builtins(self._last)}
+        recorded = msgspec.to_builtins(self._last)
+        whole = {"model": now.model_hash, "ledger": state["ledger"], "recorded": recorded, "last": last}
+        whole["succession"] = state["succession"]
         return Change(
             deployment=now.deployment,
             model_hash=now.model_hash,
@@ -70,7 +77,7 @@ class Course:
             before=before,
             after=self._last,
             last=last,
-            state=state if len(msgspec.json.encode(state)) <= LARGEST else None,
+            state=whole if len(msgspec.json.encode(whole)) <= LARGEST else None,
         )
 
 
@@ -97,7 +104,11 @@ def standing(version: Calibration, policy: Policy) -> Standing:
 
 def superfluous(by: Instruction) -> list[str]:
     """Name the fields of an instruction that its order does not need, and that should be empty."""
-    return [name for name in (*sorted(WHOLE), "ceilings", "scope") if getattr(by, name) and name not in NEEDS[by.order]]
+    return [
+        name
+        for name in (*sorted(WHOLE), "last", "ceilings", "scope")
+        if getattr(by, name) and name not in NEEDS[by.order]
+    ]
 
 
 def _day(at: datetime) -> float:

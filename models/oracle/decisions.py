@@ -106,10 +106,11 @@ class Decisions:
         """Return the texts that a decision is not on: if the one that it is on is there, or as far as SCORE says so."""
         if decision.reasons == ("invalid_input", "internal"):
             return []  # on any of them: what could not be processed has no digest
-        texts = [(one, _seen(one.response, self._rules.key)) for one in asked if one.response is not None]
-        is_there = any(seen == decision.input_digest for _, seen in texts)
+        keys = self._rules.digest_keys
+        texts = [(one, _seen(one.response, keys)) for one in asked if one.response is not None]
+        is_there = any(decision.input_digest in seen for _, seen in texts)
         is_there = is_there or (decision.reasons[:1] == ("invalid_input",) and len(texts) < len(asked))
-        others = [one for one, seen in texts if seen != decision.input_digest]
+        others = [one for one, seen in texts if decision.input_digest not in seen]
         return [one for one in others if is_there or IdReused.code in one.codes or not self._is_told(one)]
 
     def _perhaps_others(self, asked: Sequence[Asked]) -> list[Asked]:
@@ -137,7 +138,7 @@ class Decisions:
         if refused or asked.response is None:
             yield from self._refusal(decision, asked)
             return
-        yield from _echo(decision, asked.response, self._rules.key)
+        yield from _echo(decision, asked.response, self._rules.digest_keys)
         if self._rules.replayed and decision.decided_at != decision.occurred_at:
             yield "I7", "`decided_at` is not the time of the event, in a replay"
         policy = policy_of(decision, self._rules)
@@ -202,21 +203,23 @@ class Decisions:
             yield ("I6" if name in {"tier", "action"} else "I7"), f"`{name}` is not what a refusal says"
 
 
-def _echo(decision: Decision, response: Response, key: bytes) -> Iterator[Complaint]:
+def _echo(decision: Decision, response: Response, keys: Sequence[bytes]) -> Iterator[Complaint]:
     """What a decision repeats of its response."""
     for name in ("conversation_id", "turn", "deployment", "occurred_at"):
         if getattr(decision, name) != getattr(response, name):
             yield "I7", f"`{name}` is not that of the response"
-    if decision.input_digest != _seen(response, key):
+    seen = _seen(response, keys)
+    if decision.input_digest not in seen:
         yield "I7", "`input_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
+    key = seen.get(decision.input_digest, keys[0])
     if decision.salience_digest != salience(response.response or "", key):
         yield "I7", "`salience_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
 
 
-def _seen(response: Response, key: bytes) -> str:
-    """Return the digest of what the encoder saw."""
+def _seen(response: Response, keys: Sequence[bytes]) -> dict[str, bytes]:
+    """Return the digests of what the encoder saw, each with its key."""
     seen = orjson.dumps([response.query, response.response, *response.earlier])
-    return blake2b(seen, key=key, digest_size=16).hexdigest()
+    return {blake2b(seen, key=key, digest_size=16).hexdigest(): key for key in keys}
 
 
 def _groups(decision: Decision, response: Response, policy: Policy, words: set[str]) -> Iterator[Complaint]:

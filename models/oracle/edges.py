@@ -11,7 +11,8 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from models.oracle.logs import INPUTS, Entry, Found, Rules, Topics
+from models.events import WRITTEN_BY_OTHERS
+from models.oracle.logs import Entry, Found, Rules, Topics
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 FOREVER: Final = datetime(9000, 1, 1, tzinfo=UTC)
@@ -71,7 +72,7 @@ class Edges:
 
     def _slack(self, topic: str) -> timedelta:
         horizons = self._rules.horizons
-        return horizons.response if self._rules.replayed and topic not in INPUTS else horizons.orphan
+        return horizons.response if self._rules.replayed and topic not in WRITTEN_BY_OTHERS else horizons.orphan
 
 
 def moment(entry: Entry) -> datetime:

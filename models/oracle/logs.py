@@ -13,6 +13,7 @@ import msgspec
 from models.errors import EventError
 from models.events import (
     CONTRACT,
+    WRITTEN_BY_OTHERS,
     Alarm,
     Calibration,
     Change,
@@ -45,10 +46,6 @@ READERS: Final[dict[str, tuple[str, ...]]] = {
     Closure.topic: ("watch",),
 }
 """Which stages consume a topic."""
-INPUTS: Final = frozenset({Response.topic, Feedback.topic})
-"""Written by others; everything else is ours, and must be as we would have written it."""
-
-
 RECOMPUTED: Final = (Calibration, Change, Alarm)
 """What is held against bytes of the oracle's own."""
 ALIKE: Final = ("deployment", "site", "category", "clinician", "groups", "reasons", "model_hash", "config_hash")
@@ -114,12 +111,13 @@ class Logs(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What the stages were told: policies, horizons, the key of the digests, and whose clock lets time pass."""
+    """What the stages were told: policies, horizons, the keys of the digests, and whose clock lets time pass."""
 
     policies: tuple[Policies, ...] = (Policies(),)
     """Every policy that was in force; the calibrators' logs say when which was."""
     horizons: Horizons = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
-    key: bytes = b""
+    digest_keys: tuple[bytes, ...] = (b"",)
+    """By which decisions' digests were made."""
     keys: Keys | None = None
     """Where records are signed."""
     replayed: bool = False
@@ -246,7 +244,7 @@ class Topics:
     def ours(self) -> Iterator[Found[Any]]:
         """Yield every record that our stages wrote."""
         for topic, found in self.found.items():
-            if topic not in INPUTS:
+            if topic not in WRITTEN_BY_OTHERS:
                 yield from (one for one in found if not isinstance(one.event, Watermark))
 
     def _take(self, topic: str, type_: Any, entry: Entry) -> None:
@@ -264,7 +262,7 @@ class Topics:
         except EventError as error:
             self.refused[topic].append(Refused(entry, error))
             return
-        if topic not in INPUTS and not isinstance(event, Watermark):
+        if topic not in WRITTEN_BY_OTHERS and not isinstance(event, Watermark):
             if encode(event) != entry.value:
                 self.garbled.append(entry)
             if dict(entry.headers).get("ce_id") != named[:32].encode():
@@ -287,7 +285,7 @@ class Topics:
 
 def _fault(keys: Keys, entry: Entry) -> EventError | None:
     headers = dict(entry.headers)
-    return keys.fault(Signed.of(entry.topic, entry.key, entry.value, headers), headers)
+    return keys.fault(Signed.of(entry.topic, entry.key, entry.value, headers), headers, entry.at_ms / 1000)
 
 
 def fields_that_differ(one: Any, other: Any) -> list[str]:

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from models.events import Closure, Decision, Depth, Feedback, Label, Outcome, Scored
-from models.oracle.edges import EPOCH, FOREVER, SKEW
+from models.oracle.edges import EPOCH, FOREVER, SKEW, moment
+from models.oracle.logs import Found
 from models.salience import digest
 
 MOST_LOOKED: Final = 20_000
@@ -37,13 +38,13 @@ class Ruling(NamedTuple):
     evidence: bool
 
 
-def ruling(said: Feedback, salience: str, key: bytes) -> Ruling:
+def ruling(said: Feedback, salience: str, keys: Sequence[bytes]) -> Ruling:
     """Decide a feedback: reason code, then edit, then action. `salience`: the digest of the response's doses.
 
     >>> from datetime import UTC, datetime
     >>> at = datetime(2026, 1, 5, tzinfo=UTC)
     >>> said = Feedback(feedback_id="f", response_id="r", clinician="c", action="edited", occurred_at=at)
-    >>> ruling(said, "", b"")
+    >>> ruling(said, "", [b""])
     Ruling(rejected=True, depth='surface', evidence=True)
     """
     against = said.reason_code in CONTENT
@@ -52,7 +53,7 @@ def ruling(said: Feedback, salience: str, key: bytes) -> Ruling:
     if against or said.reason_code in CONTEXT:
         deep = against
     elif said.edited_response is not None:
-        deep = digest(said.edited_response, key) != salience
+        deep = salience not in [digest(said.edited_response, key) for key in keys]
     else:
         deep = said.action != "edited"
     return Ruling(rejected=True, depth="deep" if deep else "surface", evidence=True)
@@ -73,7 +74,7 @@ class Course(NamedTuple):
     end: datetime
     """Of the response's horizon."""
     settle: timedelta
-    key: bytes
+    digest_keys: Sequence[bytes]
     waiting: tuple[Feedback, ...] = ()
     judged: tuple[Judged, ...] = ()
     chains: tuple[tuple[Feedback, ...], ...] = ()
@@ -121,7 +122,7 @@ class Course(NamedTuple):
         return course._replace(judged=(*self.judged, Judged(said, label, due)))
 
     def _ruling(self, said: Feedback) -> Ruling:
-        return ruling(said, self.decision.salience_digest, self.key)
+        return ruling(said, self.decision.salience_digest, self.digest_keys)
 
     def label(self, place: int, turn: int) -> Label:
         """Return the label of a clinician's verdict, the `turn`-th."""
@@ -188,13 +189,17 @@ def outcome(label: Label) -> Outcome | None:
     )
 
 
-def shown(decision: Decision) -> datetime:
-    """Return when a response's horizon begins: a date that is minutes ahead of the decision is wrong."""
+def shown(decided: Found[Decision]) -> datetime:
+    """Return when a response's horizon begins: a date that is minutes ahead of the decision and its record is wrong."""
+    decision = decided.event
+    if decision.occurred_at <= moment(decided.entry) + SKEW:
+        return decision.occurred_at
     return min(decision.occurred_at, decision.decided_at + SKEW)
 
 
-def unlabelled(decision: Decision, horizon: timedelta) -> Closure:
+def unlabelled(decided: Found[Decision], horizon: timedelta) -> Closure:
     """Return the closure of a response that nobody judged in time."""
+    decision = decided.event
     return Closure(
         closure_id=name(decision.response_id, "unlabelled", ""),
         reason="unlabelled",
@@ -202,7 +207,7 @@ def unlabelled(decision: Decision, horizon: timedelta) -> Closure:
         deployment=decision.deployment,
         tier=decision.tier,
         groups=decision.groups,
-        closed_at=shown(decision) + horizon,
+        closed_at=shown(decided) + horizon,
     )
 
 

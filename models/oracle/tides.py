@@ -2,9 +2,9 @@
 
 JOIN's time in a partition is the lesser of two watermarks: the latest times of what it has consumed of `decisions` and
 of `feedback`. Each topic is consumed in order; how they interleave is in no log. In a replay nothing else moves time.
-Live, the wall clock does, and an event may run ahead of it by `SKEW`: then time had come at most that far beyond the
-timestamp of what followed (its first record: a retry is later), and an event counts for the lower bound at most as late
-as its own record's timestamp.
+Live, the slower clock of its machine's and the broker's does, and an event may run ahead of that by `SKEW`: then time
+had come at most that far beyond the timestamp of what followed (its first record: a retry is later), and an event
+counts for the lower bound at most as late as its own record's timestamp.
 """
 
 from bisect import bisect_left

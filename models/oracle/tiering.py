@@ -16,7 +16,7 @@ from models.calibration.filter import Filter
 from models.events import Calibration, Decision, Tier, digest
 from models.oracle.logs import Rules
 from models.oracle.risk import TOLERANCE, risks
-from models.policy import Policy
+from models.policy import EDITION, Policy
 
 DOUBTED: Final = ("out_of_distribution", "calibration_missing")
 OF_VERSIONS: Final = ("model_mismatch", "settings_mismatch", "warming_up", "calibration_stale")
@@ -44,8 +44,12 @@ def policy_of(decision: Decision, rules: Rules) -> Policy | None:
 
 
 def config_hash(policy: Policy) -> str:
-    """Return the hash that decisions under a policy carry."""
-    return digest(msgspec.json.encode(policy, order="deterministic"))[:32]
+    """Return the hash that decisions under a policy carry: of what is not as in a policy that says nothing."""
+    usual = type(policy)()
+    own = {name: said for name in policy.__struct_fields__ if (said := getattr(policy, name)) != getattr(usual, name)}
+    if "calibrator" in own:
+        own["calibrator"] = policy.calibrator.overrides()
+    return digest(msgspec.json.encode([EDITION, own], order="deterministic"))[:32]
 
 
 @lru_cache(maxsize=256)

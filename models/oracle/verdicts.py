@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from models.events import Closure, DeadLetter, Decision, Ending, Feedback, Label
 from models.oracle import rows
-from models.oracle.edges import Edges
+from models.oracle.edges import SKEW, Edges, moment
 from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
 from models.oracle.rows import Course, Judged, courses
 from models.oracle.tides import Tides
@@ -201,13 +201,18 @@ class Verdicts:
     def _check_orphan(self, row: Row, told: Told) -> None:
         found, wait = told.closed["orphan"], self._rules.horizons.orphan
         self._compare(found, rows.orphan(told.said, told.origin, wait))
-        first = min(other.said.occurred_at for other in row.told if "orphan" in other.closed)
+        first = min(self._said(other) for other in row.told if "orphan" in other.closed)
         given_up = self._tides.high(row.partition, end=found.entry) >= first + wait
         late = self._may_be_over(row, told.entry.offset, end=found.entry)
-        if row.decided and told.said.occurred_at > rows.shown(row.decided.event) + self._rules.horizons.response:
+        if row.decided and told.said.occurred_at > rows.shown(row.decided) + self._rules.horizons.response:
             late = self._may_be_over(row, end=found.entry)
         if not given_up and not late:
             self._report.differ("I5", found.entry, "an orphan before its time: its response might still have come")
+
+    def _said(self, told: Told) -> datetime:
+        """Return when a feedback was said, or, live, the latest that it can have been, if it is dated later."""
+        at, dated = told.said.occurred_at, told.entry.at_ms > 0 and not self._rules.replayed
+        return min(at, moment(told.entry) + SKEW) if dated else at
 
     def _may_be_over(self, row: Row, before: int | None = None, *, end: Entry | None = None) -> bool:
         """Whether the row may have ended by then, so that further feedback comes too late. See `Tides.high`."""
@@ -216,7 +221,7 @@ class Verdicts:
     def _end(self, decided: Found[Decision]) -> datetime:
         """When a response is closed: a settle window after its horizon."""
         horizons = self._rules.horizons
-        return rows.shown(decided.event) + horizons.response + horizons.settle
+        return rows.shown(decided) + horizons.response + horizons.settle
 
     def _check_unsettled(self, row: Row, heard: Sequence[Told]) -> None:
         for told in heard:
@@ -232,7 +237,8 @@ class Verdicts:
         over = self._may_be_over(row)
         wait = 2 * horizons.settle if known and not over else max(horizons.orphan, 2 * horizons.settle)
         due = at_once and not over  # else: at the latest with the window of another one
-        due = due or told.said.occurred_at + wait <= self._tides.low(row.partition)
+        since = told.said.occurred_at if known else self._said(told)
+        due = due or since + wait <= self._tides.low(row.partition)
         if due and self._logs.consumed("join", told.entry):
             self._report.differ("I1", told.entry, what)
         else:
@@ -246,8 +252,8 @@ class Verdicts:
         self._report.checked["labels"] += len(labels)
         known = {told.said.feedback_id: told for told in heard}
         horizons = self._rules.horizons
-        end = rows.shown(decided.event) + horizons.response
-        start = Course(decided.event, end, horizons.settle, self._rules.key)
+        end = rows.shown(decided) + horizons.response
+        start = Course(decided.event, end, horizons.settle, self._rules.digest_keys)
         ends = {label.event.feedback_id: label.entry for label in reversed(labels)}
         ends |= {told.said.feedback_id: found.entry for told in heard for found in told.closed.values()}
         arrivals = [
@@ -310,7 +316,7 @@ class Verdicts:
     def _check_silence(self, row: Row, decided: Found[Decision], *, heard: bool, settled: bool) -> None:
         """A response is closed as unlabelled at its horizon, exactly when nobody judged it."""
         self._report.checked["responses joined"] += 1
-        wanted = rows.unlabelled(decided.event, self._rules.horizons.response)
+        wanted = rows.unlabelled(decided, self._rules.horizons.response)
         found = self._topics.closures.get(wanted.closure_id)
         if found is None:
             if not (heard or settled):

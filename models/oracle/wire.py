@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from models.events import (
+    WRITTEN_BY_OTHERS,
     Alarm,
     Calibration,
     Change,
@@ -14,7 +15,7 @@ from models.events import (
     Label,
     Outcome,
 )
-from models.oracle.logs import INPUTS, Entry, Found, Report, Topics
+from models.oracle.logs import Entry, Found, Report, Topics
 
 KEYS: Final[dict[str, Callable[[Any], str]]] = {
     Decision.topic: lambda e: e.response_id,
@@ -42,7 +43,7 @@ IDENTITY: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
 def check_wire(topics: Topics, report: Report) -> None:
     """Check each record of ours for itself and against its repeats."""
     for topic, refused in topics.refused.items():
-        for entry, error in refused if topic not in INPUTS else ():
+        for entry, error in refused if topic not in WRITTEN_BY_OTHERS else ():
             report.differ("I12", entry, f"not a record that a stage of this version writes: {error}")
     for entry in topics.garbled:
         report.differ("I12", entry, "not in canonical bytes: a stage of this version writes none such")

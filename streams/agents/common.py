@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from models.errors import DeliveryError, EventError, Invalid
-from models.events import DeadLetter, Event, decode, digest
+from models.errors import DeliveryError, EventError, Invalid, UnknownSchema
+from models.events import WRITTEN_BY_OTHERS, DeadLetter, Event, decode, digest
 from models.partitions import misplaced
 from models.signing import Keys
 from streams.metrics import Metrics
@@ -26,10 +26,19 @@ class Context(NamedTuple):
         return outgoing(self.prefix, event, self.keys)
 
     def decode(self, types: Any, record: Record) -> Any:
-        """Read a record as one of `types`, in the partition of its key. Raises `EventError`."""
+        """Read a record as one of `types`, in the partition of its key. Raises `EventError`; and `DeliveryError` for
+        one of ours in a schema that this version does not read: whoever runs another takes over, and nobody sends it
+        again.
+        """
         if forged := fault(record, self.prefix, self.keys):
             raise forged
-        event: Event = decode(types, record.value)
+        try:
+            event: Event = decode(types, record.value)
+        except UnknownSchema as error:
+            if record.topic.removeprefix(self.prefix) in WRITTEN_BY_OTHERS:
+                raise
+            where = f"records of {record.topic}, partition {record.partition} from offset {record.offset} on"
+            raise unreadable(where, error) from None
         if elsewhere := misplaced(event, record.partition, self.partitions):
             raise elsewhere
         return event
@@ -55,7 +64,7 @@ class Context(NamedTuple):
 
 
 def unreadable(what: str, error: Exception) -> DeliveryError:
-    """Return what ends a worker that cannot read its own state: going on would set all that comes aside."""
+    """Return what ends a worker that cannot read what its stages wrote: going on would set it aside for good."""
     return DeliveryError(
         f"{what}: written by another version, or damaged; run the version that wrote them ({type(error).__name__})"
     )

@@ -88,7 +88,9 @@ class Expiry:
     """
 
     def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None], clock: Clock) -> None:
+        self.keep = keep
         self._read = read
+        self._clock = clock
         self._make = partial(Shelf, keep, clock)
         self._shelves: dict[int, Shelf] = {}
 
@@ -113,6 +115,12 @@ class Expiry:
             shelf = self._shelves[partition] = self._make()
             shelf.fill((at, key) for at, key in dated if at is not None)
         return dict.fromkeys(self._shelves[partition].clear())
+
+    def idle(self, partition: int, state: State) -> dict[bytes, bytes | None]:
+        """Return the rows to delete while no records come: none of a partition that is new to us while nobody tells
+        the time, for all in it would be dated by a clock that may be years behind.
+        """
+        return self.take(partition, state) if partition in self._shelves or self._clock.is_told else {}
 
     def forgets(self, partition: int, at: datetime) -> bool:
         """Whether a row that was set for this time may be deleted by now."""

@@ -3,7 +3,8 @@
 Rows of a partition: `d/<deployment>` holds the fold's state with the ids and the news of the last batch; `i/<id>`
 says that an event was folded. The state is written before the ids, and a partition's log keeps its order: an id that
 stands was folded, and one that a crash cut off stands in the state. After a crash the redelivered events are known,
-and what followed from them is sent again from the state, byte for byte. Once the broker has it, it is sent no more.
+and what followed from them is sent again from the state, byte for byte. Once the broker has it, it is sent no more:
+but for what stands, which each worker publishes when it begins.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from models.errors import DeliveryError, EventError, StateError
@@ -22,13 +24,18 @@ from streams.clock import Clock
 from streams.delivery import Plan
 from streams.settings import Stage
 from streams.state import State
-from streams.wire import Record
+from streams.wire import Record, Send
 
 AT_ONCE: Final = 256
 """Events after which others may use the event loop: five milliseconds' worth."""
 
+ROW: Final = b"d/"
+"""What the key of a deployment's row begins with."""
+
 News = Alarm | Change | DeadLetter
 """What is told once, when it is found. Dead letters are of events that could not be folded: later, they might be."""
+
+log = structlog.get_logger(__name__)
 
 
 class Folded(Protocol):
@@ -117,6 +124,7 @@ class Fold:
         self._expiry = expiry
         self._clock = clock
         self._held: dict[tuple[int, str], Held] = {}
+        self._shown: set[int] = set()
         self._batches: dict[int, Batch] = {}
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
@@ -142,8 +150,28 @@ class Fold:
         return plan
 
     async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
-        """Forget ids that are long past."""
-        return Plan(self._expiry.take(partition, self.state), [])
+        """Forget ids that are long past; publish once what stands, for what was published may be lost.
+
+        Once in a worker's life: at every rebalance, a thousand deployments would be four megabytes. What it has folded
+        itself it has published.
+        """
+        plan = Plan(self._expiry.idle(partition, self.state), [])
+        if self.kind.publishes and partition not in self._shown:
+            self._shown.add(partition)
+            for key, stored in self.state.items(partition, ROW):
+                if (partition, deployment := key.removeprefix(ROW).decode()) not in self._held:
+                    plan.sends.extend(self._stands(deployment, stored))
+                    await asyncio.sleep(0)
+        return plan
+
+    def _stands(self, deployment: str, stored: bytes) -> list[Send]:
+        """Return what shows a deployment's state; nothing if it cannot be read: its next event will say so."""
+        try:
+            held = self._load(deployment, stored)
+        except DeliveryError as error:
+            log.warning("what stands cannot be published again", deployment=deployment, error=str(error))
+            return []
+        return [self.context.send(event) for event in held.folded.show()[1]]
 
     async def poison(self, record: Record) -> Plan:
         """Set aside what cannot be processed."""
@@ -154,7 +182,7 @@ class Fold:
         batch = self._batches.pop(partition, Batch())
         for held in batch.held:
             held.news = ()
-        if (now := self._clock.now()) and self.kind.publishes:
+        if (now := self._clock.time_at(self._clock.passed())) and self.kind.publishes:
             for at in batch.taken_at:
                 self.context.metrics.threshold_seconds.observe(max(0.0, now.timestamp() - at))
 
@@ -176,7 +204,7 @@ class Fold:
         if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):
             return
         if record.offset <= held.places.get(record.topic, -1) and self._expiry.forgets(partition, at):
-            return  # a group without members for a week loses its place, and everything is read again
+            return  # the group's place was set back by hand, and what it read is read again
         try:
             taken.news += held.folded.apply(event)
         except EventError as error:
@@ -221,11 +249,15 @@ class Fold:
 
 def row_of(deployment: str) -> bytes:
     """Return the key of a deployment's row."""
-    return f"d/{deployment}".encode()
+    return ROW + deployment.encode()
 
 
 def read_time(key: bytes, value: bytes) -> datetime | None:
-    """Return the event time of an id's row; a deployment's state does not expire."""
+    """Return the event time of an id's row.
+
+    A deployment's state does not expire: its calibrator, and what was counted over all time (`breach`), must be there
+    when it returns. There are as many as names; of WATCH's, one with thirty groups takes 80 kB.
+    """
     return msgspec.json.decode(value, type=datetime) if key.startswith(b"i/") else None
 
 

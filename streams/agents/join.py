@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
@@ -40,8 +40,11 @@ class Desk:
     """What is kept in memory of a partition; rebuilt from its rows after a restart."""
 
     def __init__(self, progress: Progress, clock: Clock) -> None:
-        self.reached = {Decision.topic: progress.decisions, Feedback.topic: progress.feedback}
+        reached = {Decision.topic: progress.decisions, Feedback.topic: progress.feedback}
+        self.reached = {topic: clock.bounded(at) for topic, at in reached.items()}
         self.timers = Timers(min(self.reached.values()))
+        self.sent = progress.sent
+        """The last batch up to which all outcomes are sent; what a crash kept back is sent with the next one."""
         self.sequence = progress.sent + 1
         self.waiting = 0
         """Rows that time will change."""
@@ -55,7 +58,11 @@ class Desk:
 
     def progress(self) -> Progress:
         """Return what to store with a batch, whose outcomes are not sent yet."""
-        return Progress(self.reached[Decision.topic], self.reached[Feedback.topic], self.sequence - 1)
+        return Progress(self.reached[Decision.topic], self.reached[Feedback.topic], self.sent)
+
+    def done(self) -> None:
+        """The batch's outcomes are sent, and those that a crash had kept back."""
+        self.sent, self.sequence = self.sequence, self.sequence + 1
 
 
 class Join:
@@ -64,12 +71,14 @@ class Join:
     name = "join"
     batch = 256
 
-    def __init__(self, context: Context, state: State, horizons: Horizons, clock: Clock, salience_key: bytes) -> None:
+    def __init__(
+        self, context: Context, state: State, horizons: Horizons, clock: Clock, digest_keys: tuple[bytes, ...]
+    ) -> None:
         self.context = context
         self.state = state
         self.horizons = horizons
         self.clock = clock
-        self._key = salience_key
+        self._digest_keys = digest_keys
         self._desks: dict[int, Desk] = {}
         self._next = defaultdict[int, list[str]](list)
 
@@ -83,7 +92,7 @@ class Join:
         return batch.plan(left=len(records) - taken)
 
     async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:
-        """Let wall time reach rows while no events come: of an input, not beyond what may still lie there unread."""
+        """Let time reach rows while no events come: of an input, not beyond what may still lie there unread."""
         batch = Batch(self, partition)
         batch.wake()
         if self.clock.now() is not None:
@@ -98,7 +107,7 @@ class Join:
     def done(self, partition: int) -> None:
         """The plan is durable. After a batch's last, its closed rows may go when nothing can come again."""
         if desk := self._desks.get(partition):
-            desk.sequence += 1
+            desk.done()
             if not desk.timers.late:
                 desk.graves.lay(self._next.pop(partition, []))
             self.context.metrics.pending.labels(partition=str(partition)).set(desk.waiting)
@@ -138,7 +147,8 @@ class Join:
 
     def heard(self, feedback: Feedback, record: Record) -> joining.Heard:
         """Reduce feedback to what is kept of it."""
-        return joining.heard(feedback, f"{record.partition}:{record.offset}", self._key)
+        latest = self.clock.bounded(feedback.occurred_at, record.at)
+        return joining.heard(feedback, f"{record.partition}:{record.offset}", self._digest_keys, latest)
 
     def leave(self, partition: int, closed: list[str]) -> None:
         """Note the rows that a plan closes."""
@@ -173,7 +183,7 @@ class Batch:
     def _enter(self, event: Decision | Feedback | Watermark, record: Record) -> None:
         if isinstance(event, Decision):
             before = self._row(event.response_id)
-            self._set(before, joining.on_decision(before, joining.known(event)))
+            self._set(before, joining.on_decision(before, joining.known(event, _at(record))))
         elif isinstance(event, Feedback):
             before = self._row(event.response_id)
             row, effects = joining.on_feedback(before, self._stage.heard(event, record), self._stage.horizons)
@@ -200,8 +210,8 @@ class Batch:
         """Return what to write and to send; `left`: records that were not taken."""
         self._stage.leave(self._partition, self._closed)
         ripe = [key for key in self._desk.graves.ripe(MOST) if self._row(key).closed]  # or a decision has opened it
-        if not (self._touched or self._rows or self._sends or ripe):
-            return Plan({}, [], self.late, left)
+        if not (self._touched or self._rows or self._sends or ripe) and self._stage.clock.is_told:
+            return Plan({}, [], self.late, left)  # else the broker's answer tells the time, though no event comes
         rows: dict[bytes, bytes | None] = {key.encode(): None for key in ripe if key not in self._rows}
         rows |= {k.encode(): msgspec.json.encode(row) for k, row in self._rows.items()}
         rows[PROGRESS % self._partition] = msgspec.json.encode(self._desk.progress())
@@ -230,6 +240,11 @@ class Batch:
 
     def _emit(self, effects: Iterable[Effect]) -> None:
         self._sends += [self._stage.context.send(e) for e in effects]
+
+
+def _at(record: Record) -> datetime:
+    """When the broker took it; long ago, if that is not known."""
+    return datetime.fromtimestamp(record.at, UTC)
 
 
 def waits(row: Row) -> bool:

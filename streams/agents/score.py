@@ -8,9 +8,10 @@ from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
+import structlog
 from msgspec import Struct
 
-from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, input_digest, is_refusal, refuse
+from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, is_of, is_refusal, refuse
 from models.encoder.base import Score as Scored
 from models.errors import EventError, IdReused
 from models.events import Decision, Outcome, Response, decode, parse
@@ -22,13 +23,17 @@ from streams.clock import Clock
 from streams.delivery import AHEAD, Plan
 from streams.scorer import Scorer
 from streams.state import State
-from streams.wire import Record
+from streams.wire import Record, following
 
 BATCH: Final = 256
 BYTES: Final = 5
 """Of a record, per token, at most: it is an estimate, and must not hold back texts of one length."""
 ENVELOPE: Final = 400
 """Bytes of a record that are no text: ids, times, groups."""
+MOST_UNNAMED: Final = 100
+"""Deployments that a worker warns of: a gateway that gives each response one of its own must not fill the log."""
+
+log = structlog.get_logger(__name__)
 
 
 class Parts(Struct, frozen=True):
@@ -38,7 +43,8 @@ class Parts(Struct, frozen=True):
     calibrations: Calibrations
     policies: Policies
     clock: Clock
-    key: bytes
+    keys: tuple[bytes, ...]
+    """Of the digests: the first makes them, the others are known too."""
 
 
 class Score:
@@ -56,6 +62,7 @@ class Score:
         self._expiry = expiry
         self._parts = parts
         self._under_way = 0.0  # tokens, by the length of their records
+        self._unnamed: set[str] = set()  # deployments that were warned of
 
     @property
     def batch(self) -> int:
@@ -83,7 +90,7 @@ class Score:
 
     async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
         """Forget what is long past."""
-        return Plan(self._expiry.take(partition, self.state), [])
+        return Plan(self._expiry.idle(partition, self.state), [])
 
     async def poison(self, record: Record) -> Plan:
         """Set aside what cannot be processed; its response is red."""
@@ -101,7 +108,9 @@ class Score:
     async def _responses(self, partition: int, records: Sequence[Record]) -> Plan:
         await self._parts.calibrations.ready()
         plan = Plan(self._expiry.take(partition, self.state), [])
-        found = [self._read(partition, record) for record in records]
+        clock = self._parts.clock
+        now = clock.time_at(clock.passed())
+        found = [self._spare(partition, self._read(partition, record), now) for record in records]
         fresh = [one for one in found if isinstance(one, Response)]
         decide = partial(self._decide, partition)
         decided = iter(await self._parts.scorer.decide_all(fresh, decide, self._hinges))
@@ -118,9 +127,17 @@ class Score:
         except EventError as error:
             return error
         first = self._first(partition, response.response_id)
-        if first is None or first.input_digest == input_digest(response, self._parts.key):
+        if first is None or is_of(first.input_digest, response, self._parts.keys):
             return first or response
         return _other_text(first)
+
+    def _spare(
+        self, partition: int, one: Response | Decision | EventError, now: datetime | None
+    ) -> Response | Decision | EventError:
+        """Decide, without the encoder, on a response that is over before its turn: others would wait for it in vain."""
+        if now is None or not isinstance(one, Response) or one.occurred_at >= now - self._expiry.keep:
+            return one
+        return self._decide(partition, one, Failed("deadline_missed"))
 
     def _first(self, partition: int, response_id: str, plan: Plan | None = None) -> Decision | None:
         """Return the decision on an id that stands, also if `plan` only makes it."""
@@ -141,9 +158,22 @@ class Score:
 
     def _stamp(self, response: Response | None) -> Stamp:
         parts = self._parts
-        policy = parts.policies.of(response.deployment) if response else Policy()
+        policy = self._policy(response.deployment) if response else Policy()
+        # By this machine's clock: one that is wrong keeps what it decides from being green (`MAX_WAIT`).
         now = parts.clock.now() or (response.occurred_at if response else self._expiry.watermark)
-        return Stamp(policy, parts.scorer.model_hash, parts.key, now)
+        return Stamp(policy, parts.scorer.model_hash, parts.keys[0], now)
+
+    def _policy(self, deployment: str) -> Policy:
+        """Return a deployment's policy; say once of each if the file names others only: it may have been renamed."""
+        policies, known = self._parts.policies, self._unnamed
+        if policies.omits(deployment) and deployment not in known and len(known) < MOST_UNNAMED:
+            known.add(deployment)
+            log.warning(
+                "a deployment is not in the policy file: the file's defaults hold for it",
+                deployment=deployment,
+                remedy="give it a table of its own in DEMUR_POLICY, an empty one if the defaults are meant",
+            )
+        return policies.of(deployment)
 
     def _answer(self, plan: Plan, record: Record, one: Decision | EventError) -> list[Decision]:
         """Send the first decision on a text, each time that it comes; set aside what has none."""
@@ -152,13 +182,13 @@ class Score:
         first = self._first(record.partition, one.response_id, plan)
         if first is not None and first.input_digest != one.input_digest:
             return self._refuse(plan, record, _other_text(first))
-        return [self._keep(record.partition, plan, first or one, again=first is not None)]
+        return [self._keep(record, plan, first or one, again=first is not None)]
 
-    def _keep(self, partition: int, plan: Plan, decision: Decision, *, again: bool) -> Decision:
+    def _keep(self, record: Record, plan: Plan, decision: Decision, *, again: bool) -> Decision:
         key, send = _decided(decision.response_id), self.context.send(decision)
         plan.rows[key] = send.value
-        plan.sends.append(send)
-        self._expiry.set(partition, key, self._parts.clock.bounded(decision.occurred_at), again=again)
+        plan.sends.append(following(record.headers, send))
+        self._expiry.set(record.partition, key, self._parts.clock.bounded(decision.occurred_at, record.at), again=again)
         return decision
 
     def _refuse(self, plan: Plan, record: Record, error: EventError) -> list[Decision]:
@@ -171,7 +201,7 @@ class Score:
         first = self._first(record.partition, decision.response_id, plan)
         if first is not None and (isinstance(error, IdReused) or not is_refusal(first)):
             return []
-        return [self._keep(record.partition, plan, first or decision, again=first is not None)]
+        return [self._keep(record, plan, first or decision, again=first is not None)]
 
     def _outcomes(self, partition: int, records: Sequence[Record]) -> Plan:
         plan = Plan(self._expiry.take(partition, self.state), [])
@@ -186,7 +216,8 @@ class Score:
             history = msgspec.json.decode(stored, type=History) if stored else History()
             history = history.after(outcome.response_id, rejected=outcome.rejected, at=outcome.occurred_at)
             plan.rows[key] = msgspec.json.encode(history)
-            self._expiry.set(partition, key, self._parts.clock.bounded(outcome.occurred_at), again=stored is not None)
+            at = self._parts.clock.bounded(outcome.occurred_at, record.at)
+            self._expiry.set(partition, key, at, again=stored is not None)
         return plan
 
 

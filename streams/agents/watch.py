@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from models.events import Alarm, Closure, Decision, Event, Instruction, Label, Watermark, digest
+from models.monitors.doubts import Doubts
 from models.monitors.guarantee import Guarantee
 from models.monitors.guarantee import alarm as guarantee_alarm
 from models.monitors.share import Share
@@ -18,7 +19,8 @@ UNSCORED_LIMIT: Final = 0.2
 """Share of responses without a score above which someone should look at the encoder."""
 ORPHAN_LIMIT: Final = 0.2
 """Share of endings that are feedback without a response above which someone should look at the ids that are sent."""
-
+DOUBTED_LIMIT: Final = 0.2
+"""Share of scored responses with a doubt above which someone should look for what keeps a deployment from green."""
 
 Watched = Decision | Label | Closure | Instruction
 """Instructions share the labels' topic; there is nothing to watch in them."""
@@ -27,11 +29,14 @@ Watched = Decision | Label | Closure | Instruction
 class Watching:
     """What is watched of one deployment in one partition."""
 
-    def __init__(self, deployment: str, policy: Policy, guarantee: Guarantee, shares: dict[str, Share]) -> None:
+    def __init__(
+        self, deployment: str, policy: Policy, guarantee: Guarantee, shares: dict[str, Share], doubts: Doubts
+    ) -> None:
         self._deployment = deployment
         self._policy = policy
         self._guarantee = guarantee
         self._shares = shares
+        self._doubts = doubts
 
     def apply(self, event: Watched) -> Iterable[Alarm]:
         """Count one event."""
@@ -42,16 +47,23 @@ class Watching:
                 findings = self._guarantee.observe(event, self._policy.target)
                 return [guarantee_alarm(finding, event) for finding in findings]
             case Decision():
-                return self._share("unscored", event.response_id, event.occurred_at, yes=event.logit is None)
+                return self._decided(event)
             case Closure():
                 return self._share("orphans", event.closure_id, event.closed_at, yes=event.reason == "orphan")
 
     def show(self) -> tuple[dict[str, Any], list[Event]]:
         """Return the state as JSON types; only alarms leave this stage."""
         state = {"guarantee": self._guarantee.snapshot(), "shares": msgspec.to_builtins(self._shares)}
-        return {**state, "target": self._policy.target}, []
+        return {**state, "target": self._policy.target, "warm": self._doubts.warm}, []
 
-    def _share(self, kind: str, id_: str, at: datetime, *, yes: bool) -> Iterable[Alarm]:
+    def _decided(self, one: Decision) -> Iterable[Alarm]:
+        id_, at = one.response_id, one.occurred_at
+        yield from self._share("unscored", id_, at, yes=one.logit is None)
+        if one.logit is not None:
+            doubts = self._doubts.among(one.reasons)
+            yield from self._share("doubted", id_, at, yes=bool(doubts), reasons=", ".join(doubts))
+
+    def _share(self, kind: str, id_: str, at: datetime, *, yes: bool, **evidence: str) -> Iterable[Alarm]:
         share = self._shares[kind]
         if share.count(yes=yes):
             yield Alarm(
@@ -61,6 +73,7 @@ class Watching:
                 scope="all",
                 statistic=share.mean,
                 threshold=share.limit,
+                evidence={**evidence},
                 since=at,
                 raised_at=at,
             )
@@ -95,13 +108,17 @@ class Watch:
     def create(self, deployment: str) -> Watching:
         """Return monitors that have seen nothing."""
         policy = self._policies.of(deployment)
-        shares = {"unscored": Share(UNSCORED_LIMIT), "orphans": Share(ORPHAN_LIMIT)}
-        return Watching(deployment, policy, Guarantee(policy.green), shares)
+        return Watching(deployment, policy, Guarantee(policy.green), _shares(), Doubts())
 
     def restore(self, deployment: str, snapshot: Any) -> Watching:
         """Continue from a snapshot."""
-        policy, shares = self._policies.of(deployment), msgspec.convert(snapshot["shares"], dict[str, Share])
+        policy = self._policies.of(deployment)
+        shares = _shares() | msgspec.convert(snapshot["shares"], dict[str, Share])
         guarantee = Guarantee.restore(snapshot["guarantee"], policy.green)
         if snapshot.get("target", policy.target) != policy.target:
             guarantee = Guarantee(policy.green)  # what was counted are other rejections
-        return Watching(deployment, policy, guarantee, shares)
+        return Watching(deployment, policy, guarantee, shares, Doubts(snapshot.get("warm", False)))
+
+
+def _shares() -> dict[str, Share]:
+    return {"unscored": Share(UNSCORED_LIMIT), "orphans": Share(ORPHAN_LIMIT), "doubted": Share(DOUBTED_LIMIT)}

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from models.calibration.brake import together
 from models.calibration.control import Difference, compare
-from models.calibration.history import History, differences, gaps
-from models.calibration.learning import Learning
+from models.calibration.history import History, Revised, differences, gaps
+from models.calibration.learning import OVERTAKEN, Learning
 from models.errors import EventError, SettingsError, StateError
 from models.events import Calibration, Change, DeadLetter, Instruction, Order, Standing, decode, encode
 from models.policy import Policy
@@ -40,6 +40,8 @@ TAKEN = {
     "scope": "SCOPE: name a group in at most 128 characters, such as site=north",
 }
 """What LEARN reads of an instruction's words, by field."""
+TRIES = 5
+"""Of a rebuild that labels overtake: each reads what came since, and is a fraction of a second behind."""
 SHOWN = 12
 """Differences of a rebuilt state that are shown."""
 
@@ -70,7 +72,9 @@ def diff(
     """Compare two versions: parameters, cuts, and the tiers that each would give the latest responses."""
     settings = load(config)
     history = _history(settings, deployment)
-    _show(_compare(settings, *(_published(history.at(version)) for version in (before, after))), json=json)
+    versions = [_published(history.at(version)) for version in (before, after)]
+    _say_passed_over(history)
+    _show(_compare(settings, *versions), json=json)
 
 
 @app.command()
@@ -97,6 +101,7 @@ def rebuild(  # noqa: PLR0913, PLR0917 (one parameter per option)
     history = _history(settings, deployment)
     now = Learning.restore(state, _policy(settings, deployment))
     found = differences(history.after(last).snapshot(), state)
+    _say_passed_over(history)
     version = f"{deployment}, version {now.ledger.version} ({now.ledger.labels} labels)"
     if found:
         more = f"; {len(found) - SHOWN} more" if len(found) > SHOWN else ""
@@ -116,6 +121,7 @@ def rollback(
     settings = load(config)
     history = _history(settings, deployment)
     then, now = history.at(version), _newest(settings, deployment)
+    _say_passed_over(history)
     if then.model_hash != now.model_hash:
         raise StateError(f"version {version} is of another model, whose scores mean something else: put that one back")
     if then.ledger.policy.basis != now.basis:
@@ -153,11 +159,35 @@ def _correct(settings: Settings, deployment: str, order: tuple[str, str] | None)
     """Needs the log and the newest calibration, not LEARN's state: that may be what cannot be read any more."""
     if order is not None and not order[0]:
         raise SettingsError("--apply needs --by: who orders it")
-    now, (then, revisions) = _newest(settings, deployment), _history(settings, deployment).corrected()
-    say(f"{revisions} corrections and revocations honoured")
-    _show(_compare(settings, now, _published(then)), json=False)
+    from streams.logbook import history_of, label_log
+
+    now, log = _newest(settings, deployment), label_log(settings, deployment)
+    history = history_of(settings, deployment, _policy(settings, deployment), log)
+    then = history.corrected()
+    _say_passed_over(history)
+    say(f"{then.revisions} corrections and revocations honoured")
+    _show(_compare(settings, now, _published(then.learning)), json=False)
     if order is not None:
-        _send(settings, now, "rebuild", *order, **_whole(then))
+        _replace(settings, now, order, history, then, log.following)
+
+
+def _replace(  # noqa: PLR0913, PLR0917 (what a rebuild is computed from)
+    settings: Settings, now: Calibration, order: tuple[str, str], history: History, then: Revised, start: int
+) -> None:
+    """Order a rebuild; with the labels that came since it was computed, until LEARN has folded no further ones."""
+    from streams import orders
+    from streams.logbook import label_log, labels
+
+    refused: list[str] = []
+    for _ in range(TRIES):
+        log = label_log(settings, now.deployment, start)
+        start, then = log.following, history.follow(then, labels(settings, log), refused)
+        by = _instruction(settings, now, "rebuild", *order, last=then.last, **_whole(then.learning))
+        refused.append(by.instruction_id)
+        answer = orders.give(settings, by)
+        if not (isinstance(answer, DeadLetter) and OVERTAKEN in answer.detail):
+            break
+    _tell(by, answer)
 
 
 def _whole(then: Learning) -> dict[str, Any]:
@@ -169,8 +199,13 @@ def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str,
     """Send an instruction that keeps to the contract, and say what LEARN did. Raises `StateError` if it could not."""
     from streams import orders
 
+    instruction = _instruction(settings, now, order, by, why, **rest)
+    _tell(instruction, orders.give(settings, instruction))
+
+
+def _instruction(settings: Settings, now: Calibration, order: Order, by: str, why: str, **rest: Any) -> Instruction:
     facts = {"version": now.version, **rest}
-    instruction = Instruction(
+    made = Instruction(
         instruction_id=uuid4().hex,
         deployment=now.deployment,
         order=order,
@@ -180,15 +215,21 @@ def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str,
         occurred_at=now.as_of if settings.time_source == "event" else WallClock().now(),
         **facts,
     )
-    match orders.give(settings, _checked(instruction)):
+    return _checked(made)
+
+
+def _tell(given: Instruction, answer: Change | DeadLetter | None) -> None:
+    from streams.orders import WAIT_S
+
+    match answer:
         case Change(after=after):
-            say(f"done: version {after.version}; see `demur calibrator log {now.deployment}`")
+            say(f"done: version {after.version}; see `demur calibrator log {given.deployment}`")
         case DeadLetter(detail=detail):
-            raise StateError(f"LEARN could not follow the {order}, and nothing has changed: {detail}")
+            raise StateError(f"LEARN could not follow the {given.order}, and nothing has changed: {detail}")
         case None:
             say(
-                f"sent, and not followed yet: LEARN did not answer within {orders.WAIT_S:.0f} s. The {order} lies in "
-                f"the label log and is followed when a worker runs: see `demur calibrator log {now.deployment}`"
+                f"sent, and not followed yet: LEARN did not answer within {WAIT_S:.0f} s. The {given.order} lies in "
+                f"the label log and is followed when a worker runs: see `demur calibrator log {given.deployment}`"
             )
 
 
@@ -211,6 +252,13 @@ def _history(settings: Settings, deployment: str) -> History:
     from streams.logbook import history
 
     return history(settings, deployment, _policy(settings, deployment))
+
+
+def _say_passed_over(history: History) -> None:
+    """Say what could not be used; on standard error, so that what is printed as JSON stays JSON."""
+    if versions := history.passed_over:
+        which = f"{len(versions)} entries of versions {min(versions)} to {max(versions)}"
+        typer.echo(f"passed over: {which}, which another version of demur wrote", err=True)
 
 
 def _newest(settings: Settings, deployment: str) -> Calibration:

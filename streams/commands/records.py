@@ -42,7 +42,7 @@ def report(
 
     A response belongs to the period in which it occurred, and what became of it counts with it; what has no end yet is
     pending. Only records that hold no text are read, and nothing is written to the broker. Needs the settings of the
-    workers (policies, keys). Whether the records are right is for `demur verify` to say.
+    workers (policies, keys, time source). Whether the records are right is for `demur verify` to say.
     """
     from models.accounts import Selection
     from models.accounts.lives import DECIDED
@@ -50,7 +50,9 @@ def report(
     from streams.survey import survey
 
     _check(since, until)
-    accounts, run = survey(load(config), Selection(since, until, deployment))
+    settings = load(config)
+    asked = Selection(since, until, deployment, replayed=settings.time_source == "event")
+    accounts, run = survey(settings, asked)
     path = write_report(accounts, run, out)
     say(f"{accounts.lives.count(DECIDED):,} responses, {accounts.labels:,} labels, {accounts.waiting:,} pending")
     say(f"report   {path}\nsummary  {path.with_name('summary.json')}")
@@ -68,7 +70,7 @@ def export(
     Labels belong to the time of their response, the rest to their own. What breaks the contract or is not signed as it
     must be is left out, and so are the marks that end a replay. Topics that hold patients' text are refused.
     """
-    from models.accounts.selection import Selection, when
+    from models.accounts.selection import Selection
     from streams.logbook import genuine
     from streams.reading import read_each
 
@@ -80,9 +82,10 @@ def export(
     if topic not in CONTRACT:
         names = sorted(CONTRACT.keys() - {type_.topic for type_ in WITH_TEXT})
         raise SettingsError(f"there is no topic {topic} to export: name one of {', '.join(names)}")
-    settings, asked = load(config), Selection(since, until)
-    for event, at_ms in genuine(settings, read_each(settings, topic)):
-        if not isinstance(event, Watermark) and asked.within(when(event, at_ms)):
+    settings = load(config)
+    asked = Selection(since, until, replayed=settings.time_source == "event")
+    for event, at_ms in genuine(settings, read_each(settings, topic, asked.first_ms)):
+        if not isinstance(event, Watermark) and asked.within(asked.when(event, at_ms)):
             sys.stdout.buffer.write(encode(event) + b"\n")  # anew: a field that the contract does not know stays behind
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ from streams.consumer import Lease
 from streams.producer import Producer
 from streams.settings import Settings, load
 from streams.wire import Record, Send, send_all, send_rows
-from tests.stagecraft import at, context, decision, feedback
+from tests.stagecraft import HospitalClock, at, context, decision, feedback
 
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=1), timedelta(hours=2))
 
@@ -32,9 +32,12 @@ class Broker:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
+        self.taken = 0
         self.settled: list[int] = []
         self.down = False
         self.losing = False
+        self.dates = -1
+        """When it says that it took a record, in milliseconds since the epoch; -1: it does not say."""
         self.lease = Lease(session_s=60.0)
         self.lease.renew(monotonic())
         self._unacked_messages: set[Any] = set()
@@ -55,7 +58,10 @@ class Broker:
         if self.losing:
             done.set_exception(KafkaTimeoutError())
         else:
-            done.set_result(SimpleNamespace(offset=len(self.sent)))
+            done.set_result(
+                SimpleNamespace(offset=self.taken, timestamp=self.dates, timestamp_type=int(self.dates > 0))
+            )
+        self.taken += len(records)
         self.sent += records
         return done
 
@@ -103,12 +109,16 @@ async def nothing(*_: Any) -> AsyncIterator[list[Any]]:
 async def app(double: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> App:
     monkeypatch.setattr("streams.app.changelog_reader", lambda _: nothing)
     settings: Settings = load(data_dir=tmp_path)
-    made = create_app(
-        settings, "join", ["decisions", "feedback"], lambda state: Join(context(), state, HORIZONS, EventClock(), b"")
-    )
+    clock = EventClock()
+
+    def join(state: Any) -> Join:
+        return Join(context(), state, HORIZONS, clock, (b"",))
+
+    made = create_app(settings, "join", ["decisions", "feedback"], join, clock)
     made.finalize()
     made._producer = Producer.__new__(Producer)
     made._producer._ensure_producer = lambda: double
+    made._producer.app = made
     made._consumer = double
     return made
 
@@ -136,6 +146,13 @@ async def test_an_agent_joins_writes_its_changelog_first_and_settles_last(app: A
     assert double.settled == [0, 1]
 
 
+@pytest.mark.parametrize(("dates", "told"), [(-1, at(600)), (int(at(0).timestamp() * 1e3), at(0))])
+async def test_the_answer_to_a_write_tells_the_time(app: App, double: Broker, dates: int, told: datetime) -> None:
+    app.clock, double.dates = HospitalClock(at(600)), dates
+    await send_rows(app, "rows", 0, {b"k": b"v"})
+    assert app.clock.time_at(app.clock.passed()) == told
+
+
 async def test_undecodable_bytes_do_not_stop_the_agent(app: App, double: Broker) -> None:
     await tell(app, "feedback", b"\xff", encode(feedback("f1")))
     assert double.settled == [0, 1]
@@ -160,8 +177,9 @@ async def test_nothing_is_settled_when_the_broker_does_not_take_it(app: App, dou
 @pytest.mark.parametrize("number", range(1, 8))
 async def test_rows_go_in_order_in_as_many_batches_as_they_need(app: App, double: Broker, number: int) -> None:
     double.sent.clear()
+    double.dates = 1_767_600_000_000
     rows = {b"%d" % n: b"x" if n % 3 else None for n in range(number)}
-    assert await app.producer.send_rows("changelog", 0, rows.items()) == number
+    assert await app.producer.send_rows("changelog", 0, rows.items()) == (number - 1, 1_767_600_000_000)
     assert [(s.key, s.value) for s in double.sent] == list(rows.items())
 
 

@@ -39,6 +39,8 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:
 """Workers reach the broker through the proxy, the harness directly."""
 POLICY = "green = 0.15\nred = 0.4\nwarm_up_labels = 40\nwarm_up_deviation = 2.0\n"
 """A model with random weights has greens only under such a policy."""
+REPLAYED: dict[str, Any] = {"time_source": "event", "horizon_s": 3 * 86_400.0}
+LIVE: dict[str, Any] = {"time_source": "wall", "settle_s": 1.0, "horizon_s": 60.0, "orphan_s": 60.0}
 PLACES = (LEAN, LEAN, LEAN, ("score",), ("score",))
 DISK_MB = 256
 OUT = Console(width=250)
@@ -90,9 +92,8 @@ def once(row: Row, house: House, options: argparse.Namespace, seed: int) -> None
             policy=house.base / "policy.toml",
             store="rocksdb" if small or options.rocksdb else "memory",
             session_timeout_s=6.0,
-            time_source="event",
-            horizon_s=3 * 86_400.0,
             deadline_s=30.0,
+            **(LIVE if row.fault == "wrong_clock" else REPLAYED),
         )
         direct = settings.model_copy(update={"bootstrap": house.kafka.bootstrap})
         topics.create(direct, changelogs(direct))

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streams.broker import Child, free_port
-from streams.drive import await_ready, launch
+from streams.drive import await_ready
 from streams.settings import Settings, Stage
+from tests.wrong_clock import launch
 
 LOOK_S = 0.1
 GRACE_S = 30.0

@@ -66,6 +66,14 @@ def pause_worker(scene: Scene) -> None:
     member.signal(signal.SIGCONT)
 
 
+def wrong_clock(scene: Scene) -> None:
+    """The clocks of all workers are 400 days ahead for some seconds. Runs live, on events dated as they are sent."""
+    for wait_s in (4.0, 0.0):
+        for member in scene.company.members:
+            member.signal(signal.SIGUSR1)
+        time.sleep(wait_s)
+
+
 def rebalance_storm(scene: Scene) -> None:
     """A worker joins and leaves, three times, five seconds apart."""
     for _ in range(3):
@@ -117,6 +125,7 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
         stop_worker,
         restart_all,
         pause_worker,
+        wrong_clock,
         rebalance_storm,
         kill_broker,
         pause_broker,

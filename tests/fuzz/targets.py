@@ -12,8 +12,20 @@ from typing import Any, Final
 import orjson
 
 from models.calibration.ledger import Ledger, thresholds
-from models.errors import DemurError, EventError, IdReused, Undecodable
-from models.events import CONTRACT, Calibration, DeadLetter, Instruction, Response, build, decode, digest, encode, parse
+from models.errors import DeliveryError, DemurError, EventError, IdReused, Undecodable, UnknownSchema
+from models.events import (
+    CONTRACT,
+    WRITTEN_BY_OTHERS,
+    Calibration,
+    DeadLetter,
+    Instruction,
+    Response,
+    build,
+    decode,
+    digest,
+    encode,
+    parse,
+)
 from models.oracle import Entry, Logs, check
 from models.policy import Policies, Policy
 from models.training.data import read, read_logs
@@ -57,7 +69,8 @@ def _decoding(type_: type | UnionType, value: bytes) -> None:
 def stages(values: Sequence[bytes], nasty: Nasty) -> None:
     """Every stage, every topic: a dead letter for each message that breaks the contract, and for no other.
 
-    But for instructions to LEARN, and texts under the ids of others: of those, the oracle says which ones.
+    But for instructions to LEARN, and texts under the ids of others: of those, the oracle says which ones. And what of
+    ours is in another schema ends the worker.
     """
     rehearsal, offset = Rehearsal(partitions=1, crashes=False), 0
     while values:
@@ -73,21 +86,33 @@ def stages(values: Sequence[bytes], nasty: Nasty) -> None:
 
 
 def _stage(theatre: Any, topic: str, records: Sequence[Any]) -> None:
-    plan = asyncio.run(theatre.stage.handle(0, records))
+    newer = (
+        [] if topic in WRITTEN_BY_OTHERS else [r for r in records if _broken(Response, r.value) == UnknownSchema.code]
+    )
+    try:
+        plan = asyncio.run(theatre.stage.handle(0, records))
+    except DeliveryError:
+        assert newer
+        theatre.restart()
+        if rest := [one for one in records if one not in newer]:
+            _stage(theatre, topic, rest)
+        return
     theatre.state.apply(0, plan)
     theatre.stage.done(0)
     if plan.left:
         _stage(theatre, topic, records[-plan.left :])
         records = records[: -plan.left]
+    assert not any(one in newer for one in records)
     letters = [decode(DeadLetter, s.value) for s in plan.sends if s.topic == DeadLetter.topic]
     said = {(found.offset, found.code, found.digest) for found in letters}
     types = getattr(theatre.stage, "kind", None)  # LEARN and WATCH read any of their types in any of their topics
     reads = types.types if types else CONTRACT[topic]
     broken = {(r.offset, code, digest(r.value)) for r in records if (code := _broken(reads, r.value))}
     assert broken <= said
+    values = {one.offset: one.value for one in records}
     for offset, code, _ in said - broken:
         allowed = Response if code == IdReused.code else Instruction
-        assert _broken(allowed, records[offset - records[0].offset].value) is None
+        assert _broken(allowed, values[offset]) is None
 
 
 def _broken(types: Any, value: bytes) -> str | None:

@@ -10,11 +10,13 @@ import orjson
 import pytest
 from kafka import KafkaProducer
 
-from models.errors import DemurError
+from models.calibration.succession import ENOUGH
+from models.errors import DemurError, StateError
 from models.events import Calibration, Decision, Event, Instruction, encode
 from models.policy import Policy
 from streams import orders, topics
 from streams.broker import Child, free_port
+from streams.commands import calibrator
 from streams.connection import kafka_options
 from streams.drive import await_ready, worker
 from streams.logbook import newest
@@ -100,6 +102,32 @@ def test_corrections_take_effect_when_a_person_says_so(learning: Settings) -> No
     said(learning, *asked, "--apply", "--by", "dr.who")
     new = until(learning, lambda version: version.cause.startswith("rebuild"))
     assert (new.version, new.labels) == (401, 400)
+    assert "reproduces the running state bit for bit" in said(learning, "calibrator", "rebuild", "icu")
+
+
+@pytest.mark.parametrize("often", [1, calibrator.TRIES])
+def test_labels_that_come_while_a_rebuild_is_computed_are_in_it(
+    learning: Settings, monkeypatch: pytest.MonkeyPatch, often: int
+) -> None:
+    """LEARN has folded them before it obeys the order, and so they were lost from the calibrator."""
+    late, give = list(log(400 + often))[400:], orders.give
+
+    def overtaken(settings: Settings, by: Instruction) -> orders.Answer | None:
+        if late:
+            send(learning, [late.pop(0)])
+        return give(settings, by)
+
+    monkeypatch.setattr(orders, "give", overtaken)
+    monkeypatch.setattr(calibrator, "load", lambda _: learning)
+    order = {"corrected": True, "apply": True, "by": "dr.who"}
+    if often < calibrator.TRIES:
+        calibrator.rebuild("icu", **order)
+    else:
+        with pytest.raises(StateError, match="what came since would be lost; order it anew"):
+            calibrator.rebuild("icu", **order)
+        calibrator.rebuild("icu", **order)
+    new = until(learning, lambda version: version.cause.startswith("rebuild"))
+    assert (new.version, new.labels) == (401 + often, 400 + often)
     assert "reproduces the running state bit for bit" in said(learning, "calibrator", "rebuild", "icu")
 
 
@@ -218,7 +246,7 @@ def test_no_version_of_another_model_comes_back(learning: Settings) -> None:
         msgspec.structs.replace(
             one, label_id=f"new-{n}", decision=msgspec.structs.replace(one.decision, model_hash="new")
         )
-        for n, one in enumerate(log(403))
+        for n, one in enumerate(log(402 + ENOUGH))
         if n >= 400
     ]
     send(learning, after)

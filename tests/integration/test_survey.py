@@ -1,7 +1,10 @@
 """`demur report` and `demur export` on the topics of a stream: at rest, as it flows, for a period, for a deployment."""
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +12,12 @@ from typing import Any
 import orjson
 import pytest
 from kafka import KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.consumer.fetcher import ConsumerRecord
 from typer.testing import CliRunner
 
 from models.accounts import Accounts, Run, Selection, balances, summary
+from models.accounts.selection import moment
 from models.errors import SettingsError
 from models.events import CONTRACT, Alarm, Decision, Event, Label, decode, encode
 from models.training.data import read_labels
@@ -20,7 +26,7 @@ from streams.cli import app
 from streams.connection import kafka_options
 from streams.feed import broken, items
 from streams.offline import calibrations
-from streams.reading import read_all
+from streams.reading import read_all, read_each
 from streams.report import write_report
 from streams.settings import Settings, environment
 from streams.stages import changelogs, keys_in
@@ -29,6 +35,7 @@ from streams.topics import administrator
 from streams.wire import outgoing
 from tests.integration.test_cli import demur
 from tests.property.test_canary import leaks
+from tests.property.test_oracle import lived
 from tests.rehearsal import Rehearsal
 from tests.rehearsal import week as untidy
 
@@ -125,6 +132,94 @@ def test_a_verdict_counts_with_its_response_though_it_came_after_the_period(rest
     assert parts[0]["decisions_out"] >= 100
 
 
+class Whole(Selection):
+    """The same period, and all is read."""
+
+    first_ms = None
+
+
+@pytest.fixture
+def dated(settings: Settings) -> tuple[Settings, datetime]:
+    """Topics of two weeks of live operation, dated as if they had been written then; and the middle of the responses.
+
+    Some responses are dated ten years ahead.
+    """
+    logs, mine = lived(1, ahead_of="t1"), settings.model_copy(update={"partitions": 2})
+    topics.create(mine, changelogs(mine))
+    as_told = {"message.timestamp.type": "CreateTime", "retention.ms": "-1"}
+    with administrator(mine) as admin:
+        names = [mine.topic_prefix + topic for topic in logs.entries]
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, as_told) for name in names])
+    with closing(KafkaProducer(**kafka_options(mine))) as producer:
+        for topic, entries in logs.entries.items():
+            for e in sorted(entries, key=lambda entry: entry.at_ms):
+                place = {"partition": e.partition, "key": e.key, "headers": [*e.headers], "timestamp_ms": e.at_ms}
+                producer.send(mine.topic_prefix + topic, value=e.value, **place)
+    came = sorted(entry.at_ms for entry in logs.entries["responses"])
+    return mine, moment(came[len(came) // 2])
+
+
+@pytest.mark.kafka
+def test_a_report_reads_no_more_than_it_must_and_counts_the_same(
+    dated: tuple[Settings, datetime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, middle = dated
+    read: Counter[str] = Counter()
+
+    def counted(settings: Settings, topic: str, first_ms: int | None = None) -> Iterator[ConsumerRecord]:
+        for record in read_each(settings, topic, first_ms):
+            read[topic] += 1
+            yield record
+
+    monkeypatch.setattr("streams.survey.read_each", counted)
+    parts = [figures(settings, asked) for asked in (Selection(until=middle), Selection(since=middle))]
+    read.clear()
+    whole = figures(settings)
+    all_read = read.copy()
+    assert sum(part["decisions_out"] for part in parts) == whole["decisions_out"]
+    assert sum(part["labels"] for part in parts) == whole["labels"]
+    for days in (-1, 0, 1):
+        period = middle + timedelta(days), middle + timedelta(days + 2)
+        expected = figures(settings, Whole(*period))
+        read.clear()
+        assert figures(settings, Selection(*period)) == expected
+        assert expected["decisions_out"] > 0
+        assert 0 < read["decisions"] < all_read["decisions"]
+        assert 0 < read.total() < all_read.total()
+    read.clear()
+    assert figures(settings, Selection(since=middle + timedelta(days=365)))["decisions_out"] == read.total() == 0
+
+
+@pytest.mark.kafka
+def test_what_is_dated_years_ahead_counts_when_it_came(dated: tuple[Settings, datetime]) -> None:
+    settings, middle = dated
+    ahead = {r.response_id for r in decisions(settings) if r.occurred_at > middle + timedelta(days=365)}
+    assert ahead
+    month = timedelta(days=30)
+    accounts, _ = survey(settings, Selection(middle - month, middle + month))
+    assert all(response_id in accounts.lives for response_id in ahead)
+    assert figures(settings, Selection(since=middle + month))["decisions_out"] == 0
+    assert figures(settings, Selection(since=middle + month, replayed=True))["decisions_out"] == len(ahead)
+
+
+def decisions(settings: Settings) -> list[Decision]:
+    return [decode(Decision, r.value) for r in read_all(settings, "decisions")]
+
+
+def test_a_topic_is_read_from_a_time_on(settings: Settings) -> None:
+    mine = settings.model_copy(update={"partitions": 2})
+    topics.create(mine, changelogs(mine))
+    with closing(KafkaProducer(**kafka_options(mine))) as producer:
+        for n in range(6):
+            producer.send(mine.topic_prefix + "alarms", value=b"%d" % n, partition=n % 2).get(10)
+            time.sleep(0.02)
+    found = read_all(mine, "alarms")
+    for first in {record.timestamp for record in found}:
+        expected = {record.value for record in found if record.timestamp >= first}
+        assert {record.value for record in read_each(mine, "alarms", first)} >= expected
+    assert {record.value for record in read_each(mine, "alarms", 0)} == {b"%d" % n for n in range(6)}
+
+
 def test_of_a_period_without_responses_there_is_a_report(resting: Settings, tmp_path: Path) -> None:
     said = demur("report", "--out", str(tmp_path), "--from", "2031-01-01", "--to", "2031-02-01", settings=resting)
     assert said.returncode == 0, said.stderr
@@ -174,13 +269,14 @@ def test_each_deployment_is_held_against_its_own_promise(resting: Settings, tmp_
 def test_nothing_is_written_and_no_group_is_left_behind(resting: Settings, tmp_path: Path) -> None:
     def there() -> Any:
         with administrator(resting) as admin:
-            groups = [group["group_id"] for group in admin.list_groups()]
+            groups = {group["group_id"] for group in admin.list_groups()}
         return groups, {topic: len(read_all(resting, topic)) for topic in drive.TOPICS}
 
-    before = there()
+    groups, records = there()
     assert demur("report", "--out", str(tmp_path), settings=resting).returncode == 0
     assert demur("export", "labels", settings=resting).returncode == 0
-    assert there() == before
+    after, still = there()
+    assert (after - groups, still) == (set(), records)  # those of other tests may go
 
 
 def lines(settings: Settings, *words: str) -> list[bytes]:

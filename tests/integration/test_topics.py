@@ -12,8 +12,9 @@ from models.events import Event
 from streams.connection import kafka_options
 from streams.reading import read_all, tail
 from streams.settings import Settings, load
-from streams.topics import create, describe, plan
+from streams.topics import administrator, check, create, describe, plan
 from tests.apache_kafka import ApacheKafka
+from tests.integration.test_hang import until
 
 DAY_MS = 86_400_000
 
@@ -56,6 +57,25 @@ def test_topics_that_are_cut_otherwise_are_refused(settings: Settings) -> None:
     other = settings.model_copy(update={"partitions": settings.partitions + 2})
     with pytest.raises(SettingsError, match=r"has 4 partitions, not 6: .* set DEMUR_PARTITIONS=4"):
         create(other)
+
+
+def test_topics_that_would_lose_rows_are_put_right(settings: Settings) -> None:
+    """A platform team made them, by its own rules; longer retention is its own affair."""
+    year = str(366 * DAY_MS)
+    rules = {"cleanup.policy": "delete", "retention.ms": year, "retention.bytes": "1000000"}
+    with administrator(settings) as admin:
+        asked = {t.name: {"num_partitions": t.partitions, "replication_factor": 1} for t in plan(settings)}
+        admin.create_topics({name: how | {"configs": rules} for name, how in asked.items()})
+        admin.wait_for_topics(list(asked))
+    with pytest.raises(
+        SettingsError, match=r"topic .*calibrations has cleanup\.policy=delete, not compact: .*run `demur"
+    ):
+        check(describe(settings))
+    assert create(settings) == []
+    until(lambda: not any(one.wrong for one in describe(settings)), "topics put right")
+    found = describe(settings)
+    check(found)
+    assert {one.configs["retention.ms"] for one in found} == {year}
 
 
 def test_a_topic_that_is_not_there_is_named(settings: Settings) -> None:

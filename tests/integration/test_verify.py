@@ -13,8 +13,19 @@ import pytest
 from kafka import KafkaProducer
 
 from models.errors import EventError
-from models.events import CONTRACT, Calibration, Change, Decision, Feedback, Instruction, Label, Response, decode, parse
-from models.oracle.logs import INPUTS
+from models.events import (
+    CONTRACT,
+    WRITTEN_BY_OTHERS,
+    Calibration,
+    Change,
+    Decision,
+    Feedback,
+    Instruction,
+    Label,
+    Response,
+    decode,
+    parse,
+)
 from models.training.reactions import Arrival
 from streams.clock import WallClock
 from streams.connection import kafka_options
@@ -151,7 +162,7 @@ def test_a_real_stream_while_it_flows_at_rest_and_tampered_with(
     assert resting.differences == []
     assert resting.checked["labels"] > 20
     assert resting.checked["decisions"] > len(asked)
-    names = [topic for topic in CONTRACT if topic not in INPUTS]
+    names = [topic for topic in CONTRACT if topic not in WRITTEN_BY_OTHERS]
     names += [name.removeprefix(stage.settings.topic_prefix) for name in changelogs(stage.settings)]
     written = [(r.key, r.value, r.headers) for name in names for r in read_all(stage.settings, name)]
     assert leaks(*written, (tmp_path / "run" / "worker.log").read_bytes()) == []

@@ -1,10 +1,12 @@
 import random
 from collections import defaultdict
+from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.accounts import Accounts, balances, summary
+from models.accounts import Accounts, Selection, balances, summary
+from models.accounts.selection import moment
 from models.events import Closure, Decision, Feedback, Label, Response
 from tests.synthetic_week import PLANTED, Record, Week
 
@@ -55,3 +57,15 @@ def test_any_single_loss_is_named(place):
     matters |= isinstance(lost, Closure) and lost.feedback_id is not None
     if matters:
         assert balances(fed(kept), PLANTED)
+
+
+HOURS = st.integers(-400, 400).map(lambda n: timedelta(hours=n) / 4)
+
+
+@given(st.sampled_from([record for record in WEEK.records if record[1] is not None]), HOURS, HOURS)
+@settings(max_examples=300, deadline=None)
+def test_what_belongs_to_a_period_came_no_earlier_than_it_is_read(record, began, came):
+    _, event, at_ms = record
+    since = moment(at_ms) + began
+    asked, at_ms = Selection(since=since), at_ms + came // timedelta(milliseconds=1)
+    assert at_ms >= asked.first_ms or not asked.within(asked.when(event, at_ms))

@@ -68,6 +68,10 @@ def messages() -> Iterator[tuple[str, bytes, tuple[tuple[str, bytes], ...]]]:
                 for kind_, spoilt in enumerate((canary, [canary], {canary: canary})):
                     own = {id_: f"{id_}-{n}-{name}-{kind_}" for id_ in ids}
                     yield topic, orjson.dumps(good | own | {name: spoilt}), (("ce_id", canary.encode()),)
+            event = {"specversion": "1.0", "id": canary, "subject": canary, canary: canary}
+            inside = {id_: f"{id_}-{n}-inside" for id_ in ids}
+            for data in (good | inside | said | extra, good | inside | {"turn": canary}, canary):
+                yield topic, orjson.dumps(event | {"data": data}), (("content-type", canary.encode()),)
             yield topic, f"{{{canary}".encode(), ((canary, canary.encode()),)
             yield topic, canary.encode(), ()
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.events import Closure, Label, Watermark, decode
-from models.joining import Horizons
+from models import joining
+from models.events import Closure, Label, Watermark, decode, encode
+from models.joining import Horizons, Row
 from streams.agents.join import Join
 from streams.clock import Clock, EventClock
 from streams.wire import Record
@@ -18,7 +19,7 @@ from tests.stagecraft import Theatre, at, context, decision, feedback, record
 HORIZONS = Horizons(settle=timedelta(minutes=2), response=timedelta(days=1), orphan=timedelta(hours=2))
 END = [record(Watermark(occurred_at=at(10 * 86_400)), 1000, topic=topic) for topic in Watermark.topics]
 ACTIONS = ("accepted", "edited", "disagreed", "flagged", "abandoned", "retracted")
-CRASHES = ("no", "no", "no", "early", "written", "sent")
+CRASHES = ("no", "no", "no", "early", "written", "sent", "written written", "sent written")
 
 said = st.builds(
     lambda n, response, who, action, seconds: feedback(
@@ -32,7 +33,7 @@ inputs = st.lists(said | asked, max_size=25)
 
 def theatre(clock: Clock | None = None) -> Theatre:
     watch = clock or EventClock()
-    return Theatre(lambda state: Join(context(), state, HORIZONS, watch, b""))
+    return Theatre(lambda state: Join(context(), state, HORIZONS, watch, (b"",)))
 
 
 def play(events: list[Any], sizes: random.Random | None = None, crashes: random.Random | None = None) -> Theatre:
@@ -90,6 +91,30 @@ def test_every_response_is_labelled_or_closed(events: list[Any]) -> None:
 def test_a_clinician_counts_once_per_response(events: list[Any]) -> None:
     first = [(x.response_id, x.clinician) for x in labels(play(events)) if x.kind == "verdict"]
     assert len(first) == len(set(first))
+
+
+HOURS, DAY = HORIZONS.orphan.total_seconds(), HORIZONS.response.total_seconds()
+TOLD = st.tuples(
+    st.sampled_from(["ann", "ben"]),
+    st.sampled_from(ACTIONS),
+    st.sampled_from([0, 60, 119, 120, 121, 240, HOURS, DAY - 1, DAY, DAY + 1, DAY + 120, DAY + 121]),
+)
+
+
+@given(st.lists(TOLD, max_size=8), st.booleans())
+def test_a_row_knows_what_it_has_led_to_and_when(told: list[Any], known: bool) -> None:  # noqa: FBT001
+    """After a crash its outcomes are told again in the order in which they fell due."""
+    row, found = Row("r0"), []
+    if known:
+        row = joining.on_decision(row, joining.known(decision("r0"), at(0)))
+    for n, (who, action, seconds) in enumerate(told):
+        said = feedback(f"f{n}", "r0", clinician=who, action=action, seconds=seconds)
+        row, now = joining.on_feedback(row, joining.heard(said, f"0:{n}", b"", at(seconds)), HORIZONS)
+        assert now == ()
+    while (due := row.due(HORIZONS)) is not None:
+        row, effects = joining.on_time(row, due, HORIZONS, 1)
+        found += [(due if known else one.closed_at, encode(one)) for one in effects]
+    assert sorted((when, encode(one)) for when, one in joining.outcomes(row, HORIZONS)) == sorted(found)
 
 
 @given(inputs, st.randoms(use_true_random=False))

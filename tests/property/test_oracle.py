@@ -11,14 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from models.calibration.history import History
 from models.calibration.ledger import Ledger
 from models.errors import IdReused
 from models.events import (
     CONTRACT,
+    Calibration,
     Change,
     Closure,
     DeadLetter,
     Decision,
+    Feedback,
     Instruction,
     Label,
     Response,
@@ -30,16 +33,20 @@ from models.events import (
 from models.joining import MAX_SKEW
 from models.oracle import Entry, Logs, Rules, check, rows
 from models.oracle.edges import SKEW
+from models.oracle.logs import Found
 from models.partitions import home
 from models.policy import Policies, Policy
+from models.salience import digest as salience
 from streams.agents.join import Join
-from streams.feed import broken, items
+from streams.feed import Item, broken, items
 from streams.wire import Record, outgoing
-from tests.rehearsal import HORIZONS, KEY, POLICIES, RULES, HandClock, Rehearsal, crowded, rehearsed, week
+from tests.rehearsal import DIGEST_KEYS, HORIZONS, POLICIES, RULES, HandClock, Rehearsal, crowded, rehearsed, week
 from tests.stagecraft import START, Theatre, context, feedback
 from tests.tampering import Forger
+from tests.unit.test_control import order
 from tests.unit.test_fold import label, theatre
 from tests.unit.test_history import course
+from tests.unit.test_succession import swapped
 
 LOST = "a response without a decision, though its offset is committed"
 
@@ -60,11 +67,20 @@ def said(stages: Rehearsal) -> list[Entry]:
     return [entry for log in stages.logs["labels"] for entry in log if b'"instruction"' in entry.value]
 
 
+def stood(stages: Rehearsal, then: Calibration) -> dict[str, Any]:
+    """The filter's whole state at a version: what is published of it is what scorers need."""
+    log = [decode(CONTRACT["labels"], entry.value) for log in stages.logs["labels"] for entry in log]
+    mine = [event for event in log if event.deployment == then.deployment]
+    changes = [decode(Change, entry.value) for log in stages.logs["changes"] for entry in log]
+    policy = stages.policies.of(then.deployment)
+    return History(then.deployment, policy, mine, changes).at(then.version).ledger.filter.state()
+
+
 def say(stages: Rehearsal, order: Any, *, model: str = "") -> None:
     """Instruct a calibrator that has a version; `model`: another than its own, so that it cannot be followed."""
     then = stages.rng.choice(stages.published())
     rest: dict[str, dict[str, Any]] = {
-        "rollback": {"parameters": then.parameters["filter"]},
+        "rollback": {"parameters": stood(stages, then)} if order == "rollback" else {},
         "approval": {"ceilings": {"all": stages.rng.uniform(-4.0, 0.0)}},
         "release": {"scope": "site=north"},
     }
@@ -142,6 +158,68 @@ def test_a_policy_that_changes_on_the_way_is_followed_from_where_the_log_says(ch
     unlearnt = Policies(msgspec.structs.replace(POLICIES.default, plan="green-only", audit_rate=0.5))
     report = check(whole(), RULES._replace(policies=(POLICIES, unlearnt)))
     assert not [*report.differences, *report.beyond]
+
+
+def test_whichever_of_two_keys_makes_the_digests_nothing_else_changes() -> None:
+    """So a key can be changed: the new one is known everywhere before it is used, and the former one after it was."""
+    told, keys = week(120, 5), [*DIGEST_KEYS, b"another key of digests"]
+    texts = {one.response_id: one.response for one in told.responses}
+    arrivals = crowded([reworded(item, texts) for item in items(told.arrivals)])
+    stages = Rehearsal(2, crashes=False)
+
+    def swap() -> None:
+        keys.reverse()
+        stages.rekey(*keys)
+
+    logs = stages.play(arrivals, meanwhile=swap).left()
+    report = check(logs, RULES._replace(digest_keys=tuple(keys)))
+    assert not [*report.differences, *report.beyond]
+    assert depths(logs) == depths(Rehearsal(2, crashes=False).play(arrivals).left())
+    assert [*depths(logs).values()].count("surface") > 50
+    for key in keys:
+        alone = {one.what.partition(" is ")[0] for one in check(logs, RULES._replace(digest_keys=(key,))).differences}
+        assert {"`input_digest`", "`salience_digest`"} <= alone
+
+
+def reworded(item: Item, texts: dict[str, str | None]) -> Item:
+    """Let who accepts edit instead, and change nothing that matters."""
+    if b'"accepted"' not in item.value:
+        return item
+    event = decode(Feedback, item.value)
+    edit = f"{texts.get(event.response_id)} So be it."
+    return item._replace(value=encode(msgspec.structs.replace(event, action="edited", edited_response=edit)))
+
+
+def depths(logs: Logs) -> dict[str, str]:
+    labels = [decode(CONTRACT["labels"], entry.value) for entry in logs.entries["labels"]]
+    return {label.label_id: label.depth for label in labels if isinstance(label, Label)}
+
+
+def test_both_digests_of_a_decision_are_by_one_key() -> None:
+    entry, decision = next(one for one in decided(whole()) if one[1].logit is not None)
+    texts = [e.value for e in whole().entries["responses"] if decision.response_id.encode() in e.value]
+    mixed = salience(decode(Response, texts[0]).response or "", b"former")
+    logs = rewritten(whole(), entry, msgspec.structs.replace(decision, salience_digest=mixed))
+    found = check(logs, RULES._replace(digest_keys=(*DIGEST_KEYS, b"former"))).differences
+    assert any(one.what.startswith("`salience_digest`") for one in found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_while_workers_differ_in_their_model_and_after_a_swap_all_is_as_it_must_be(seed: int) -> None:
+    """A stray worker has a fifth of the batches; then another model has all of them."""
+
+    def swap(stages: Rehearsal) -> None:
+        swapped = sum(map(len, stages.logs["responses"])) > 80
+        stages.reader.model_hash = ("n" if swapped or stages.rng.random() < 0.2 else "m") * 64
+        orders(stages)
+
+    logs = run(seed, responses=200, meanwhile=swap).left()
+    report = check(logs, RULES)
+    assert report.differences == []
+    assert not report.pending + report.beyond
+    causes = [one.cause for one in (decode(Change, entry.value) for entry in logs.entries["changes"])]
+    assert sum(cause == f"another model: {12 * 'n'}" for cause in causes) > 0
+    assert f"another model: {12 * 'm'}" not in causes
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -255,20 +333,31 @@ class LiveClock(HandClock):
     def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
         return min(occurred_at, self.at + MAX_SKEW)
 
+    def time_at(self, _: float) -> Any:
+        return self.at
+
 
 LIVE = RULES._replace(replayed=False)
 
 
-def lived(seed: int, *, jump: timedelta = timedelta(0), ahead_of: str = "") -> Logs:
+def lived(
+    seed: int,
+    *,
+    jump: timedelta = timedelta(0),
+    ahead_of: str = "",
+    said_ahead: bool = False,
+    behind: timedelta = timedelta(0),
+) -> Logs:
     """What the stages leave in live operation. `jump`: how far JOIN's clock is ahead of the others'.
 
-    `ahead_of`: ids that end so are of responses dated ten years ahead.
+    `ahead_of`: ids that end so are of responses dated ten years ahead. `said_ahead`: so is a third of the feedback, and
+    of a third the response never comes. `behind`: how far SCORE's clock is behind.
     """
-    what = crowded(list(items(week(60, seed).arrivals)))
+    what = crowded(list(items(week(60, seed, **({"orphans": 0.3} if said_ahead else {})).arrivals)))
     clock, ahead = LiveClock(what[0].arrives_at), LiveClock(what[0].arrives_at)
-    stages = Rehearsal(seed, clock=clock)
+    stages = Rehearsal(seed, clock=clock, late=behind)
     if jump:
-        stages.stages["join"] = Theatre(lambda s: Join(context(2), s, HORIZONS, ahead, KEY))
+        stages.stages["join"] = Theatre(lambda s: Join(context(2), s, HORIZONS, ahead, DIGEST_KEYS))
     for item in what:
         clock.at = max(clock.at, item.arrives_at)
         ahead.at = clock.at + jump
@@ -276,6 +365,9 @@ def lived(seed: int, *, jump: timedelta = timedelta(0), ahead_of: str = "") -> L
         if ahead_of and item.response_id and item.response_id.endswith(ahead_of):
             asked = decode(Response, value)
             value = encode(msgspec.structs.replace(asked, occurred_at=asked.occurred_at + timedelta(days=3650)))
+        if said_ahead and item.topic == Feedback.topic and zlib.crc32(value) % 3 == 0:
+            said = decode(Feedback, value)
+            value = encode(msgspec.structs.replace(said, occurred_at=said.occurred_at + timedelta(days=3650)))
         stages.put(item.topic, item.key, value, item.headers)
         if stages.rng.random() < 0.05:
             stages.finish(clock.at + jump)
@@ -311,6 +403,49 @@ def test_responses_dated_years_ahead_end_like_all_others() -> None:
     labelled = {decode(Label, one.value).response_id for one in logs.entries["labels"]}
     closed = {decode(Closure, one.value).response_id for one in logs.entries["closures"]}
     assert decided <= labelled | closed
+
+
+def test_feedback_dated_years_ahead_ends_like_all_other() -> None:
+    for seed in range(8):
+        logs = lived(seed, said_ahead=True)
+        assert check(logs, LIVE).differences == [], seed
+        told = [decode(Feedback, one.value) for one in logs.entries["feedback"]]
+        closed = {decode(Closure, one.value).feedback_id for one in logs.entries["closures"]}
+        ended = closed | {decode(Label, one.value).feedback_id for one in logs.entries["labels"]}
+        ahead = {one.feedback_id for one in told if one.occurred_at.year > 2030}
+        assert ahead <= ended, seed
+        decided = {decode(Decision, one.value).response_id for one in logs.entries["decisions"]}
+        strays = {one.response_id for one in told if one.feedback_id in ahead} - decided
+        kept = [one for one in logs.entries["closures"] if decode(Closure, one.value).response_id not in strays]
+        found = check(logs._replace(entries={**logs.entries, "closures": kept}), LIVE).differences
+        assert {one.what for one in found} == {"feedback without an end, though its time has come"}
+        assert 0 < len(found) <= len(strays)  # those of the last day may be ended later
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_decisions_by_a_clock_that_is_years_behind_are_labelled_like_all_others(seed: int) -> None:
+    logs, right = lived(seed, behind=timedelta(days=2000)), lived(seed)
+    assert check(logs, LIVE).differences == []
+    labels, wanted = ({decode(Label, one.value).label_id for one in of.entries["labels"]} for of in (logs, right))
+    assert labels == wanted
+    unlabelled, wanted = (
+        {decode(Closure, one.value).response_id for one in of.entries["closures"] if b'"unlabelled"' in one.value}
+        for of in (logs, right)
+    )
+    assert unlabelled == wanted
+
+
+def test_old_data_is_decided_on_without_a_score() -> None:
+    what = [item for item in items(week(20, 5).arrivals) if item.topic == "responses"]
+    stages = Rehearsal(clock=LiveClock(what[-1].arrives_at + HORIZONS.response))
+    for item in what:
+        stages.put(item.topic, item.key, item.value, item.headers)
+    logs = stages.run().left(at_rest=False)
+    assert check(logs, LIVE).differences == []
+    found = {one.response_id: (one.logit, one.reasons) for _, one in decided(logs)}
+    old = [reasons for logit, reasons in found.values() if logit is None]
+    assert len(old) >= len(what) - 2
+    assert {*old} == {("score_missing", "deadline_missed")}
 
 
 @cache
@@ -380,7 +515,7 @@ def test_though_the_oldest_has_expired_what_is_forged_now_is_seen() -> None:
         (other, le.at_ms, "a label that does not follow from the feedback on its response"),
         (stray, le.at_ms, stray_end),
         (rows.duplicate(said, "f@0:99"), entry.at_ms, stray_end),
-        (rows.unlabelled(never, HORIZONS.response), entry.at_ms, stray_end),
+        (rows.unlabelled(Found(entry, never), HORIZONS.response), entry.at_ms, stray_end),
     ]
     for event, at_ms, what in forged:
         more, new = added(logs, event, at_ms)
@@ -500,7 +635,7 @@ def patient(horizon: timedelta) -> Logs:
     """What JOIN leaves under a response horizon, when one clinician judges after six days and another after ten."""
     stages, asked = Rehearsal(5, crashes=False), [i for i in items(week(10, 5).arrivals) if i.topic == "responses"]
     horizons = HORIZONS._replace(response=horizon)
-    stages.stages["join"] = Theatre(lambda s: Join(context(2), s, horizons, stages.clock, KEY))
+    stages.stages["join"] = Theatre(lambda s: Join(context(2), s, horizons, stages.clock, DIGEST_KEYS))
     for n, item in enumerate(asked):
         stages.put(item.topic, item.key, item.value, item.headers)
         for day in (6, 10):
@@ -649,6 +784,21 @@ def test_a_calibrator_that_people_instructed_is_recomputed_bit_for_bit() -> None
     assert report.checked["alarms of LEARN"] > 0
 
 
+def test_a_rebuild_that_labels_overtook_changes_nothing_and_one_that_they_did_not_is_recomputed() -> None:
+    labels = [label(n, rejected=n % 7 == 0) for n in range(400)]
+    then = History("ward", Policy(), labels[:300]).corrected()
+    by = order("rebuild", 300, parameters=then.learning.ledger.filter.state(), last=then.last)
+    first, second = (
+        msgspec.structs.replace(by, instruction_id=id_, deployment="ward", model_hash="m") for id_ in ("i1", "i2")
+    )
+    logs = left_by([*labels[:300], first, *labels[300:399], second, labels[399]])
+    assert complaints(logs) == []
+    told = [decode(Change, entry.value) for entry in logs.entries["changes"]]
+    assert [one.last for one in told if one.cause.startswith("rebuild")] == ["i1"]
+    [letter] = logs.entries["dead-letters"]
+    assert "what came since would be lost" in decode(DeadLetter, letter.value).detail
+
+
 def place(logs: Logs, kind: bytes) -> int:
     return next(n for n, entry in enumerate(logs.entries["labels"]) if kind in entry.value)
 
@@ -682,6 +832,25 @@ def test_a_rollback_over_a_change_of_model_is_named() -> None:
     wrong = complaints(left_by([*labels, by]))
     assert "labels/0/60: a rollback to other parameters than version 20 had (I8)" in wrong
     assert complaints(left_by([*labels[:30], msgspec.structs.replace(by, model_hash="old")])) == []
+
+
+def test_a_swap_of_the_model_with_strays_and_late_labels_is_recomputed() -> None:
+    """Entries on the way hold how many of its labels there were; an instruction neither adds to them nor takes any."""
+    at_5 = Ledger("ward", Policy())
+    for one in swapped()[:5]:
+        at_5.apply(one)
+    by = Instruction(
+        instruction_id="i1", deployment="ward", order="rollback", version=5, model_hash="old", by="dr",
+        parameters=at_5.filter.state(), occurred_at=START,
+    )  # fmt: skip
+    events = [*swapped()[:33], by, *swapped()[33:]]
+    logs = left_by(events)
+    assert complaints(logs) == []
+    entries = [decode(Change, entry.value) for entry in logs.entries["changes"]]
+    assert [one.state and one.state["succession"]["labels"] for one in entries] == [0, 3, 5, 0]
+    fewer = [entry for entry in logs.entries["labels"] if entry.offset != 40]
+    [version, *_] = complaints(logs._replace(entries={**logs.entries, "labels": fewer}))
+    assert version.endswith("no beginning of the label log leads to it (I8)")
 
 
 def test_a_tampered_calibration_and_a_tampered_entry_are_named() -> None:

@@ -2,10 +2,12 @@ import pytest
 from msgspec.structs import replace
 
 from models.accounts import Accounts, balances, summary
-from models.accounts.changes import explained
+from models.accounts.changes import Changes, explained
 from models.accounts.lags import quantiles
+from models.calibration.ledger import LINEAGE
 from models.events import Calibration, Change, Closure, DeadLetter, Feedback, Instruction, Label, Standing
 from tests.synthetic_week import DRIFT, PLANTED, START, Record, Week
+from tests.unit.test_history import begun_anew
 
 
 def fed(records: list[Record]) -> Accounts:
@@ -203,3 +205,13 @@ def test_the_calibrated_risk_is_closer_to_the_truth_than_the_raw_score():
     accounts = fed(Week(size=3000).records)
     assert accounts.calibrated.error() < accounts.raw.error()
     assert accounts.calibrated.brier < accounts.raw.brier
+
+
+def test_versions_that_are_counted_anew_are_as_many_as_were_gone_through():
+    """LEARN lost its state when its log had begun to expire: its next version is a thousand million and one."""
+    _, _, entries = begun_anew()
+    found = Changes()
+    for one in entries:
+        found.observe(one)
+    old = [one.after.version for one in entries if one.after.version < LINEAGE]
+    assert found.versions == max(old) + entries[-1].after.version - LINEAGE

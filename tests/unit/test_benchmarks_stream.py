@@ -42,7 +42,7 @@ def test_our_stage_and_the_rule_of_the_peers_come_to_the_same(seed: int, size: i
     items = feed.join(300, seed)
     sent: set[bytes] = set()
     for partition in range(feed.PARTITIONS):
-        stage = Theatre(lambda state: Join(context(feed.PARTITIONS), state, feed.HORIZONS, Stopwatch(), b""))
+        stage = Theatre(lambda state: Join(context(feed.PARTITIONS), state, feed.HORIZONS, Stopwatch(), (b"",)))
         records = [
             Record(i.topic, partition, at, i.key, i.value, {}, 0.0)
             for i, at in feed.by_place(items)
@@ -67,7 +67,7 @@ class Unknown:
 def test_our_score_and_the_rule_of_the_peers_decide_alike() -> None:
     asked = [item for item in feed.responses(100, feedback=True) if item.topic == Response.topic]
     clock = Stopwatch()
-    parts = Parts(Scorer(Free(), Metrics()), Unknown(), Policies(), clock, b"")
+    parts = Parts(Scorer(Free(), Metrics()), Unknown(), Policies(), clock, (b"",))
     expiry = Expiry(timedelta(days=1), read_time, clock)
     stage = Theatre(lambda state: Score(context(), state, expiry, parts))
     stage.run([Record(item.topic, 0, at, item.key, item.value, {}, 0.0) for at, item in enumerate(asked)])

@@ -14,7 +14,8 @@ from models.policy import Policy
 from streams import calibrations
 from streams.calibrations import Calibrations
 from streams.settings import load
-from tests.unit.test_fold import label
+from tests.stagecraft import record
+from tests.unit.test_fold import label, newest, theatre
 
 
 def version(labels: int) -> Calibration:
@@ -127,3 +128,19 @@ async def test_without_word_from_the_broker_no_version_is_current(monkeypatch: p
     assert known.of("ward").current
     monkeypatch.setattr(calibrations, "LOST_S", 0.0)
     assert not known.of("ward").current, "too long ago"
+
+
+def test_learn_begun_anew_on_a_cut_log_is_heard_at_once_and_nothing_old_comes_back() -> None:
+    """Counted from 1 again, its versions were passed over for as many labels as had expired: a jump among them, too."""
+    log = [record(label(n, calibrator_version=max(0, n - 3)), n) for n in range(30)]
+    lost, anew = theatre(), theatre()
+    known = Calibrations(load())
+    for stage, labels in ((lost, log), (anew, log[10:])):
+        for one in labels:
+            stage.run([one])
+        for sent in stage.sent:
+            if sent.topic == "calibrations":
+                known.take(sent.value or b"")
+        assert known.of("ward").calibration == newest(stage)
+    known.take(encode(newest(lost)))
+    assert known.of("ward").calibration == newest(anew)

@@ -17,8 +17,9 @@ from models.calibration.delays import Delays
 from models.calibration.estimator import RejectionCalibrator
 from models.calibration.filter import FADING, Filter, Observation
 from models.calibration.jumps import accumulate
+from models.calibration.offsets import Offsets
 from models.calibration.settings import DEFAULTS, FilterSettings
-from models.calibration.state import SCHEMA
+from models.calibration.state import SCHEMA, read
 from models.errors import Invalid, SettingsError, StateError
 
 
@@ -289,6 +290,32 @@ def test_groups_are_bounded_and_the_quarantined_stay():
         calibrator.observe(Observation(-2.0, (("category", f"c{i}"),), rejected=False))
     assert sorted(calibrator.state()["groups"]["category"]) == ["c8", "c9"]
     assert "keep" in calibrator.state()["groups"]["site"]
+
+
+def test_leniency_of_a_site_is_served_down_to_a_floor_and_raters_not_at_all():
+    offsets = Offsets(FilterSettings())
+    groups = [("site", "x"), ("category", "x"), ("clinician", "x")]
+    offsets.find(tuple(groups), clock=0)
+    for mean, floored in ((-2.0, -0.3), (0.5, 0.5)):
+        for key in groups:
+            offsets.by_key[key].mean = mean
+        served = {key: moments[0] for key, moments in offsets.served(clock=0).items()}
+        assert served == {("category", "x"): mean, ("site", "x"): floored}
+
+
+def test_raters_are_compared_when_there_are_three_whoever_comes_and_goes():
+    offsets = Offsets(FilterSettings(max_groups=4))
+    for name, told in (("a", False), ("b", False), ("c", True), ("d", True)):
+        groups = (("site", "x"), ("clinician", name))
+        for _ in range(2):
+            keys, blocks = offsets.find(groups, clock=ord(name))
+            assert keys == ([("clinician", name), ("site", "x")] if told else [("site", "x")])
+            assert blocks == [offsets.by_key[key] for key in keys]
+    again = Offsets(FilterSettings(max_groups=4))
+    again.restore(read({**Filter(FilterSettings()).state(), "groups": offsets.state()}).groups, clock=200)
+    assert (offsets.raters, again.raters) == (3, 3)
+    offsets.find((("clinician", "e"),), clock=200)
+    assert ("clinician", "a") not in offsets.by_key
 
 
 def test_what_is_known_to_be_risky_is_forgotten_last():

@@ -4,16 +4,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from models.calibration.control import Difference, Effect
+from models.calibration.history import History
 from models.errors import SettingsError, StateError
 from models.policy import Policy
 from streams import cli, runs
 from streams.commands import calibrator, policy, say
 from streams.settings import Settings, load
+from tests.unit.test_ledger import log
 
 HOSTILE = "ward [icu], see [/wiki] :warning:"
 
@@ -66,6 +69,21 @@ def test_names_in_tables_are_printed_as_they_stand(
     calibrator._show(found, json=False)
     out = capsys.readouterr().out
     assert [name for name in ("d [/x]", "offset [site=north]", "site=ward [/icu]") if name not in out] == []
+
+
+@pytest.mark.parametrize(("versions", "said"), [(set[int](), ""), ({7, 3, 9}, "3 entries of versions 3 to 9")])
+def test_entries_that_cannot_be_used_are_named_beside_what_is_shown(
+    versions: set[int], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = History("icu", Policy(), log(30))
+    history.passed_over |= versions
+    monkeypatch.setattr(calibrator, "_history", lambda *_: history)
+    monkeypatch.setattr(calibrator, "_compare", lambda *_: msgspec.json.decode(b"{}"))
+    calibrator.diff("icu", 10, 20, json=True)
+    shown = capsys.readouterr()
+    assert shown.out == "{}\n"
+    assert said in shown.err
+    assert bool(shown.err) == bool(said)
 
 
 def test_a_replay_waits_for_its_encoder_as_long_as_it_may(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from models.encoder.artifact import seal
 from models.policy import Policy
 from models.tiers import Facts, tier
+from streams import gateway
 from streams.cli import app
 from streams.metrics import Metrics
 from streams.settings import Settings, load
@@ -48,15 +49,15 @@ def test_it_is_a_compose_file() -> None:
 
 
 def test_every_part_is_there_and_waits_for_what_it_needs(services: dict[str, Any]) -> None:
-    assert list(services) == ["kafka", "topics", "model", "worker", "feed", "prometheus", "grafana"]
+    assert list(services) == ["kafka", "topics", "model", "worker", "gateway", "feed", "prometheus", "grafana"]
     needs = {
         name: {on: how["condition"].removeprefix("service_") for on, how in service.get("depends_on", {}).items()}
         for name, service in services.items()
     }
     assert needs["topics"] == {"kafka": "healthy"}
     assert needs["worker"] == {"model": "completed_successfully", "topics": "completed_successfully"}
-    assert needs["feed"] == {"worker": "healthy"}
-    assert all("healthcheck" in services[on] for on in ("kafka", "worker", "prometheus"))
+    assert needs["feed"] == needs["gateway"] == {"worker": "healthy"}
+    assert all("healthcheck" in services[on] for on in ("kafka", "worker", "gateway", "prometheus"))
 
 
 def test_only_this_machine_reaches_it(services: dict[str, Any]) -> None:
@@ -69,7 +70,7 @@ def test_only_this_machine_reaches_it(services: dict[str, Any]) -> None:
 def test_commands_and_settings_exist(services: dict[str, Any]) -> None:
     commands = typer.main.get_command(app).commands
     ours = [service for service in services.values() if service["image"].startswith("demur:")]
-    assert len(ours) == 4
+    assert len(ours) == 5
     for service in ours:
         assert "entrypoint" in service or service["command"][0] in commands
         settings = {name.removeprefix("DEMUR_").lower() for name in service.get("environment", {})}
@@ -81,10 +82,12 @@ def test_commands_and_settings_exist(services: dict[str, Any]) -> None:
         assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_the_settings_are_taken(services: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in services["worker"]["environment"].items():
-        monkeypatch.setenv(name, value)
-    assert load().bootstrap == services["worker"]["environment"]["DEMUR_BOOTSTRAP"]
+@pytest.mark.parametrize("name", ["worker", "gateway"])
+def test_the_settings_are_taken(name: str, services: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in services[name]["environment"].items():
+        monkeypatch.setenv(variable, value)
+    assert load().bootstrap == services[name]["environment"]["DEMUR_BOOTSTRAP"]
+    assert name == "worker" or gateway._unguarded(load()) is None
 
 
 def test_the_model_is_trained_only_if_it_is_not_there_whole(services: dict[str, Any], tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_the_place_of_a_group_is_kept_as_long_as_what_it_reads(services: dict[st
 def test_prometheus_asks_the_workers_where_they_answer(services: dict[str, Any]) -> None:
     (job,) = yaml("deploy/prometheus/prometheus.yml")["scrape_configs"]
     (found,) = job["dns_sd_configs"]
-    assert found["names"] == ["worker"]
+    assert found["names"] == ["worker", "gateway"]
     assert found["port"] == Settings.model_fields["http_port"].default
     assert f":{found['port']}/healthz" in services["worker"]["healthcheck"]["test"][-1]
 

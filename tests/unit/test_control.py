@@ -8,6 +8,7 @@ import msgspec
 import orjson
 import pytest
 
+from models.calibration.brake import Brake
 from models.calibration.control import again, compare, foresee, revise
 from models.calibration.filter import Filter
 from models.calibration.ledger import Ledger, thresholds
@@ -53,6 +54,27 @@ def test_loosening_is_bounded_per_day_and_gets_there_in_the_end():
     assert max(max(today) - yesterday[-1] for yesterday, today in pairwise(free)) > 0.5
 
 
+def test_the_allowances_of_two_days_are_not_had_within_minutes_of_midnight(monkeypatch):
+    ledger, _ = fold(log(1500))
+    midnight = START.replace(hour=0) + timedelta(days=3)
+    wanted = {"green": -6.0, "red": 0.0}
+    monkeypatch.setattr(Ledger, "_cuts", lambda *_: {"all": wanted})
+
+    def green_at(hours):
+        at = midnight + timedelta(hours=hours)
+        one = label(10**6, rejected=False, tier="yellow")
+        scored = msgspec.structs.replace(one.decision, occurred_at=at)
+        ledger.apply(msgspec.structs.replace(one, occurred_at=at, decision=scored))
+        return ledger.calibration().cuts["all"]["green"]
+
+    assert green_at(-23.0) == -6.0
+    wanted["green"] = 3.0
+    seen = [green_at(hours) for hours in (-1 / 60, 1 / 60, 12.0, 11.0, 23.99, 24.01)]
+    assert seen == pytest.approx([-5.5, -5.5, -5.25, -5.25, -5.0, -5.0], abs=1e-3)
+    ledger = Ledger.restore(orjson.loads(orjson.dumps(ledger.snapshot())), ledger.policy)
+    assert green_at(36.0) == pytest.approx(-4.75, abs=1e-3)
+
+
 def threshold(event, groups):
     """The highest raw logit that is green for a response of these groups, to a hundredth."""
     reading = thresholds(event)
@@ -77,6 +99,44 @@ def test_groups_that_improve_together_loosen_no_more_than_one():
     assert max(rises) < 0.6, "thresholds are not quite sums"
     first, *_, last = days.values()
     assert last[-1] - first[0] > 1.0, "it gets there in the end"
+
+
+MORNING = {"all": -3.0, "site=a": -3.0, "site=c": -3.0, "category=b": -3.0}
+
+
+def cuts(**better):
+    return {scope: {"green": better.get(scope[-1], cut)} for scope, cut in MORNING.items()}
+
+
+@pytest.mark.parametrize(
+    ("better", "rises"),
+    [
+        ({}, {}),
+        ({"a": -1.0}, {"site=a": 0.5}),
+        ({"a": -1.0, "c": -1.0}, {"site=a": 0.5, "site=c": 0.5}),
+        ({"a": -1.0, "b": -1.0}, {"site=a": 0.25, "category=b": 0.25}),
+        ({"a": -1.0, "b": -2.9}, {"site=a": 0.25, "category=b": 0.1}),
+        ({"l": -2.5}, {"all": 0.5}),
+        ({"l": -1.0, "a": -1.0}, {"all": 0.5, "site=a": 0.5, "site=c": -1.5, "category=b": -1.5}),
+        ({"a": None}, {"site=a": -7.0}),
+    ],
+)
+def test_names_of_groups_share_the_allowance_of_a_day(better, rises):
+    """A response has a group of each name: what all responses rise by, each has; what one adds, the names share.
+
+    Where all are held back further than a group of theirs, that group stood so far back too, and rises from there.
+    """
+    brake = Brake(allowance=0.5)
+    brake.start(1, cuts())
+    assert brake.state()["ceilings"] == dict.fromkeys(MORNING, -2.5)
+    brake.start(2, cuts(**better))
+    assert brake.state()["ceilings"] == pytest.approx({s: -2.5 + rises.get(s, 0.0) for s in MORNING})
+    assert [brake.is_new(day) for day in (1, 2, 3)] == [False, False, True]
+
+
+def test_a_damaged_brake_is_refused():
+    with pytest.raises(StateError, match="brake's state is damaged"):
+        Brake.restore({"day": 1}, 0.5)
 
 
 def test_an_earlier_version_put_back_caps_what_was_approved():
@@ -140,18 +200,21 @@ def test_what_labels_forced_since_somebody_looked_is_not_undone(ordered):
     restored = Ledger.restore(orjson.loads(orjson.dumps(ledger.snapshot())), ledger.policy)
     restored.obey(order(ordered, ledger.forced, ceilings={}, parameters=ledger.filter.state()))
     assert restored.version == 1201
+    ledger.obey(order("rollback", ledger.forced - 1, parameters=ledger.filter.state()))
+    assert ledger.version == 1201, "that is no order to loosen"
 
 
-def test_a_workstation_whose_clock_is_ahead_does_not_suspend_the_guarantee():
+@pytest.mark.parametrize(("told", "counts"), [(START.replace(year=2036), None), (START, START)])
+def test_a_workstation_whose_clock_is_ahead_does_not_suspend_the_guarantee(told, counts):
     ledger, _ = fold(log(400))
-    ledger.obey(msgspec.structs.replace(order("approval", 400, ceilings={}), occurred_at=START.replace(year=2036)))
-    assert ledger.snapshot()["guarantee"]["since"] == {"all": ledger.as_of.timestamp()}
+    ledger.obey(msgspec.structs.replace(order("approval", 400, ceilings={}), occurred_at=told))
+    assert ledger.snapshot()["guarantee"]["since"] == {"all": (counts or ledger.as_of).timestamp()}
 
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"deployment": "other"}, "other"),
+        ({"deployment": "other"}, "for deployment other, not icu"),
         ({"parameters": {"schema": 3}}, "damaged"),
         ({"order": "release", "scope": "site=x"}, "site=x is not in quarantine"),
     ],
@@ -260,11 +323,21 @@ def test_what_is_set_aside_does_not_keep_the_calibration_fresh():
 
 def test_greens_from_before_the_tightening_do_not_tighten_again():
     ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
-    promise_broken(ledger)
-    brakes = ledger.calibration().parameters["brakes"]
-    for i in range(60):  # shown long ago
-        ledger.apply(label(2 * 10**6 + i, rejected=True, logit=-6.0, shown=0, occurred_at=ledger.as_of, weight=1e-3))
-    assert ledger.calibration().parameters["brakes"] == pytest.approx(brakes, abs=0.05)
+    found = promise_broken(ledger)
+    assert {(one.scope, one.delta) for one in found} >= {("category=a", -1.0), ("all", -1.0)}
+    before = ledger.as_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Filter, "observe", lambda *_: None)
+        late = [label(2 * 10**6 + i, rejected=True, logit=-6.0, shown=0, occurred_at=before) for i in range(60)]
+        assert [jump for one in late for jump in ledger.apply(one)] == []
+
+
+def test_a_person_may_end_a_quarantine():
+    ledger, _ = fold(log(100))
+    group = ledger.filter._offsets.by_key["site", "x"]
+    group.quarantined = True
+    ledger.obey(order("release", 100, scope="site=x"))
+    assert (group.quarantined, ledger.version, ledger.cause) == (False, 101, "release: site=x")
 
 
 def test_a_revision_may_revise_a_revision():

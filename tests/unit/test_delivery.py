@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -11,18 +11,28 @@ import faust
 import pytest
 from faust.types.tuples import TP
 
+from models.errors import DeliveryError, LeaseLost
 from streams.agents.fold import Fold
 from streams.agents.join import Join
 from streams.agents.score import BATCH as SCORED
 from streams.app import create_app
-from streams.consumer import ENOUGH, FETCH_WAIT_MS, Consumer, ConsumerThread, Lease
+from streams.clock import EventClock, LiveClock
+from streams.consumer import ENOUGH, FETCH_WAIT_MS, Consumer, ConsumerThread, Lag, Lease
 from streams.delivery import Delivery, Plan
 from streams.settings import load
 from streams.wire import Record
+from tests.stagecraft import START, HospitalClock
 
 PART = TP("feedback", 0)
 BATCH = 128
 """How many messages the stage takes at once."""
+
+
+def right() -> HospitalClock:
+    """Of a machine that agrees with the broker."""
+    clock = HospitalClock()
+    clock.answered(START.timestamp())
+    return clock
 
 
 def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
@@ -30,6 +40,8 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     made = Consumer.__new__(Consumer)
     made._open, made._released, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
     made._loads, made._settled, made._ended = Counter(), asyncio.Event(), {}
+    made._received, made._released_at, made._looks = {}, {}, {}
+    made.app = SimpleNamespace(clock=right())
     made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
     made.callback = _nothing
@@ -44,8 +56,8 @@ async def _nothing(_: Any) -> None:
     return
 
 
-def records(*offsets: int, tp: TP = PART, value: bytes = b"") -> list[Record]:
-    return [Record(*tp, offset, b"", value, {}, 0.0) for offset in offsets]
+def records(*offsets: int, tp: TP = PART, value: bytes = b"", at: float = 0.0) -> list[Record]:
+    return [Record(*tp, offset, b"", value, {}, at) for offset in offsets]
 
 
 def under_way(made: Consumer) -> list[Record]:
@@ -90,23 +102,6 @@ def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch, *, succ
     assert made._committed_offset[PART] == (11 if succeeds else 10)
 
 
-def test_where_nothing_is_committed_a_new_owner_begins_at_the_beginning() -> None:
-    """Faust drops what it fetched before its flow resumes, and then seeks only where something is committed."""
-    calls = []
-
-    class Client:
-        async def seek_to_committed(self) -> dict[TP, int | None]:
-            return {PART: None, TP("feedback", 1): 0, TP("feedback", 2): 7}
-
-        async def seek_to_beginning(self, *partitions: TP) -> None:
-            calls.append(partitions)
-
-    thread = ConsumerThread.__new__(ConsumerThread)
-    thread._consumer = Client()  # type: ignore[assignment]
-    asyncio.run(thread._go_back())
-    assert calls == [(PART, TP("feedback", 1))]
-
-
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     made = SimpleNamespace()
@@ -116,7 +111,11 @@ def client(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def set_up(folder: Path, stage: str, batch: int) -> None:
     app = create_app(
-        load(data_dir=folder), stage, [], lambda state: SimpleNamespace(name=stage, state=state, batch=batch)
+        load(data_dir=folder),
+        stage,
+        [],
+        lambda state: SimpleNamespace(name=stage, state=state, batch=batch),
+        EventClock(),
     )
     ConsumerThread.__new__(ConsumerThread)._create_worker_consumer(SimpleNamespace(app=app))
 
@@ -250,6 +249,28 @@ def test_what_cannot_be_processed_is_set_aside_alone() -> None:
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
     asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
     assert (stage.handled, stage.poisoned, made._released) == ([10, 12], [11], {PART: 13})
+    assert stage.forgotten == 2, "what a stage began with the batch, and with that record, must not count"
+
+
+def test_what_ends_a_worker_ends_it_also_when_records_are_tried_alone() -> None:
+    """What another version wrote, and rows that are unreadable, were taken for a fault of the record, and set aside."""
+    made, crashed = consumer(10), list[BaseException]()
+    asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12, value=b"newer"), *records(13)], 1))
+
+    class Older(Stage):
+        async def handle(self, partition: int, records: Any) -> Any:
+            plan = await super().handle(partition, records)
+            if any(record.value == b"newer" for record in records):
+                raise DeliveryError("written by another version")
+            return plan
+
+    async def crash(error: BaseException) -> None:
+        crashed.append(error)
+
+    stage = Older()
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made)))
+    assert (stage.poisoned, [str(error) for error in crashed]) == ([11], ["written by another version"])
+    assert made._released == {}, "nothing of the batch is settled"
 
 
 @pytest.mark.parametrize("when", ["before the rows", "before the outcomes"])
@@ -261,18 +282,42 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
         made.lease.end()
     asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
     assert stage.written == ([] if when == "before the rows" else [{b"k": b"v"}])
-    assert (made._released, stage.forgotten, stage.finished) == ({}, 1, 0)
+    assert (made._released, stage.forgotten, stage.finished, stage.opened) == ({}, 1, 0, [])
+
+
+@pytest.mark.parametrize("fails", [LeaseLost(), DeliveryError("the broker is gone")])
+def test_time_passes_under_the_same_guards(fails: Exception) -> None:
+    crashed: list[BaseException] = []
+
+    def write() -> None:
+        raise fails
+
+    async def crash(error: BaseException) -> None:
+        crashed.append(error)
+
+    stage = Stage(rows={b"k": b"v"}, on_write=write)
+    app = SimpleNamespace(rebalancing=False, consumer=consumer(), crash=crash)
+    asyncio.run(Delivery(app, stage).tick([0]))
+    if isinstance(fails, LeaseLost):
+        assert (crashed, stage.forgotten, stage.opened, stage.finished) == ([], 1, [], 0)
+    else:
+        assert (crashed, stage.finished) == ([fails], 0)
 
 
 def test_a_write_that_outlasts_the_session_is_noticed() -> None:
-    made = consumer(10)
-    stage = Stage(rows={b"k": b"v"}, on_write=lambda: seen.append(delivery.overstays()))
-    delivery = Delivery(SimpleNamespace(consumer=made), stage)
-    seen: list[bool] = []
-    asyncio.run(delivery.act(0, Plan(stage.rows, [])))
-    made.lease.end()
-    delivery._writing = 1
-    assert (seen, delivery.overstays()) == ([False], True)
+    made, seen = consumer(10), list[bool]()
+
+    def write() -> None:
+        seen.append(delivery.overstays())
+        if len(seen) == 3:  # at the second
+            made.lease.end()
+            seen.append(delivery.overstays())
+
+    delivery = Delivery(SimpleNamespace(consumer=made), Stage(on_write=write))
+    for _ in range(2):
+        asyncio.run(delivery.act(0, Plan({b"k": b"v"}, [])))
+        seen.append(delivery.overstays())
+    assert seen == [False, False, False, True, False]
 
 
 def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,11 +348,14 @@ class Full(Stage):
     async def handle(self, partition: int, records: Any) -> Any:
         await super().handle(partition, records[:1])
         self.course.append(records[0].offset)
-        return Plan({}, [], more=True, left=len(records) - 1)
+        return Plan(self.row(), [], more=True, left=len(records) - 1)
 
     async def tick(self, partition: int, settled: Any) -> Any:
         self.course.append("time")
-        return Plan({}, [], more=self.course[-2] != "time")
+        return Plan(self.row(), [], more=self.course[-2] != "time")
+
+    def row(self) -> dict[bytes, bytes | None]:
+        return {b"%d" % len(self.course): b""}
 
 
 def test_what_is_due_comes_before_the_next_record() -> None:
@@ -320,6 +368,9 @@ def test_what_is_due_comes_before_the_next_record() -> None:
     after_two = ["time", "time"]
     assert stage.course == [10, *after_two, 12, *after_two]
     assert (stage.poisoned, made._released, delivery.moves() - before) == ([11], {PART: 13}, 4)
+    assert stage.written == [{b"%d" % n: b""} for n in range(1, 7)], "each plan, in its order"
+    stage.state.recovered = 7
+    assert delivery.moves() - before == 11
 
 
 def test_the_idle_seconds_of_a_stage_are_no_progress() -> None:
@@ -387,6 +438,95 @@ def test_while_one_partition_waits_another_is_worked_on_and_each_in_order() -> N
     assert (freed, settled) == ([20, 21, 22, 10, 11, 12, 23], [13, 24])
 
 
+class Idle:
+    """A consumer whose messages are all ours."""
+
+    lease = Lease(session_s=6.0)
+    lease.renew(float("inf"))
+
+    def __init__(self) -> None:
+        self.settled: list[int] = []
+        self.looked = self.committed = 0
+
+    def ours(self, _: TP, records: list[Record]) -> list[Record]:
+        return records
+
+    def follow(self, *_: Any) -> bool:
+        return True
+
+    def settle(self, _: TP, records: list[Record]) -> None:
+        self.settled += [r.offset for r in records]
+
+    def settled_until(self, _: int) -> dict[str, datetime]:
+        return {}
+
+    async def fetch_stranded(self) -> None:
+        self.looked += 1
+
+    async def commit(self) -> None:
+        self.committed += 1
+
+
+def test_what_is_queued_makes_one_batch_and_what_is_more_the_next() -> None:
+    stage, source, sizes = Stage(), Idle(), list[int]()
+    stage.batch = 3  # type: ignore[misc]
+    handle = stage.handle
+
+    async def counted(partition: int, records: Any) -> Any:
+        sizes.append(len(records))
+        return await handle(partition, records)
+
+    stage.handle = counted  # type: ignore[method-assign]
+
+    async def run() -> None:
+        given = stream(*(records(n) for n in range(10, 17)), records(17, 18))
+        agent = asyncio.create_task(Delivery(SimpleNamespace(consumer=source), stage).consume(given))
+        await asyncio.sleep(0.01)
+        agent.cancel()
+
+    asyncio.run(run())
+    assert (sizes, source.settled) == ([3, 3, 3], list(range(10, 19)))
+
+
+def test_what_nobody_works_on_is_looked_for_only_while_nobody_works() -> None:
+    stage, source, looked = Slow(), Idle(), list[int]()
+
+    async def run() -> None:
+        delivery = Delivery(SimpleNamespace(rebalancing=False, consumer=source), stage)
+        agent = asyncio.create_task(delivery.consume(stream(records(10))))
+        await asyncio.sleep(0.01)
+        for _ in range(2):
+            await delivery.tick([])
+            looked.append(source.looked)
+            stage.release.set()
+            await asyncio.sleep(0.01)
+        await delivery.drain()
+        await delivery.tick([])
+        looked.append(source.looked)
+        agent.cancel()
+
+    asyncio.run(run())
+    assert (looked, source.settled) == ([0, 1, 1], [10])
+
+
+def test_in_a_rebalance_no_batch_begins_and_after_it_they_do() -> None:
+    stage, source = Stage(), Idle()
+
+    async def run() -> list[list[int]]:
+        delivery, given = Delivery(SimpleNamespace(consumer=source), stage), stream(records(10))
+        await delivery.drain()
+        agent = asyncio.create_task(delivery.consume(given))
+        await asyncio.sleep(0.01)
+        before = list(stage.handled)
+        delivery.resume()
+        given.channel.queue.put_nowait(SimpleNamespace(value=records(11)))
+        await asyncio.sleep(0.01)
+        agent.cancel()
+        return [before, stage.handled]
+
+    assert asyncio.run(run()) == [[], [11]]
+
+
 class Counting(Stage):
     """How many batches it works on at once."""
 
@@ -428,14 +568,34 @@ def test_what_cannot_be_delivered_ends_the_worker_and_is_not_quoted(capsys: pyte
 def fetching() -> Consumer:
     """A consumer in generation 1 of its group."""
     made = consumer()
-    made.app = SimpleNamespace(consumer_generation_id=1, stage=SimpleNamespace(batch=BATCH))
+    made.app = SimpleNamespace(consumer_generation_id=1, stage=SimpleNamespace(batch=BATCH), clock=right())
     made.flow_active, made._read_offset = True, defaultdict(lambda: None, {PART: 10})
     return made
 
 
+TAKEN = 1_767_600_007.0
+"""When the broker took what is fetched: seven seconds after eight."""
+
+
 def fetched(*offsets: int, tp: TP = PART, value: bytes = b"") -> dict[TP, list[Any]]:
     """What aiokafka gives; times in milliseconds."""
-    return {tp: [SimpleNamespace(**record._asdict(), timestamp=0) for record in records(*offsets, tp=tp, value=value)]}
+    return {
+        tp: [
+            SimpleNamespace(**record._asdict(), timestamp=TAKEN * 1e3, timestamp_type=1)
+            for record in records(*offsets, tp=tp, value=value)
+        ]
+    }
+
+
+@pytest.mark.parametrize(("kind", "told"), [(1, True), (0, False)])
+def test_the_broker_tells_the_time_with_what_is_fetched_and_no_producer_does(kind: int, *, told: bool) -> None:
+    made = fetching()
+    made.app.clock = LiveClock()
+    found = fetched(10, 11)
+    for record in found[PART]:
+        record.timestamp_type = kind
+    asyncio.run(made._receive_all(found, 1))
+    assert made.app.clock.is_told == told
 
 
 def test_what_a_seek_went_beyond_is_not_received() -> None:
@@ -523,7 +683,9 @@ def test_agents_are_given_no_more_than_they_have_room_for(size: int, least: int,
 
 def test_what_may_be_under_way_fits_into_fausts_buffer_even_if_it_comes_singly(tmp_path: Path) -> None:
     """Faust puts partitions aside when four fifths of the buffer are full, and sleeps when all are."""
-    app = create_app(load(data_dir=tmp_path), "learn", [], lambda state: SimpleNamespace(name="learn", state=state))
+    app = create_app(
+        load(data_dir=tmp_path), "learn", [], lambda state: SimpleNamespace(name="learn", state=state), EventClock()
+    )
     assert (ENOUGH + 1) * max(SCORED, Fold.batch, Join.batch) < 0.8 * app.conf.stream_buffer_maxsize
 
 
@@ -545,13 +707,25 @@ class Place(NamedTuple):
 
 
 def at_place(place: Place) -> ConsumerThread:
-    """Which it fetched from last at a quarter of a second after eight, the fifth of January."""
-    known = SimpleNamespace(_position=place.position, highwater=place.highwater, timestamp=1_767_600_000_250)
+    """One that has fetched so far."""
+    known = SimpleNamespace(_position=place.position, highwater=place.highwater, timestamp=0)
     thread, found = ConsumerThread.__new__(ConsumerThread), SimpleNamespace(state_value={PART: known}.__getitem__)
     subscription = SimpleNamespace(assignment=found)
     subscribed = SimpleNamespace(is_assigned=[PART].__contains__, subscription=subscription)
     thread._consumer = SimpleNamespace(_subscription=subscribed)  # type: ignore[assignment]
     return thread
+
+
+def look(made: Consumer, *, fetched: bool = True) -> None:
+    """Let a second pass, in which it may fetch, and look."""
+    thread: Any = made._thread
+    made.app.clock.wait(1.0)
+    thread._consumer._subscription.subscription.assignment.state_value(PART).timestamp += fetched
+    made._note_ends()
+
+
+SECOND = START + timedelta(seconds=1)
+"""When it was looked at first."""
 
 
 @pytest.mark.parametrize(
@@ -570,10 +744,48 @@ def test_time_passes_only_where_nothing_is_left(place: Place, open_: tuple[int, 
     made, stage = consumer(*open_), Stage()
     made._thread, made.flow_active = at_place(place), True
     made.assignment = lambda: {PART, TP("feedback", 7)}  # type: ignore[method-assign]  # one has just gone
-    made._note_ends()
+    for _ in range(3):
+        look(made)
     asyncio.run(Delivery(SimpleNamespace(rebalancing=False, consumer=made), stage).tick([0]))
-    last = datetime(2026, 1, 5, 8, 0, 0, 250_000, UTC)
-    assert stage.settled == ({"feedback": last} if known else {})
+    assert stage.settled == ({"feedback": SECOND} if known else {})
+
+
+def read_to_the_end() -> Consumer:
+    made = consumer()
+    made._thread, made.flow_active = at_place(Place(13, 13)), True
+    made.assignment = lambda: {PART}  # type: ignore[method-assign]
+    return made
+
+
+def test_time_stands_still_while_nothing_is_fetched() -> None:
+    """When the broker answered a fetch is not known, for aiokafka asks this machine's clock, and when it has come: but
+    after the one before had come, and that was after the look before it was seen.
+    """
+    made = read_to_the_end()
+    for _ in range(2):
+        look(made)
+        assert made.settled_until(0) == {}
+    for fetched in (True, False, False):
+        look(made, fetched=fetched)
+        assert made.settled_until(0) == {"feedback": SECOND}
+    look(made)
+    assert made.settled_until(0) == {"feedback": SECOND + timedelta(seconds=1)}
+    look(made)
+    assert made.settled_until(0) == {"feedback": SECOND + timedelta(seconds=4)}
+
+
+@pytest.mark.parametrize("days", [-2000, 0, 400])
+def test_a_clock_that_is_wrong_ends_nothing_early(days: int) -> None:
+    """Of this machine; and of the broker: they are not wrong together."""
+    made, other = read_to_the_end(), read_to_the_end()
+    made.app.clock.at += timedelta(days=days)
+    other.app.clock.heard((SECOND + timedelta(days=days)).timestamp())
+    for one in (made, other) * 3:
+        look(one)
+    assert made.settled_until(0) == {"feedback": SECOND + timedelta(days=min(days, 0))}
+    assert other.settled_until(0) == {"feedback": SECOND}
+    made.app.clock.at -= timedelta(days=days)
+    assert made.settled_until(0) == {"feedback": SECOND}
 
 
 def test_what_was_known_of_a_partition_is_forgotten_when_it_goes() -> None:
@@ -583,8 +795,77 @@ def test_what_was_known_of_a_partition_is_forgotten_when_it_goes() -> None:
     assert made.settled_until(0) == {}
 
 
+LAST_FETCH = SECOND.timestamp()
+
+
+def lags(place: Place, *offsets: int, settled: int = 0, noted: bool) -> dict[str, Lag]:
+    """A minute after the last fetch, when these offsets were received, one a second until then, and so many settled."""
+    made, first = consumer(), LAST_FETCH - len(offsets)
+    made._thread, made.flow_active = at_place(place), True
+    made.assignment = lambda: {PART}  # type: ignore[method-assign]
+    for n, offset in enumerate(offsets):
+        asyncio.run(made._receive(PART, records(offset, at=first + n), 1))
+    for _ in range(3 * noted):
+        look(made)
+    made.settle(PART, under_way(made)[:settled])
+    made.app.clock.wait(60.0 - 2 * noted)
+    return made.lags(LAST_FETCH + 60.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "offsets", "settled", "lag"),
+    [
+        (Place(13, 13), (10, 11, 12), 0, Lag(3, 63.0)),
+        (Place(13, 13), (10, 11, 12), 2, Lag(1, 61.0)),
+        (Place(13, 20), (10, 11, 12), 2, Lag(8, 61.0)),
+        (Place(13, 20), (10, 11, 12), 3, Lag(7, 61.0)),
+        (Place(13, 13), (10, 11, 12), 3, Lag(0, 60.0)),
+        (Place(14, 14), (10, 11, 12), 3, Lag(0, 60.0)),
+        (Place(0, 0), (), 0, Lag(0, 60.0)),
+        (Place(10, 13), (), 0, Lag(3, 0.0)),
+    ],
+    ids=[
+        "all under way",
+        "some of it",
+        "and some not fetched",
+        "only what is not fetched",
+        "nothing, but the broker was not heard for a minute",
+        "nothing but the mark of a transaction's end",
+        "empty",
+        "nothing was read yet",
+    ],
+)
+def test_how_far_a_stage_is_behind(place: Place, offsets: tuple[int, ...], settled: int, lag: Lag) -> None:
+    assert lags(place, *offsets, settled=settled, noted=True) == {"feedback": lag}
+
+
+def test_what_waits_is_told_while_the_rest_of_a_fetch_still_waits_for_room() -> None:
+    """What is held up for minutes is what an operator must see."""
+    assert lags(Place(20, 20), 10, 11, noted=False) == {"feedback": Lag(10, 62.0)}
+    assert lags(Place(20, 20), 10, 11, settled=2, noted=False) == {"feedback": Lag(8, 61.0)}
+
+
+def test_the_lag_of_a_topic_is_that_of_all_its_partitions_and_goes_with_them() -> None:
+    made, other = consumer(), TP("feedback", 1)
+    known = at_place(Place(13, 15))
+    state: Any = known._consumer._subscription  # type: ignore[union-attr]
+    state.is_assigned = [PART, other].__contains__
+    state.subscription.assignment.state_value = lambda tp: SimpleNamespace(
+        _position=13, highwater=15 if tp == PART else 40, timestamp=LAST_FETCH * 1e3
+    )
+    made._thread = known
+    for tp, at in ((PART, 5.0), (other, 3.0)):
+        asyncio.run(made._receive(tp, records(12, tp=tp, at=LAST_FETCH - at), 1))
+    assert made.lags(LAST_FETCH) == {"feedback": Lag(3 + 28, 5.0)}
+    state.is_assigned = [other].__contains__  # another worker has it, before we were told
+    assert made.lags(LAST_FETCH) == {"feedback": Lag(28, 3.0)}
+    made.lose()
+    assert made.lags(LAST_FETCH) == {}
+
+
 def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
     stage, seen = Stage(), list[str]()
+    stage.opened = [0, 1]
 
     async def run() -> None:
         app = SimpleNamespace(rebalancing=False, consumer=SimpleNamespace(commit=lambda: _say(seen, "committed")))
@@ -593,6 +874,7 @@ def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
         async def batch() -> None:
             await release.wait()
             seen.append("finished")
+            raise DeliveryError  # what becomes of it is the business of whoever waits for it
 
         running = asyncio.create_task(delivery._run(batch()))
         await asyncio.sleep(0)
@@ -605,7 +887,7 @@ def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
 
     asyncio.run(run())
     assert seen == ["finished", "committed"]
-    assert (stage.ticks, stage.forgotten) == (0, 1)
+    assert (stage.ticks, stage.forgotten, stage.opened) == (0, 1, [])
 
 
 async def _say(seen: list[str], word: str) -> None:

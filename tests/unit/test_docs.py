@@ -11,18 +11,33 @@ from pathlib import Path
 from tomllib import loads
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 import pytest
 import typer
+from aiohttp.web import HTTPMethodNotAllowed, HTTPNotFound, HTTPUnauthorized, HTTPUnsupportedMediaType
 
 import streams.stages  # noqa: F401 (all errors of all stages are defined)
+from models import cds_hooks
 from models.calibration.filter import Filter
 from models.calibration.settings import FilterSettings
-from models.deciding import Calibrated, History, Stamp, decide
+from models.calibration.succession import ENOUGH
+from models.deciding import Calibrated, History, Stamp, config_hash, decide
 from models.encoder.base import Score
-from models.errors import EventError
-from models.events import Calibration, Decision, Feedback, Label, Response, Tier, Verb, decode, encode
+from models.errors import DeliveryError, EventError, Invalid, Oversized
+from models.events import (
+    WRITTEN_BY_OTHERS,
+    Calibration,
+    DeadLetter,
+    Decision,
+    Feedback,
+    Label,
+    Response,
+    Tier,
+    Verb,
+    decode,
+    encode,
+)
 from models.labels import REASONS, Reason, Verdict, verdict
-from models.oracle.logs import INPUTS as WRITTEN_BY_OTHERS
 from models.oracle.logs import READERS
 from models.oracle.wire import KEYS
 from models.policy import ACTIONS, Policies, Policy, act
@@ -30,10 +45,12 @@ from models.signing import Keys, Signed
 from models.tiers import Facts, tier
 from models.training.data import read
 from streams.agents.watch import Watch
+from streams.answers import SetAside
 from streams.cli import app
+from streams.gateway import Busy, _described
 from streams.settings import STAGES, Settings
 from streams.stages import INPUTS, changelogs
-from streams.topics import MAX_STATE_BYTES, RECORD_RETENTION, plan
+from streams.topics import DELETION_KEPT, MAX_STATE_BYTES, RECORD_RETENTION, plan
 from tests import pages
 
 PAGES = sorted(path.name for path in (pages.ROOT / "docs").glob("*.md"))
@@ -50,7 +67,8 @@ def test_the_settings_page_is_what_the_code_generates() -> None:
 
 
 def test_the_policy_file_has_every_key_with_its_default() -> None:
-    table = loads(one("settings.md", "toml"))
+    whole, _ = pages.fenced("settings.md", "toml")
+    table = loads(whole)
     policies = Policies.read(table)
     assert policies.default == Policy()
     assert set(table) == {*Policy.__struct_fields__, "deployments"}
@@ -78,6 +96,7 @@ def test_a_decision_is_as_the_stream_writes_it() -> None:
     assert encode(event) == json.dumps(json.loads(example), separators=(",", ":")).encode()
     level, reasons = tier(Facts(upper=event.upper), Policy())
     assert (event.tier, event.action, event.reasons) == (level, act(level, "full-access", audit=False), reasons)
+    assert event.config_hash == config_hash(Policy())
 
 
 def test_each_action_of_feedback_has_an_example() -> None:
@@ -116,6 +135,28 @@ def test_what_feedback_says(row: list[str]) -> None:
     weight = 1.0 if counts == "yes" else 0.0
     for action, class_, changed in product(pages.codes(said), CLASSES[reason], EDITS[edit]):
         assert verdict(action, reason=class_, edit_changed=changed) == Verdict(rejected == "yes", depth, weight)
+
+
+def test_what_the_gateway_answers_when_it_has_no_decision() -> None:
+    letter = DeadLetter(
+        source_topic="responses", partition=0, offset=0, stage="score", code="id_reused", detail="", digest="",
+        size_bytes=0,
+    )  # fmt: skip
+    kinds = [Invalid(), Oversized(), HTTPUnauthorized(), HTTPNotFound(), HTTPMethodNotAllowed("GET", ["POST"])]
+    kinds += [HTTPUnsupportedMediaType(), SetAside(letter), DeliveryError(), Busy(), TimeoutError(), ArithmeticError()]
+    told: dict[int, set[str]] = {}
+    for status, code, _ in map(_described, kinds):
+        told.setdefault(status, set()).add(code)
+    table = [(map(int, s.split(", ")), set(pages.codes(code))) for s, code, *_ in pages.rows("integrate.md", "status")]
+    shown = {status: codes for statuses, codes in table for status in statuses}
+    assert shown.keys() == told.keys()
+    for status, codes in shown.items():
+        assert not codes or codes == told[status]
+
+
+def test_the_feedback_of_cds_hooks_counts_as_the_page_says() -> None:
+    [told] = cds_hooks.feedback(one("integrate.md", "jsonc").encode())
+    assert (told.action, told.clinician, told.reason_code) == ("disagreed", "dr-417", "recipient-concerns-outcomes")
 
 
 def test_every_reason_code_is_named_with_its_class() -> None:
@@ -163,6 +204,7 @@ def test_the_broker_keeps_places_and_states() -> None:
     values = {pages.codes(name)[0]: value for name, value, _ in rows if pages.codes(name)}
     assert values["offsets.retention.minutes"] == f"{RECORD_RETENTION.total_seconds() / 60:.0f} or more"
     assert values["max.message.bytes"] == str(MAX_STATE_BYTES)
+    assert values["delete.retention.ms"] == f"{DELETION_KEPT.total_seconds() * 1000:.0f} or more"
 
 
 def test_a_record_signed_as_the_page_says_is_accepted() -> None:
@@ -175,19 +217,37 @@ def test_a_record_signed_as_the_page_says_is_accepted() -> None:
     assert keys.fault(record._replace(value=b"[]"), headers) is not None
 
 
-def test_the_way_to_no_green_at_all_works_on_a_calibrator_that_is_warm() -> None:
+def by_warm(policy: Policy) -> Decision:
+    """What becomes of a response of little risk where the calibrator is warm."""
     asked = decode(Response, pages.fenced("integrate.md", "json")[0].encode())
-    policy = Policies.read(loads(one("runbook.md", "toml"))).default
     known = Calibration(
         deployment="ward-assistant", version=9000, basis=policy.basis, parameters={}, labels=9000, missing_labels=0,
         cause="labels", as_of=asked.occurred_at,
     )  # fmt: skip
-    for rules, level in ((Policy(), "green"), (policy, "yellow")):
-        by = Calibrated(known, Filter().thresholds())
-        found = decide(
-            asked, Score(-6.0, truncated=False, unknown=0.0), by, History(), Stamp(rules, "m", b"", known.as_of)
-        )
-        assert found.tier == level
+    by = Calibrated(known, Filter().thresholds())
+    stamp = Stamp(msgspec.structs.replace(policy, audit_rate=0.0), "m", b"", known.as_of)
+    return decide(asked, Score(-6.0, truncated=False, unknown=0.0), by, History(), stamp)
+
+
+def test_the_way_to_no_green_at_all_works_on_a_calibrator_that_is_warm() -> None:
+    assert by_warm(Policy()).tier == "green"
+    assert by_warm(Policies.read(loads(one("runbook.md", "toml"))).default).tier == "yellow"
+
+
+def test_a_deployment_that_a_strict_file_does_not_name_is_never_shown() -> None:
+    _, strict = pages.fenced("settings.md", "toml")
+    policies = Policies.read(loads(strict))
+    assert policies.of("icu") == Policy()
+    found = by_warm(policies.of("ICU"))
+    assert (found.tier, found.action) == ("yellow", "withhold")
+
+
+def test_what_a_swap_of_the_model_costs() -> None:
+    cost = f"about {ENOUGH + Policy().warm_up_labels} labels"
+    assert cost in pages.text("train.md")
+    assert cost in pages.text("settings.md")
+    assert f"until {ENOUGH} responses of the new model were judged" in pages.text("train.md")
+    assert f"the new model's {ENOUGH}th label" in pages.text("runbook.md")
 
 
 def named(page: str, head: str) -> set[str]:
@@ -253,8 +313,14 @@ def test_every_code_of_a_dead_letter_has_its_row() -> None:
 
 def test_every_health_check_has_its_row() -> None:
     built = [call.args[1] for tree in pages.trees("streams/stages.py") for call in calls(tree, "Built")]
+    built += [call.args[0] for tree in pages.trees("streams/gateway.py") for call in calls(tree, "Health")]
     checks = {words(key) for found in built for key in getattr(found, "keys", ())}
     assert {name.partition(" ")[0] for name in named("runbook.md", "check")} == checks | {"stage"}
+
+
+def test_what_the_runbook_explains_of_the_log_is_logged() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (pages.ROOT / "streams").rglob("*.py"))
+    assert all(pages.codes(row[0])[0] in source for row in pages.rows("runbook.md", "log of a worker"))
 
 
 def commands() -> list[tuple[str, str]]:

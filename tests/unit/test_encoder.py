@@ -2,8 +2,11 @@
 
 import math
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import orjson
 import pytest
@@ -213,6 +216,51 @@ def test_a_foreign_classifier_of_one_or_two_labels_loads(tmp_path, labels):
     first, second = load(str(folder)), load(str(shutil.copytree(folder, tmp_path / "elsewhere")))
     assert math.isfinite(first.score([event()])[0].logit)
     assert first.model_hash == second.model_hash
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """What the hub's client keeps of a repository with two revisions: its folder, and their commits."""
+    home = tmp_path_factory.mktemp("hub")
+    repository = home / "hub/models--org--judge"
+    commits = {"v1": "1" * 40, "main": "2" * 40}
+    for labels, (name, commit) in enumerate(commits.items(), 1):
+        make(repository / "snapshots" / commit, labels=labels, sealed=False)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+    return home, commits
+
+
+LOAD = """
+import sys
+from models.encoder.loading import load, open_sentences
+for name in sys.argv[1:]:
+    print(load(name).model_hash, load(name).commit, open_sentences(name)[0].config._commit_hash)
+"""
+"""In a process of its own: where the hub's client keeps what it has is read once."""
+
+
+def test_a_revision_of_the_hub_is_loaded_as_it_was(hub, tmp_path):
+    home, commits = hub
+    names = ["org/judge", "org/judge@main", "org/judge@v1", f"org/judge@{commits['v1']}"]
+    told = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(loading.__file__).parents[2])}
+    command = [sys.executable, "-P", "-c", LOAD, *names]
+    said = subprocess.run(command, env=told, cwd=tmp_path, check=True, capture_output=True)
+    found = [line.split() for line in said.stdout.decode().splitlines()]
+    assert [line[1:] for line in found] == [[commits[at]] * 2 for at in ("main", "main", "v1", "v1")]
+    newest, named, *pinned = [line[0] for line in found]
+    assert newest == named != pinned[0] == pinned[1]
+
+
+def test_a_folder_with_an_at_in_its_name_is_a_folder(artifact, tmp_path):
+    shutil.copytree(artifact, tmp_path / "judge@v1")
+    found = loading.load(str(tmp_path / "judge@v1"))
+    assert (found.model_hash, found.commit) == (loading.load(str(artifact)).model_hash, None)
+
+
+def test_a_revision_that_is_left_out_is_not_guessed():
+    with pytest.raises(ArtifactError, match="'org/judge@' names no revision behind the @: give a commit"):
+        loading.load("org/judge@")
 
 
 def test_a_foreign_models_hash_does_not_hold_the_librarys_version(tmp_path, monkeypatch):

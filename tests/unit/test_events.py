@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from models.errors import Invalid
+from models.errors import Invalid, Oversized
 from models.events import (
+    MAX_MESSAGE_BYTES,
     YEARS,
     Calibration,
     Closure,
@@ -28,7 +29,7 @@ from models.events import (
     decode,
     encode,
 )
-from tests.stagecraft import decision
+from tests.stagecraft import START, decision
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc how large a block is")
@@ -90,6 +91,19 @@ def test_an_id_is_printable_ascii_without_spaces_wherever_it_stands(where: tuple
 @pytest.mark.parametrize("type_", Event.__subclasses__())
 def test_no_id_stands_where_it_is_not_looked_at(type_: Any) -> None:
     assert str(inspect.type_info(type_)).count("StrType(min_length=1, max_length=128,") == len(_ids(type_)[0])
+
+
+def test_what_is_missing_is_no_id_that_cannot_be() -> None:
+    nowhere = Closure(closure_id="x", response_id="r", reason="superseded", deployment="a b", closed_at=START)
+    with pytest.raises(Invalid, match="field `deployment`"):
+        decode(Closure, encode(nowhere))
+
+
+def test_a_message_is_as_large_as_the_bound_and_no_larger() -> None:
+    value = encode(decision()).ljust(MAX_MESSAGE_BYTES)
+    assert decode(Decision, value) == decision()
+    with pytest.raises(Oversized):
+        decode(Decision, value + b" ")
 
 
 @pytest.mark.parametrize("year", [1, YEARS[0] - 1, YEARS[-1] + 1, 9999])

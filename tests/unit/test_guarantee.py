@@ -9,6 +9,7 @@ from models.errors import StateError
 from models.events import encode
 from models.monitors.confidence import excess, interval, most
 from models.monitors.guarantee import Guarantee, alarm
+from models.monitors.share import Share
 from models.policy import Policies, Policy
 from streams.agents.watch import Watch
 from tests.unit.test_ledger import label
@@ -79,15 +80,55 @@ def test_a_late_break_is_found_although_the_average_is_still_fine(seed):
 
 def test_a_breach_is_raised_once():
     _, found = greens([0.12] * 1500, seed=1)
-    assert [finding.kind for finding in found].count("breach") == 1
+    [breach] = [finding for finding in found if finding.kind == "breach"]
+    assert breach.statistic == breach.rejected / breach.labelled > breach.threshold == 0.05
+
+
+def test_only_greens_are_promised_anything():
+    monitor = Guarantee(0.05)
+    assert [monitor.count(tier, ["all"], rejected=True, at=1.0) for tier in ("yellow", "red") for _ in range(50)] == [
+        ()
+    ] * 100
+    assert (counted(monitor, "all", "yellow"), counted(monitor, "all", "red")) == ((50, 50), (50, 50))
+
+
+def test_two_halves_of_a_verdict_are_one():
+    whole, halves = Guarantee(0.05), Guarantee(0.05)
+    whole.count("green", ["all"], rejected=True, at=1.0)
+    for _ in range(2):
+        halves.count("green", ["all"], rejected=True, at=1.0, weight=0.5)
+    assert halves._cell("green", "all").grown == pytest.approx(whole._cell("green", "all").grown)
+    assert counted(halves, "all") == counted(whole, "all")
+
+
+def test_what_is_forgotten_is_its_scope_in_every_tier_and_no_other():
+    monitor = Guarantee(0.05)
+
+    def count(at):
+        for tier in ("green", "yellow"):
+            monitor.count(tier, ["all", "site=a", "site=b"], rejected=True, at=at)
+        return {scope: counted(monitor, scope)[0] for scope in ("all", "site=a", "site=b")}
+
+    assert count(1.0) == {"all": 1, "site=a": 1, "site=b": 1}
+    monitor.forget("site=a", 10.0)
+    assert counted(monitor, "site=a", "yellow") == (0, 0)
+    assert count(5.0) == {"all": 2, "site=a": 0, "site=b": 2}
+    assert count(15.0) == {"all": 3, "site=a": 1, "site=b": 3}
+    monitor.forget("site=b", 30.0)
+    monitor.forget("all", 20.0)
+    assert monitor.snapshot()["cells"] == {}
+    assert monitor.snapshot()["since"] == {"site=b": 30.0, "all": 20.0}
+    assert count(25.0) == {"all": 1, "site=a": 1, "site=b": 0}
+    monitor.forget("site=a", 26.0)
+    assert monitor.snapshot()["since"] == {"site=b": 30.0, "all": 20.0, "site=a": 26.0}
 
 
 def test_labels_count_under_their_tier_groups_and_audit():
     monitor = Guarantee(0.05)
     for i in range(40):
         monitor.observe(label(i, rejected=i == 0))
-    monitor.observe(label(40, rejected=True, weight=0.0))
-    monitor.observe(label(41, rejected=True, kind="correction"))
+    assert monitor.observe(label(40, rejected=True, weight=0.0)) == ()
+    assert monitor.observe(label(41, rejected=True, kind="correction")) == ()
     assert counted(monitor, "all") == (40, 1)
     assert counted(monitor, "audit") == (2, 1)
     assert counted(monitor, "site=x") == (20, 1)
@@ -99,7 +140,10 @@ def test_restore_is_exact_and_alarms_replay():
     whole, part, events = Guarantee(0.05), Guarantee(0.05), []
     for i in range(400):
         one = label(i, rejected=i % 5 == 0)
-        events += [encode(alarm(finding, one)) for finding in whole.observe(one)]
+        for finding in whole.observe(one):
+            event = alarm(finding, one)
+            assert event.evidence == {"labelled": finding.labelled, "rejected": finding.rejected, "label": one.label_id}
+            events.append(encode(event))
         part.observe(one)
         part = Guarantee.restore(orjson.loads(orjson.dumps(part.snapshot())), 0.05)
     assert events
@@ -134,6 +178,7 @@ def test_a_clock_behind_does_not_bring_back_what_was_forgotten():
     monitor.forget("all", 50.0)
     monitor.count("green", ["all", "site=a"], rejected=True, at=99.0)
     monitor.count("green", ["site=a"], rejected=True, at=199.0)
+    monitor.count("green", ["site=b"], rejected=True, at=99.0)
     assert monitor.snapshot()["cells"] == {}
 
 
@@ -147,3 +192,17 @@ def test_watch_counts_anew_what_a_changed_policy_promises(changed):
     fresh, _ = after.create("icu").show()
     assert after.restore("icu", orjson.loads(orjson.dumps(state))).show()[0] == fresh
     assert before.restore("icu", orjson.loads(orjson.dumps(state))).show()[0] == state
+
+
+def test_a_share_is_told_once_until_it_has_fallen_below_half_its_limit():
+    share, told = Share(limit=0.2), []
+    for yes, count, mean in [
+        (True, 60, 0.45),
+        (False, 100, 0.17),
+        (True, 40, 0.44),
+        (False, 160, 0.09),
+        (True, 40, 0.39),
+    ]:
+        told.append(sum(share.count(yes=yes) for _ in range(count)))
+        assert share.mean == pytest.approx(mean, abs=0.005)
+    assert told == [1, 0, 0, 0, 1]

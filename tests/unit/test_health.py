@@ -111,6 +111,20 @@ def test_what_happens_seldom_is_counted_from_nought() -> None:
     codes = (Undecodable, Oversized, UnknownSchema, Forged, Excessive, Invalid, Internal)
     letters = [{"stage": stage, "code": error.code} for stage in STAGES for error in codes]
     assert [one for one in letters if value("demur_dead_letters_total", one) != 0] == []
+    assert [a for a in ("show", "review") if value("demur_decisions_total", {"tier": "green", "action": a}) != 0] == []
+    assert value("demur_decisions_total", {"tier": "green", "action": "withhold"}) is None, "no policy does that"
+
+
+def test_the_lag_is_asked_for_when_prometheus_asks_and_goes_with_the_partitions() -> None:
+    metrics, known = Metrics(), {"responses": (7, 1.5), "outcomes": (0, 0.0)}
+    metrics.lags.stages["score"] = lambda: known
+
+    def value(name: str, topic: str) -> float | None:
+        return metrics.registry.get_sample_value(f"demur_lag_{name}", {"stage": "score", "topic": topic})
+
+    assert [(value("records", t), value("seconds", t)) for t in known] == [(7, 1.5), (0, 0)]
+    del known["responses"]
+    assert (value("records", "responses"), value("records", "outcomes")) == (None, 0)
 
 
 async def test_two_workers_in_a_process_share_no_metric() -> None:

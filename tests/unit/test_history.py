@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from models.calibration.history import History, differences, fold, gaps
-from models.calibration.learning import Learning
+from models.calibration.learning import Learning, identity
 from models.calibration.ledger import Ledger
 from models.calibration.settings import FilterSettings
 from models.errors import EventError, StateError
@@ -153,10 +153,10 @@ def test_corrections_are_honoured_and_what_a_rollback_dismissed_stays_dismissed(
         order("rollback", 100, parameters=at_100.ledger.filter.state()),
         *labels[200:],
     ]
-    found, revisions = History("icu", POLICY, events).corrected()
+    found, revisions, last = History("icu", POLICY, events).corrected()
     flipped = msgspec.structs.replace(labels[50], rejected=not labels[50].rejected)
     expected, _ = run([*labels[:50], flipped, *labels[51:100], *labels[200:]])
-    assert revisions == 2
+    assert (revisions, last) == (2, labels[-1].label_id)
     assert found.ledger.filter.state() == expected.ledger.filter.state()
 
 
@@ -174,7 +174,7 @@ def test_a_changed_policy_is_learnt_for_by_a_rebuild(changed):
     assert running.calibration() == before.calibration()
     assert running.calibration().basis == POLICY.basis != policy.basis
 
-    then, _ = History("icu", policy, labels[:700], changes).corrected()
+    then, *_ = History("icu", policy, labels[:700], changes).corrected()
     whole = {"parameters": then.ledger.filter.state(), "target": policy.target, "groups": policy.groups}
     rebuild = order("rebuild", 700, **whole)
     fold(running, rebuild)
@@ -198,22 +198,50 @@ def test_a_changed_policy_is_learnt_for_by_a_rebuild(changed):
                 running.apply(back)
 
 
+def of_another_version(changes, until):
+    """Entries up to a version as an earlier version of demur left them."""
+    state = {"model": "", "ledger": {"schema": 0}, "recorded": None}
+    return [msgspec.structs.replace(one, state=state) if one.after.version <= until else one for one in changes]
+
+
 def test_entries_that_this_version_cannot_restore_neither_hide_the_log_nor_the_way_out():
     """Those of an earlier version stand in the log for as long as it is kept; a rebuild from the labels needs none."""
     labels = list(log(300))
     _, changes = run(labels)
-    old = [
-        msgspec.structs.replace(one, state={"model": "", "ledger": {"schema": 0}, "recorded": None}) for one in changes
-    ]
-    history, plain = History("icu", POLICY, labels, old), History("icu", POLICY, labels)
+    history = History("icu", POLICY, labels, of_another_version(changes, 300))
+    plain = History("icu", POLICY, labels)
     assert [one.after.version for one in history.changes] == [one.after.version for one in changes]
     assert same(history.corrected()[0], plain.corrected()[0])
+
+
+def test_entries_that_this_version_cannot_restore_are_passed_over_and_named():
+    """`rollback`, `diff` and `rebuild` ended at the first of them, for as long as the log of changes is kept."""
+    events = course()
+    running, changes = run(events)
+    old = of_another_version(changes, 4000)
+    unread = {one.after.version for one in changes if one.after.version <= 4000}
+    plain = History("icu", POLICY, events)
+    for version in (3000, 5000):
+        history = History("icu", POLICY, events, old)
+        assert same(history.at(version), plain.at(version))
+        assert history.passed_over == ({v for v in unread if v <= version} if version < 4000 else set())
+
+    kept = History("icu", POLICY, events[2300:], old, whole=False)
+    assert same(kept.after(events[-1].label_id), running)
+    left = {one.after.version for one in changes if one.last in {identity(event) for event in events[2300:]}}
+    assert kept.passed_over == unread & left
+    assert same(kept.at(5000), plain.at(5000))
+    with pytest.raises(StateError, match="version 3000 can no longer be had") as refused:
+        kept.at(3000)
+    assert "written by another version of demur" in str(refused.value)
+    corrected = History("icu", Policy(target="deep"), events[2300:], old, whole=False)
+    assert corrected.corrected()[0].ledger.labels > 0
 
 
 def test_where_nothing_learnt_holds_any_more_what_is_left_of_the_log_is_a_beginning():
     labels, policy = list(log(2000)), Policy(target="deep")  # over midnight, which makes an entry
     _, changes = run(labels)
-    left, _ = History("icu", policy, labels[200:], changes, whole=False).corrected()
+    left, *_ = History("icu", policy, labels[200:], changes, whole=False).corrected()
     expected = Learning(Ledger("icu", policy))
     for event in labels[200:]:
         fold(expected, event)
@@ -232,3 +260,88 @@ def test_an_entry_holds_no_state_that_would_not_fit_into_a_message(monkeypatch):
     tomorrow = label(60, rejected=False, occurred_at=learning.ledger.as_of + timedelta(days=1))
     (entry,) = learning.apply(tomorrow)
     assert entry.state is None
+
+
+def cited(one, version):
+    return msgspec.structs.replace(one, decision=msgspec.structs.replace(one.decision, calibrator_version=version))
+
+
+def begun_anew():
+    """Labels whose decisions cite the version of ten labels before; LEARN lost its state when 500 had expired."""
+    labels = [cited(one, max(0, n - 10)) for n, one in enumerate(log(2400))]  # over midnight, which makes an entry
+    _, before = run(labels[:2000])
+    running, after = run(labels[500:])
+    return labels[500:], running, [*before, *after]
+
+
+def test_a_fold_begun_anew_on_a_cut_log_goes_on_above_all_that_was_published():
+    """Scorers take versions only upwards: counted from 1 again, none of the next 500 would have served."""
+    labels, running, changes = begun_anew()
+    assert running.calibration().version == 10**9 + len(labels)
+    first = changes[[one.last for one in changes].index(labels[0].label_id)]
+    assert first.after.version == 10**9 + 1
+    assert first.cause == "counted anew above version 490, to which this log does not lead"
+
+
+def test_what_was_begun_anew_is_replayed_from_its_own_entries():
+    labels, running, changes = begun_anew()
+    history = History("icu", POLICY, labels, changes, whole=False)
+    assert differences(history.after(labels[-1].label_id).snapshot(), running.snapshot()) == []
+    straight, _ = run(labels[:700])
+    assert same(history.at(10**9 + 700), straight)
+    old = next(one for one in changes if one.after.version < 10**9 and one.last in {label.label_id for label in labels})
+    assert history.at(old.after.version + 5).ledger.labels == old.after.labels + 5
+    with pytest.raises(StateError, match="there is no version 900000"):
+        history.at(900_000)
+
+
+def test_a_corrected_fold_is_no_new_beginning():
+    labels = [cited(one, n) for n, one in enumerate(log(60))]
+    events = [*labels, label(900, rejected=False, kind="revocation", revises="l5")]
+    found, *_ = History("icu", POLICY, events).corrected()
+    assert found.ledger.version == 59
+
+
+def rebuilding(history, then):
+    whole = {"parameters": then.learning.ledger.filter.state(), "target": POLICY.target, "groups": POLICY.groups}
+    return order("rebuild", history.changes[-1].after.version, last=then.last, **whole)
+
+
+def test_labels_folded_between_a_rebuilds_reading_and_its_order_are_not_lost():
+    labels = list(log(420))
+    read = [*labels[:400], correction("l900", labels[50])]
+    running, changes = run([*read, *labels[400:410]])
+    before = running.snapshot()
+    history = History("icu", POLICY, read, changes)
+    then = history.corrected()
+    overtaken = rebuilding(history, then)
+    with pytest.raises(EventError, match="what came since would be lost"):
+        running.apply(overtaken)
+    assert running.snapshot() == before
+
+    then = history.follow(then, [read[-1], *labels[400:410], overtaken], [overtaken.instruction_id])
+    by = msgspec.structs.replace(rebuilding(history, then), instruction_id="second")
+    fold(running, by)
+    for event in labels[410:]:
+        fold(running, event)
+    flipped = msgspec.structs.replace(labels[50], rejected=not labels[50].rejected)
+    straight, _ = run([*labels[:50], flipped, *labels[51:]])
+    assert running.ledger.filter.state() == straight.ledger.filter.state()
+    events = [*read, *labels[400:410], overtaken, by, *labels[410:]]
+    assert same(History("icu", POLICY, events, changes).after(labels[-1].label_id), running)
+
+
+@pytest.mark.parametrize("since", [order("approval", 400), correction("l901", label(20, rejected=False))])
+def test_a_rebuild_that_something_else_overtakes_is_computed_anew(since):
+    history = History("icu", POLICY, log(400))
+    then = history.corrected()
+    with pytest.raises(StateError, match="order this anew"):
+        history.follow(then, [since])
+
+
+def test_a_rebuild_that_says_nothing_of_what_it_was_computed_from_is_followed():
+    """Those in the logs from before: a replay repeats them."""
+    running, changes = run(log(400))
+    history = History("icu", POLICY, log(300), changes)
+    running.apply(msgspec.structs.replace(rebuilding(history, history.corrected()), last=None))
+    assert running.ledger.cause.startswith("rebuild")

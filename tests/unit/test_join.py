@@ -1,20 +1,23 @@
 """JOIN as a table: what arrives, beside what it must lead to."""
 
-from datetime import datetime, timedelta
+import asyncio
+import hashlib
+from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from models.errors import DeliveryError
-from models.events import Closure, Label, Outcome, Watermark, decode, encode
+from models.events import Closure, DeadLetter, Label, Outcome, Watermark, decode, encode
 from models.joining import Horizons
 from models.salience import digest
-from streams.agents.join import Join
-from streams.clock import WallClock
+from streams.agents.join import Join, Progress
 from streams.timers import GRACE_S
 from streams.wire import Record
-from tests.stagecraft import Stopwatch, Theatre, at, context, decision, feedback, record
+from tests.stagecraft import HospitalClock, Stopwatch, Theatre, at, context, decision, feedback, record
 
+DIGEST_KEYS = (b"key", b"former")
 HORIZONS = Horizons(settle=timedelta(minutes=2), response=timedelta(days=1), orphan=timedelta(hours=2))
 
 
@@ -28,7 +31,7 @@ LATER, END = passed(5 * 60), passed(10 * 86_400)
 
 def theatre(clock: Stopwatch | None = None) -> Theatre:
     watch = clock or Stopwatch()
-    return Theatre(lambda state: Join(context(), state, HORIZONS, watch, b"key"))
+    return Theatre(lambda state: Join(context(), state, HORIZONS, watch, DIGEST_KEYS))
 
 
 def sequence(*events: Any) -> list[Record]:
@@ -78,6 +81,7 @@ def say(topic: str, value: bytes) -> str:
     return "" if topic == "outcomes" else topic
 
 
+DAY = 86_400
 FORGED = encode(decision(tier="green"))  # arrives on `feedback`
 EDIT = "Give 5 mg of amlodipine."
 CASES: dict[str, tuple[list[Any], list[str]]] = {
@@ -111,6 +115,23 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
         [decision(), feedback("f1", seconds=90_000), END],
         ["orphan f1", "unlabelled r1"],
     ),
+    "in the last moment of the horizon": (
+        [decision(), feedback("f1", seconds=DAY), END],
+        ["verdict f1: ann accepts none x1"],
+    ),
+    "a moment after": ([decision(), feedback("f1", seconds=DAY + 1), END], ["orphan f1", "unlabelled r1"]),
+    "in the last moment of a response that a clock dates ahead": (
+        [decision(occurred_at=at(240)), feedback("f1", seconds=DAY + 240), END],
+        ["verdict f1: ann accepts none x1"],
+    ),
+    "changed mind in the last moment of the window": (
+        [decision(), feedback("f1", action="disagreed"), feedback("f2", seconds=130), LATER],
+        ["superseded f1", "verdict f2: ann accepts none x1"],
+    ),
+    "the decision comes again after the end": (
+        [decision(), passed(2 * DAY), decision(), feedback("f1"), END],
+        ["unlabelled r1", "orphan f1"],
+    ),
     "older verdict late": (
         [decision(), feedback("f2", seconds=60), LATER, feedback("f1", action="flagged")],
         ["verdict f2: ann accepts none x1", "superseded f1"],
@@ -135,6 +156,39 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
         [decision(), feedback("f1"), LATER, feedback("f2", clinician="ben", seconds=900), END],
         ["verdict f1: ann accepts none x1", "verdict f2: ben accepts none x0.5"],
     ),
+    "a third clinician later still": (
+        [
+            decision(),
+            feedback("f1"),
+            LATER,
+            feedback("f2", clinician="ben", seconds=900),
+            feedback("f3", clinician="cem", seconds=1800),
+            END,
+        ],
+        [
+            "verdict f1: ann accepts none x1",
+            "verdict f2: ben accepts none x0.5",
+            "verdict f3: cem accepts none x0.333333",
+        ],
+    ),
+    "an older verdict of a second clinician, late": (
+        [decision(), feedback("f1", clinician="ben", seconds=60), LATER, feedback("f2", seconds=20, action="flagged")],
+        ["verdict f1: ben accepts none x1", "verdict f2: ann rejects deep x0.5"],
+    ),
+    "an older verdict late, of one of two": (
+        [
+            decision(),
+            feedback("f2", seconds=60),
+            feedback("f3", clinician="ben", seconds=60),
+            LATER,
+            feedback("f1", seconds=20, action="flagged"),
+        ],
+        ["superseded f1", "verdict f2: ann accepts none x0.5", "verdict f3: ben accepts none x0.5"],
+    ),
+    "edit that nobody shows": (
+        [decision(), feedback("f1", action="edited"), LATER],
+        ["verdict f1: ann rejects surface x1"],
+    ),
     "after the end": (
         [decision(), passed(2 * 86_400), feedback("f1"), END],
         ["unlabelled r1", "orphan f1"],
@@ -154,6 +208,22 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
     "edit of a dose": (
         [
             decision(salience_digest=digest(EDIT, b"key")),
+            feedback("f1", action="edited", edited_response="Give 10 mg of amlodipine."),
+            LATER,
+        ],
+        ["verdict f1: ann rejects deep x1"],
+    ),
+    "edit of wording, of a response that was decided on before the key was changed": (
+        [
+            feedback("f1", action="edited", edited_response=f"Please: {EDIT}"),
+            decision(salience_digest=digest(EDIT, b"former")),
+            LATER,
+        ],
+        ["verdict f1: ann rejects surface x1"],
+    ),
+    "edit of a dose, of a response that was decided on before the key was changed": (
+        [
+            decision(salience_digest=digest(EDIT, b"former")),
             feedback("f1", action="edited", edited_response="Give 10 mg of amlodipine."),
             LATER,
         ],
@@ -186,6 +256,26 @@ def test_a_rejection_reaches_the_conversation() -> None:
     assert (outcome.conversation_id, outcome.turn, outcome.rejected, outcome.depth) == ("c-r1", 2, True, "deep")
 
 
+def test_who_says_nothing_tells_the_conversation_nothing() -> None:
+    stage = theatre()
+    stage.run(sequence(decision(), feedback("f1", action="abandoned"), LATER))
+    assert [s.topic for s in stage.sent] == ["labels"]
+
+
+def test_a_correction_names_the_label_that_it_replaces() -> None:
+    """The first has one id whatever it says, in every version of this program: so it counts once."""
+    stage = theatre()
+    for one in sequence(
+        decision(), feedback("f1", seconds=-5), LATER, feedback("f2", seconds=600), feedback("f3", seconds=900), END
+    ):
+        stage.run([one])
+    labels = [decode(Label, s.value) for s in stage.sent if s.topic == "labels"]
+    ids = [hashlib.sha256(f"r1\x1fann\x1f{last}".encode()).hexdigest()[:32] for last in ("", "f2", "f3")]
+    assert [one.label_id for one in labels] == ids
+    assert [one.revises for one in labels] == [None, *ids[:2]]
+    assert [one.delay_s for one in labels] == [0.0, 600.0, 900.0]
+
+
 def test_a_response_dated_years_ahead_comes_to_its_end_all_the_same() -> None:
     years = decision(occurred_at=at(10 * 365 * 86_400))
     assert told(years, END) == ["unlabelled r1"]
@@ -194,42 +284,50 @@ def test_a_response_dated_years_ahead_comes_to_its_end_all_the_same() -> None:
     assert told(years, late, END) == ["orphan f", "unlabelled r1"]
 
 
-def test_a_row_that_a_batch_closes_and_opens_again_is_kept() -> None:
+@pytest.mark.parametrize("clock", [-6 * 365 * DAY, -301.0, 0.0, 400.0 * DAY])
+def test_a_scorer_whose_clock_is_wrong_shortens_no_horizon(clock: float) -> None:
+    """The broker took the decision a second after the response: that is not dated ahead, whatever `decided_at` says."""
     stage = theatre()
+    stage.run([record(decision(decided_at=at(clock)), 0)._replace(at=at(1).timestamp())])
+    stage.run(sequence(feedback("f", seconds=3600), END))
+    assert [say(s.topic, s.value) for s in stage.sent if s.topic != "outcomes"] == ["verdict f: ann accepts none x1"]
+
+
+@pytest.mark.parametrize("grace", [0.0, GRACE_S])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_row_that_is_closed_and_opens_again_is_kept(grace: float, *, together: bool) -> None:
+    clock = Stopwatch()
+    stage = theatre(clock)
     stage.run([record(feedback("f1"), 0)])
-    stage.run([*passed(3 * 3600), record(decision(), 2)])
-    stage.run(passed(4 * 3600))
-    stage.run(END)
+    batch = [*passed(3 * 3600), record(decision(), 2)]
+    for part in [batch] if together else [batch[:2], batch[2:]]:
+        stage.run(part)
+    for later in (passed(4 * 3600), END):
+        clock.seconds += grace
+        stage.run(later)
     assert [say(s.topic, s.value) for s in stage.sent] == ["orphan f1", "unlabelled r1"]
 
 
-def test_a_timer_of_a_row_that_is_gone_wakes_nobody() -> None:
+@pytest.mark.parametrize("grace", [0.0, GRACE_S])
+def test_a_timer_of_a_row_that_is_gone_wakes_nobody(grace: float) -> None:
     """A clinician's clock is days ahead: the row ends before its feedback would have been given up as an orphan."""
-    stage = theatre()
+    clock = Stopwatch()
+    stage = theatre(clock)
     times = (0, 5 * 86_400 + 180, 5 * 86_400 + 240, 5 * 86_400 + 2 * 3600 + 1)
     for one in sequence(feedback("f1", seconds=5 * 86_400), decision(), *map(passed, times)):
         stage.run([one])
+        clock.seconds += grace
     assert [say(s.topic, s.value) for s in stage.sent if s.topic != "outcomes"] == ["orphan f1", "unlabelled r1"]
-
-
-class HospitalClock(WallClock):
-    """Wall time that a test sets."""
-
-    def __init__(self) -> None:
-        self.at = at(60)
-
-    def now(self) -> datetime:
-        return self.at
 
 
 @pytest.fixture
 def clock() -> HospitalClock:
-    return HospitalClock()
+    return HospitalClock(at(60))
 
 
 @pytest.fixture
 def live(clock: HospitalClock) -> Theatre:
-    return Theatre(lambda state: Join(context(), state, HORIZONS, clock, b"key"))
+    return Theatre(lambda state: Join(context(), state, HORIZONS, clock, DIGEST_KEYS))
 
 
 def test_events_dated_a_day_ahead_end_nothing_early(live: Theatre) -> None:
@@ -238,6 +336,39 @@ def test_events_dated_a_day_ahead_end_nothing_early(live: Theatre) -> None:
     live.run(sequence(feedback("f0", "r0")))
     live.tick(decisions=at(60), feedback=at(60))
     assert live.sent == []
+
+
+def test_time_that_ran_ahead_before_a_restart_is_right_after_it(live: Theatre, clock: HospitalClock) -> None:
+    """Rows of a version that believed one clock: what came next was over before it was heard."""
+    clock.answered(at(60).timestamp())
+    live.state.rows[0, b"\x00progress/0"] = msgspec.json.encode(Progress(at(400 * DAY), at(400 * DAY), 7))
+    live.run(sequence(decision(), feedback("f1")))
+    clock.wait(600)
+    live.tick(decisions=clock.at, feedback=clock.at)
+    assert [say(s.topic, s.value) for s in live.sent if s.topic != "outcomes"] == ["verdict f1: ann accepts none x1"]
+
+
+def test_while_nobody_tells_the_time_the_broker_is_asked(live: Theatre, clock: HospitalClock) -> None:
+    """Its answer to any write does so, though no event may come for weeks."""
+    for told in (False, True):
+        live.state.rows.clear()
+        live.tick()
+        assert bool(live.state.rows) is not told
+        clock.answered(None)
+    assert live.sent == []
+
+
+def test_in_a_replay_no_time_passes_but_that_of_the_events() -> None:
+    stage = theatre()
+    stage.run(sequence(decision()))
+    stage.tick(decisions=at(10 * DAY), feedback=at(10 * DAY))
+    assert stage.sent == []
+
+
+def test_what_cannot_be_processed_is_a_dead_letter() -> None:
+    [sent] = asyncio.run(theatre().stage.poison(record(feedback("f1"), 7))).sends
+    letter = decode(DeadLetter, sent.value)
+    assert (letter.code, letter.stage, letter.source_topic, letter.offset) == ("internal", "join", "feedback", 7)
 
 
 def test_dates_ahead_of_their_arrival_are_cut_also_when_they_are_read_days_later(
@@ -249,6 +380,25 @@ def test_dates_ahead_of_their_arrival_are_cut_also_when_they_are_read_days_later
     live.run([one._replace(at=when) for one, when in zip(ahead, came, strict=True)])
     live.run(sequence(feedback("f1", seconds=3600)))
     assert live.sent == []
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_feedback_dated_years_ahead_waits_no_longer_for_its_response_than_other_feedback(
+    live: Theatre, clock: HospitalClock, *, restart: bool
+) -> None:
+    """A client's year is wrong, and its ids are: its rows would stand, and its feedback have no end, for as long."""
+    years, orphan = 10 * 365 * 86_400.0, HORIZONS.orphan.total_seconds()
+    ahead = record(feedback("f", seconds=years), 0)
+    live.run([ahead._replace(at=at(60).timestamp())])
+    if restart:
+        live.restart()
+    for seconds, ends in ((60 + 300 + orphan - 1, []), (60 + 300 + orphan, ["orphan f"])):
+        clock.at = at(seconds)
+        live.tick(decisions=clock.at, feedback=clock.at)
+        assert [say(s.topic, s.value) for s in live.sent] == ends
+    assert decode(Closure, live.sent[0].value).closed_at == at(years + orphan), "it says the same whenever it came"
+    live.run([ahead._replace(at=at(60).timestamp())], crash="sent")
+    assert len({s.value for s in live.sent}) == 1
 
 
 def test_a_clock_that_is_set_back_a_day_takes_nothing_back(live: Theatre, clock: HospitalClock) -> None:
@@ -286,13 +436,24 @@ def test_a_client_in_a_loop_cannot_grow_a_row_beyond_what_a_broker_takes(monkeyp
         "verdict f0: c0 accepts none x0.5",
         "verdict f1: c1 accepts none x0.5",
     ]
+    assert told(decision(), passed(2 * DAY), *said, batch=1) == [
+        "unlabelled r1",
+        "orphan f0",
+        "orphan f1",
+        "dead-letters",
+    ]
 
 
-def test_rows_are_gone_when_all_is_over() -> None:
+@pytest.mark.parametrize("came", [[decision(), feedback("f1")], [decision()], [feedback("f1")]])
+@pytest.mark.parametrize("restart", [True, False])
+def test_rows_are_gone_when_all_is_over(came: list[Any], *, restart: bool) -> None:
     clock = Stopwatch()
     stage = theatre(clock)
-    for one in sequence(decision(), feedback("f1"), LATER, END):
+    for one in sequence(*came, LATER, END):
         stage.run([one])
+    if restart:
+        stage.restart()
+        stage.tick()
     clock.seconds += GRACE_S
     stage.tick()
     assert [key for _, key in stage.state.rows] == [b"\x00progress/0"]
@@ -316,6 +477,60 @@ def test_no_row_goes_while_its_batch_is_not_settled(monkeypatch: pytest.MonkeyPa
     for _ in range(5):
         stage.tick()
     assert [key for _, key in stage.state.rows] == [b"\x00progress/0"]
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_write_that_is_cut_short_loses_no_label(*, restart: bool) -> None:
+    """The broker has the row that was settled, and not how far its batch had come: its label is sent all the same."""
+    stage, last = theatre(), passed(900)
+    before = (decision(), feedback("f1"), LATER, decision("r2", 400), feedback("f2", "r2", 410), last[:1])
+    for one in sequence(*before):
+        stage.run([one])
+    if restart:
+        stage.restart()
+    plan = asyncio.run(stage.stage.handle(0, last[1:]))
+    stage.state.apply(0, plan._replace(rows={b"r2": plan.rows[b"r2"]}))
+    stage.restart()
+    stage.run(last[1:])
+    labels = [decode(Label, s.value).feedback_id for s in stage.sent if s.topic == "labels"]
+    assert labels == ["f1", "f2"]
+
+
+@pytest.mark.parametrize("crash", ["written", "written written", "written early written", "written sent written"])
+def test_crashes_in_a_row_lose_no_label(crash: str) -> None:
+    """Who takes over sends what may not have been sent; until that is done, whoever is next must do so too."""
+    stage, last = theatre(), passed(900)
+    for one in sequence(decision(), feedback("f1"), last[:1]):
+        stage.run([one])
+    stage.run(last[1:], crash=crash)
+    assert {decode(Label, s.value).feedback_id for s in stage.sent if s.topic == "labels"} == {"f1"}
+
+
+def test_whoever_takes_a_partition_over_repeats_the_last_batch_and_no_other() -> None:
+    stage = theatre()
+    for one in sequence(decision(), feedback("f1"), LATER, decision("r2", 400), feedback("f2", "r2", 410), passed(900)):
+        stage.run([one])
+    told = len(stage.sent)
+    stage.restart()
+    stage.tick()
+    assert [say(s.topic, s.value) for s in stage.sent[told:] if s.topic == "labels"] == [
+        "verdict f2: ann accepts none x1"
+    ]
+
+
+def test_whoever_takes_a_partition_up_again_goes_on_where_others_left_it() -> None:
+    stage = theatre()
+    stage.run(sequence(decision()))
+    first = stage.stage
+    first.forget()
+    stage.restart()
+    stage.run(sequence(decision("r2", 30), feedback("f1", seconds=40), feedback("f2", "r2", 40)))
+    stage.stage = first
+    stage.run(LATER)
+    assert [say(s.topic, s.value) for s in stage.sent if s.topic == "labels"] == [
+        "verdict f1: ann accepts none x1",
+        "verdict f2: ann accepts none x1",
+    ]
 
 
 def test_rows_of_another_version_end_the_worker() -> None:

@@ -4,6 +4,7 @@ import math
 import random
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import orjson
 import pytest
 
@@ -81,6 +82,12 @@ def test_versions_are_gapless():
         assert ledger.version == n
 
 
+def test_a_version_is_as_of_its_latest_label_in_whatever_order_they_come():
+    ledger = Ledger("icu", Policy())
+    seen = [(one, ledger.apply(one), ledger.as_of) for one in (label(5, rejected=False), label(2, rejected=False))]
+    assert [as_of for *_, as_of in seen] == [seen[0][0].occurred_at] * 2
+
+
 def test_there_is_no_calibration_before_the_first_label():
     assert Ledger("icu", Policy()).calibration() is None
 
@@ -96,11 +103,15 @@ def test_the_gate_counts_down_and_opens():
     assert all(gap >= 200 - n for n, gap in enumerate(missing, start=1))
 
 
-def test_depth_can_be_the_target():
-    labels = list(log(300))
+@pytest.mark.parametrize(("depth", "counts"), [("surface", False), ("deep", True)])
+def test_depth_can_be_the_target(depth, counts):
+    labels = [msgspec.structs.replace(one, depth=depth if one.rejected else "none") for one in log(300)]
     any_, _ = fold(labels)
-    deep, _ = fold(labels, Policy(target="deep"))  # every rejection here is of the surface
-    assert deep.filter.risk(-1.0, ())[0] < any_.filter.risk(-1.0, ())[0]
+    deep, _ = fold(labels, Policy(target="deep"))
+    if counts:
+        assert deep.filter.state() == any_.filter.state()
+    else:
+        assert deep.filter.risk(-1.0, ())[0] < any_.filter.risk(-1.0, ())[0]
 
 
 def test_a_jump_becomes_an_alarm_that_replays_byte_for_byte():
@@ -109,6 +120,7 @@ def test_a_jump_becomes_an_alarm_that_replays_byte_for_byte():
     (jump, one), *_ = found
     event = alarm(jump, one)
     assert (event.kind, event.scope, event.deployment) == ("jump", "all", "icu")
+    assert event.evidence == {"delta_logits": jump.delta, "label": one.label_id}
     assert START + timedelta(minutes=2400) <= event.since <= event.raised_at
     assert encode(event) == encode(alarm(*again[0]))
 
@@ -124,6 +136,15 @@ def test_the_published_version_reads_the_same_at_the_scorer():
     assert event.cuts["all"]["green"] < event.cuts["all"]["red"]
     upper = reading.risk(event.cuts["category=a"]["green"], {"category": "a"})[1]
     assert upper == pytest.approx(0.05, abs=0.002)
+
+
+def test_what_is_published_names_no_clinician():
+    """Nor would it serve: who judges a response is not known when it is tiered, and they are most of the groups."""
+    ledger, _ = fold(log(1000))
+    clinicians = {label.clinician for label in log(1000)}
+    assert clinicians <= set(ledger.snapshot()["filter"]["groups"]["clinician"])
+    assert set(ledger.calibration().parameters["filter"]["groups"]) == {"category", "site"}
+    assert not [name for name in clinicians if f'"{name}"'.encode() in encode(ledger.calibration())]
 
 
 def test_a_crash_anywhere_changes_nothing():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from aiokafka.partitioner import DefaultPartitioner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.events import CONTRACT, DeadLetter, Decision, Watermark, decode
@@ -32,6 +32,9 @@ def placed(theatre: Theatre, event: Any, partition: int, offset: int = 0) -> lis
     return [decode(CONTRACT[send.topic], send.value or b"") for send in plan.sends]
 
 
+@example(b"x" * 131, 1000)
+@example(b"x" * 132, 1000)
+@example(b"y" * 270, 1000)
 @given(st.binary(max_size=140), st.integers(1, 1000))
 def test_places_are_those_of_kafkas_clients(key: bytes, partitions: int) -> None:
     assert home(key, partitions) == KAFKAS(key, list(range(partitions)), [])

@@ -1,14 +1,17 @@
 """Clinicians: severity, capped influence, poisoned labels; and how long their labels take."""
 
 import random
+from collections import Counter
 from statistics import median
 
 import msgspec
 import orjson
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from models.calibration.delays import Delays
-from models.calibration.influence import Influence
+from models.calibration.influence import BASE, DECAY, Influence
 from models.calibration.ledger import Ledger
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
@@ -107,3 +110,37 @@ def test_influence_restores_exactly():
 def test_damaged_delays_are_refused(damage):
     with pytest.raises(StateError):
         Delays.restore(damage)
+
+
+OTHERS = [(who, 1.0, 1) for who in range(1, 6)]
+
+
+@example(0.2, [(0, 1.0, 100), *OTHERS, (0, 1.0, 9)])  # has more than is allowed since others came
+@example(0.2, [*OTHERS, (0, 1.0, 100)])  # comes to the bound
+@given(
+    st.sampled_from([0.05, 0.2, 0.7, 1.0]),
+    st.lists(st.tuples(st.integers(0, 5), st.floats(0.0, 1.0), st.integers(1, 100)), max_size=9),
+)
+def test_nobody_carries_more_than_a_share_of_the_evidence(share, said):
+    """And who is held back is given exactly what is left of it."""
+    influence, own, total = Influence(share), Counter(), 0.0
+    for clinician, weight, times in said:
+        for _ in range(times):
+            granted = influence.grant(f"c{clinician}", weight)
+            own, total = Counter({who: held * DECAY for who, held in own.items()}), total * DECAY + granted
+            own[clinician] += granted
+            cap = max(share, 2.0 / len(own))
+            assert 0.0 <= granted <= weight
+            if cap >= 1.0 or own[clinician] < (cap - 1e-9) * (BASE + total):
+                assert granted == weight
+            if 0.0 < granted < weight:
+                assert own[clinician] == pytest.approx(cap * (BASE + total))
+
+
+def test_who_has_long_been_silent_is_forgotten():
+    influence = Influence(0.2)
+    influence.grant("silent", 1.0)
+    for held in (8_000, 9_000):
+        for _ in range(held - influence.state()["clock"]):
+            influence.grant("loud", 1.0)
+        assert ("silent" in influence.state()["weights"]) == (held == 8_000)

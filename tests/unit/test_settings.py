@@ -58,6 +58,8 @@ def test_arguments_win_over_the_environment_and_the_environment_over_the_file(
         ({"bootstrap": f"127.0.0.1:9092,{FAR}"}, "kafka.example.org is another machine"),
         ({"bootstrap": FAR, "tls": True}, "DEMUR_SALIENCE_KEY: a broker on another machine holds digests of patients'"),
         ({"salience_key": "k3y"}, "DEMUR_SALIENCE_KEY: Value should have at least 32 items"),
+        ({"salience_key_accepted": SALT}, "DEMUR_SALIENCE_KEY_ACCEPTED: is beside DEMUR_SALIENCE_KEY: set that one"),
+        ({"salience_key": SALT, "salience_key_accepted": "k3y"}, "DEMUR_SALIENCE_KEY_ACCEPTED: Value should have at"),
         ({"stages": "score,jion"}, "DEMUR_STAGES: Input should be 'score', 'join', 'learn' or 'watch'"),
         ({"stages": ()}, "DEMUR_STAGES: Value should have at least 1 item"),
         ({"store": "redis"}, "DEMUR_STORE: Input should be 'memory' or 'rocksdb'"),

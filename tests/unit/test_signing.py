@@ -1,7 +1,8 @@
 """Signed records: what is forged, changed or moved is set aside and never green; what is ours is accepted."""
 
+import hmac
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -30,10 +31,13 @@ from streams.metrics import Metrics
 from streams.scorer import Scorer
 from streams.settings import load
 from streams.stages import keys_in
+from streams.topics import Found, Topic
 from streams.wire import Record, fault, outgoing
+from streams.worker import check_dates
 from tests.stagecraft import Theatre, at, decision, feedback
 from tests.unit.test_calibrations import version
 from tests.unit.test_score import Known, Stub, response
+from tests.unit.test_structured import wrapped
 
 SECRET = "0123456789abcdef" * 2
 OUR_TABLE = f"[demur]\nsecret = '{SECRET}'\n"
@@ -59,13 +63,13 @@ def signed(event: Any, producer: str, offset: int = 0) -> Record:
 
 def scoring() -> Theatre:
     clock = EventClock()
-    parts = score.Parts(Scorer(Stub(), Metrics()), Known(), Policies(Policy(audit_rate=0.0)), clock, b"")
+    parts = score.Parts(Scorer(Stub(), Metrics()), Known(), Policies(Policy(audit_rate=0.0)), clock, (b"",))
     return Theatre(lambda state: score.Score(CONTEXT, state, Expiry(timedelta(days=1), score.read_time, clock), parts))
 
 
 def joining() -> Theatre:
     horizons = Horizons(timedelta(seconds=5), timedelta(days=7), timedelta(days=1))
-    return Theatre(lambda state: Join(CONTEXT, state, horizons, EventClock(), b""))
+    return Theatre(lambda state: Join(CONTEXT, state, horizons, EventClock(), (b"",)))
 
 
 def sent(stage: Theatre, type_: Any) -> list[Any]:
@@ -103,6 +107,14 @@ def flipped(value: bytes, rng: Random) -> bytes:
     return value[:where] + bytes([value[where] ^ 1 << rng.randrange(8)]) + value[where + 1 :]
 
 
+def test_a_record_without_key_or_id_is_signed_as_if_they_were_empty() -> None:
+    """As other programs do, which have only the page to go by."""
+    whole = b"".join(len(part).to_bytes(8, "big") + part for part in (b"responses", b"", b"", b"{}"))
+    code = hmac.new(SECRET[::-1].encode(), whole, "sha256").hexdigest().encode()
+    headers = {"ce_keyid": b"gateway", "ce_signature": code}
+    assert KEYS.fault(Signed.of("responses", None, b"{}", headers), headers) is None
+
+
 def test_of_a_hundred_thousand_forgeries_none_is_accepted() -> None:
     assert [record for record, headers in forgeries(100_000) if KEYS.fault(record, headers) is None] == []
 
@@ -131,13 +143,13 @@ def test_headers_without_a_value_are_no_signature_and_stop_nothing(keys: Keys | 
     raw = SimpleNamespace(topic="responses", partition=0, offset=0, key=b"k", value=b"{", headers=NOTHING, timestamp=0)
     found = _record(raw)
     assert fault(raw, "", KEYS) is not None
-    parts = score.Parts(Scorer(Stub(), Metrics()), Known(), Policies(), EventClock(), b"")
+    parts = score.Parts(Scorer(Stub(), Metrics()), Known(), Policies(), EventClock(), (b"",))
     expiry = Expiry(timedelta(days=1), score.read_time, EventClock())
     stage = Theatre(lambda state: score.Score(Context("", Metrics(), keys), state, expiry, parts))
     stage.run([found])
     assert [send.topic for send in stage.sent] == ["dead-letters"]
     known = Calibrations(load(), keys)
-    known.hear(SimpleNamespace(topic="calibrations", key=b"ward", value=b"{", headers=NOTHING))
+    known.hear(SimpleNamespace(topic="calibrations", key=b"ward", value=b"{", headers=NOTHING, timestamp=0))
     assert known.of("ward").calibration is None
 
 
@@ -173,6 +185,16 @@ def test_a_response_that_is_signed_is_scored_and_one_that_is_not_is_red() -> Non
     assert "may not write to responses" in letter.detail
 
 
+def test_a_cloud_event_in_structured_mode_is_signed_as_it_is_sent() -> None:
+    """Its id is in what is signed; the header `ce_id`, which it need not have, counts as empty."""
+    value, stage = wrapped(encode(response("r1"))), scoring()
+    headers = KEYS.sign("gateway", Signed("responses", b"c1", b"", value))
+    stage.run([received("responses", b"c1", value, headers), received("responses", b"c1", value + b" ", headers, 1)])
+    assert [(one.response_id, one.logit) for one in sent(stage, Decision)] == [("r1", -5.0)]
+    [letter] = sent(stage, DeadLetter)
+    assert (letter.code, letter.offset) == ("forged", 1)
+
+
 def ours(event: Decision, offset: int, topic: str = "decisions") -> Record:
     """A decision as SCORE sends it."""
     send = outgoing("", event, KEYS)
@@ -192,8 +214,12 @@ def test_what_a_stage_sends_the_next_accepts_and_a_forged_verdict_is_no_label() 
 def test_a_forged_calibration_does_not_serve() -> None:
     known = Calibrations(load(), KEYS)
     first, second = (outgoing("", version(labels), KEYS) for labels in (2, 3))
-    known.hear(SimpleNamespace(topic="calibrations", key=first.key, value=first.value, headers=first.headers))
-    known.hear(SimpleNamespace(topic="calibrations", key=second.key, value=second.value, headers=first.headers))
+    known.hear(
+        SimpleNamespace(topic="calibrations", key=first.key, value=first.value, headers=first.headers, timestamp=0)
+    )
+    known.hear(
+        SimpleNamespace(topic="calibrations", key=second.key, value=second.value, headers=first.headers, timestamp=0)
+    )
     held = known.of("ward").calibration
     assert held
     assert held.version == 2
@@ -221,6 +247,12 @@ def test_the_oracle_names_a_record_of_ours_that_is_not_signed() -> None:
         ("[demur]\nsecret = 'short'", "keys of `demur`: Expected `str` of length >= 32"),
         ("[demur]\nsecret = '" + SECRET + "'\ntopic = ['labels']", "keys of `demur`: Object contains unknown field"),
         ("demur = 1", "keys of `demur`: Expected `object`"),
+        (OUR_TABLE + "unsigned_until = 2026-12-01T00:00:00", "Expected `datetime` with a timezone component"),
+        (OUR_TABLE + "unsigned_until = 'soon'", "Invalid RFC3339"),
+        (
+            OUR_TABLE + "[gateway]\nsecret = '" + SECRET + "'\ntopics = []\nunsigned_until = 2026-01-01T00:00:00Z",
+            "keys of `gateway`: `unsigned_until` is for all: enter it under `[demur]`",
+        ),
         ("[demur", "is not TOML"),
     ],
 )
@@ -234,6 +266,98 @@ def test_a_wrong_file_of_keys_is_named_and_no_secret_shown(tmp_path: Path, text:
     assert "short" not in str(raised.value)
 
 
+SINCE = at(1000)
+FROM_NOW_ON = f"{OUR_TABLE}unsigned_until = {SINCE.isoformat()}\n[gateway]\nsecret = '{SECRET[::-1]}'\ntopics = []"
+
+
+@pytest.fixture
+def lately(tmp_path: Path) -> Path:
+    """A file of keys of an installation that signs since `SINCE`."""
+    file = tmp_path / "keys.toml"
+    file.write_text(FROM_NOW_ON)
+    return file
+
+
+def taken(event: Any, taken_at: datetime | None, *, keys: Keys | None = None, offset: int = 0) -> Record:
+    """A record of ours that the broker took then."""
+    send = outgoing("", event, keys)
+    known = received(event.topic, send.key or b"", send.value or b"", send.headers or [], offset)
+    return known._replace(at=taken_at.timestamp() if taken_at else 0.0)
+
+
+BEFORE, AFTER = SINCE - timedelta(milliseconds=1), SINCE
+
+
+def test_what_lay_there_unsigned_before_records_were_signed_is_taken(lately: Path) -> None:
+    """Decisions under way were set aside, and their feedback, which is signed, became orphans."""
+    keys, stage = keys_in(lately), joining()
+    stage.stage.context = Context("", Metrics(), keys)  # type: ignore[attr-defined]
+    stage.run(
+        [taken(decision(), BEFORE), taken(decision("r2"), AFTER, offset=1), taken(decision("r3"), None, offset=2)]
+    )
+    stage.run([taken(feedback("f1"), BEFORE), taken(decision("r9", 9e4), AFTER, keys=keys, offset=3)])
+    stage.run([taken(feedback("f9", "r9", 9e4), AFTER, keys=keys, offset=1)])
+    assert [(letter.code, letter.offset) for letter in sent(stage, DeadLetter)] == [("forged", 1), ("forged", 2)]
+    assert [label.feedback_id for label in sent(stage, Label)] == ["f1"]
+
+
+@pytest.mark.parametrize("change", ["another secret", "half of a signature", "another producer's topic", "changed"])
+def test_of_what_lay_there_before_only_what_has_no_signature_is_taken_without(lately: Path, change: str) -> None:
+    whole = taken(decision(), BEFORE, keys=Keys({OURS: Producer("f" * 32 if change == "another secret" else SECRET)}))
+    headers, value = dict(whole.headers), whole.value
+    match change:
+        case "half of a signature":
+            del headers["ce_signature"]
+        case "another producer's topic":
+            headers["ce_keyid"] = b"gateway"
+        case "changed":
+            value = encode(decision("r2"))
+    assert fault(whole._replace(headers=headers, value=value), "", keys_in(lately)) is not None
+
+
+def test_every_reader_takes_what_lay_there_before(lately: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scorers kept no calibrator, and commands dropped the past of one."""
+    keys, settings = keys_in(lately), load(keys=lately)
+    raw = [
+        SimpleNamespace(**outgoing("", version(n))._asdict(), timestamp=int(when.timestamp() * 1000),
+                        partition=home(b"ward", settings.partitions))
+        for n, when in ((2, BEFORE), (3, AFTER))
+    ]  # fmt: skip
+    known = Calibrations(load(), keys)
+    for record in raw:
+        known.hear(record)
+    held = known.of("ward").calibration
+    assert held
+    assert held.version == 2
+    monkeypatch.setattr("streams.logbook.read_all", lambda *_: raw)
+    monkeypatch.setattr("streams.logbook.partitions_of", lambda *_: settings.partitions)
+    assert newest(settings)["ward"].version == 2
+
+
+def test_the_oracle_too_takes_what_lay_there_before(lately: Path) -> None:
+    sends = [(outgoing("", decision(id_)), when) for id_, when in (("r1", BEFORE), ("r2", AFTER))]
+    entries = [
+        Entry("decisions", 0, n, send.key, send.value or b"", tuple(send.headers or ()), int(when.timestamp() * 1000))
+        for n, (send, when) in enumerate(sends)
+    ]
+    report = check(Logs({"decisions": entries}), Rules(keys=keys_in(lately)))
+    assert [one.offset for one in report.differences if "not a record that a stage" in str(one)] == [1]
+
+
+def test_a_window_for_what_is_unsigned_must_be_closed_and_its_dates_the_brokers(lately: Path) -> None:
+    settings = load(keys=lately)
+    dated = Found(Topic("decisions", 4, None), 4, {"message.timestamp.type": "CreateTime"})
+    for one in (dated, dated._replace(configs={})):
+        with pytest.raises(SettingsError, match=r"of decisions may be the producers'.*`demur topics`"):
+            check_dates(settings, [one])
+    check_dates(settings, [dated._replace(configs={"message.timestamp.type": "LogAppendTime"})])
+    check_dates(load(), [dated])
+    lately.write_text(FROM_NOW_ON.replace(SINCE.isoformat(), "2199-01-01T00:00:00Z"))
+    keys_in.cache_clear()
+    with pytest.raises(SettingsError, match="`unsigned_until` is still to come"):
+        keys_in(lately)
+
+
 def test_what_is_fed_is_signed(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     file.write_text(f"[demur]\nsecret = '{SECRET}'")
@@ -243,5 +367,7 @@ def test_what_is_fed_is_signed(tmp_path: Path) -> None:
     [item] = items([Arrival(at(0), response())])
     send(producer, settings, item)
     send_end(producer, settings, at(0))
-    faults = [fault(SimpleNamespace(**{"key": None} | record), "ward.", keys_in(file)) for record in sent]
+    faults = [
+        fault(SimpleNamespace(**{"key": None, "timestamp": 0} | record), "ward.", keys_in(file)) for record in sent
+    ]
     assert faults == [None] * (1 + 2 * settings.partitions)

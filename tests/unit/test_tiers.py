@@ -65,6 +65,10 @@ def test_invalid_input_is_red_whatever_the_score():
     assert tier(Facts(upper=0.001, valid=False), POLICY) == ("red", ("invalid_input",))
 
 
+def test_a_calibration_serves_until_its_greatest_age():
+    assert tier(Facts(upper=0.001, calibration_age_s=POLICY.max_calibration_age_s), POLICY)[0] == "green"
+
+
 def test_an_age_that_is_not_a_number_is_stale():
     assert tier(Facts(upper=0.001, calibration_age_s=float("nan")), POLICY)[0] == "yellow"
 
@@ -75,3 +79,7 @@ def test_an_age_that_is_not_a_number_is_stale():
 )
 def test_warm_up_names_the_missing_labels(labels, deviation, expected):
     assert missing_labels(labels, deviation, POLICY) == expected
+
+
+def test_a_policy_that_asks_for_no_labels_still_asks_for_a_known_curve():
+    assert missing_labels(0, 0.36, Policy(warm_up_labels=0)) == 1

@@ -1,14 +1,20 @@
 """A worker that makes no progress, or lost touch while it wrote, ends, so that another takes over."""
 
 import asyncio
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from models.errors import DeliveryError
+from models.errors import DeliveryError, SettingsError
 from streams import watchdog, worker
+from streams.settings import load
 from streams.stages import Built
+from streams.state import rows_in
 
 
 def stage(*progress: Any, rebalancing: bool = False, overstays: bool = False) -> Built:
@@ -59,3 +65,22 @@ async def test_a_stage_that_works_or_has_nothing_to_do_goes_on() -> None:
 def test_an_error_of_others_is_named_and_not_quoted() -> None:
     assert worker._reason(ValueError("Zebulon Quagga")) == "ValueError"
     assert worker._reason(DeliveryError("8 records to labels: TimeoutError")) == "8 records to labels: TimeoutError"
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """A soft limit of open files that leaves room for ten more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 10, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.usefixtures("few_files")
+def test_a_worker_may_open_the_rows_of_many_partitions(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no broker listens"):
+        worker.run(load(bootstrap="127.0.0.1:1"))
+    make = rows_in("rocksdb", tmp_path)
+    for rows in [make(partition) for partition in range(20)]:
+        rows.close()

@@ -18,6 +18,7 @@ from streams.agents.fold import Fold
 from streams.agents.join import Join
 from streams.agents.score import Score
 from streams.app import create_app
+from streams.clock import clock_for
 from streams.delivery import Plan
 from streams.metrics import Metrics
 from streams.scorer import Scorer
@@ -86,7 +87,8 @@ def noting(stage: Any, began: Began) -> None:
 
 def passing(given: Settings) -> None:
     """Run the pass-through until told to stop."""
-    app = create_app(given, "pass", [Response.topic], lambda state: Pass(state, f"{given.topic_prefix}passed"))
+    made, clock = f"{given.topic_prefix}passed", clock_for(given.time_source)
+    app = create_app(given, "pass", [Response.topic], lambda state: Pass(state, made), clock)
     asyncio.run(worker._run(given, [Built(app, {})], Metrics()))  # noqa: SLF001 (what is below `run` knows shipped stages only)
 
 

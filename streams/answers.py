@@ -1,0 +1,114 @@
+"""Decisions as they are made, for those who wait for one: each gateway reads them all, from when it started."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NamedTuple
+
+import structlog
+from aiokafka import TopicPartition
+
+from models.deciding import is_of
+from models.errors import DeliveryError, DemurError, EventError
+from models.events import CONTRACT, DeadLetter, Decision, Event, Response, digest
+from streams.agents.common import Context
+from streams.connection import kafka_options
+from streams.followers import assigned, for_ever
+from streams.reading import FETCH_MS
+from streams.settings import Settings
+
+TOPICS: Final = (Decision.topic, DeadLetter.topic)
+
+log = structlog.get_logger(__name__)
+
+
+class SetAside(DemurError):
+    """A response became a dead letter instead of a decision; `code` says why."""
+
+    def __init__(self, letter: DeadLetter) -> None:
+        super().__init__(letter.detail)
+        self.code = letter.code
+
+
+class Question(NamedTuple):
+    """What is waited for: a decision on this text of this conversation, or a dead letter on these bytes."""
+
+    response: Response
+    digest: str
+    answer: asyncio.Future[Decision]
+
+
+class Answers:
+    """Brings each decision to who waits for it.
+
+    An id alone is no proof that a decision is on the text that was sent: another text under the id of one that was
+    decided on is set aside, and would be shown by what was said of the first.
+    """
+
+    def __init__(self, settings: Settings, context: Context, digest_keys: tuple[bytes, ...]) -> None:
+        self._context, self._digest_keys = context, digest_keys
+        self._options = kafka_options(settings)
+        self._partitions = [
+            TopicPartition(settings.topic_prefix + topic, number)
+            for topic in TOPICS
+            for number in range(context.partitions)
+        ]
+        self._open = defaultdict[str, list[Question]](list)
+        self.listening = False
+        """Whether decisions are read: what is sent before then may be decided on unheard."""
+
+    @contextmanager
+    def expect(self, response: Response, value: bytes) -> Iterator[asyncio.Future[Decision]]:
+        """Yield what will be the decision on a response whose record is `value`, or a `SetAside`."""
+        answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        mine = Question(response, digest(value), answer)
+        self._open[response.response_id].append(mine)
+        try:
+            yield answer
+        finally:
+            self._open[response.response_id].remove(mine)
+            if not self._open[response.response_id]:
+                del self._open[response.response_id]
+
+    def hear(self, record: Any) -> None:
+        """Take in a record. What is forged, misplaced, of another version or no event of ours answers nothing."""
+        if record.value is None:
+            return
+        event: Event | None = None
+        with suppress(EventError, DeliveryError):
+            event = self._context.decode(CONTRACT[record.topic.removeprefix(self._context.prefix)], record)
+        if isinstance(event, Decision):
+            for asked in self._waiting(event.response_id):
+                if self._is_on(event, asked.response):
+                    asked.answer.set_result(event)
+                else:
+                    log.warning("a decision is on another text under an id, or DEMUR_SALIENCE_KEY is not SCORE's")
+        elif isinstance(event, DeadLetter):
+            for asked in self._waiting(event.response_id or ""):
+                if asked.digest == event.digest:
+                    asked.answer.set_exception(SetAside(event))
+
+    def _is_on(self, decision: Decision, response: Response) -> bool:
+        """Whether a decision is on this text, by any key: one that comes again may have been decided on by another."""
+        same = decision.conversation_id == response.conversation_id
+        return same and is_of(decision.input_digest, response, self._digest_keys)
+
+    def _waiting(self, response_id: str) -> list[Question]:
+        return [asked for asked in self._open.get(response_id, ()) if not asked.answer.done()]
+
+    async def follow(self) -> None:
+        """Read for ever; a lost broker is waited for."""
+        await for_ever(self._follow, "lost the decisions: no response is answered")
+
+    async def _follow(self) -> None:
+        try:
+            async with assigned(self._options, self._partitions, fetch_max_wait_ms=FETCH_MS) as consumer:
+                while not self.listening:
+                    self.listening = await consumer.seek_to_end(*self._partitions)
+                while True:
+                    for records in (await consumer.getmany(timeout_ms=FETCH_MS)).values():
+                        for record in records:
+                            self.hear(record)
+        finally:
+            self.listening = False

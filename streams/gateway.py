@@ -1,0 +1,214 @@
+"""HTTP before the topics, for those who have no Kafka client: a response is answered with its decision.
+
+    POST /responses                         a response of the contract; 200 and its decision
+    POST /feedback                          a feedback of the contract; 204
+    POST /cds-services/{service}/feedback   feedback as CDS Hooks has it; 200
+
+**It fails closed.** Whatever is not 200 with a decision on this very text says `"action": "review"`: a broker that is
+away, a score that is late, an id that was used for another text. Errors are RFC 9457 problem details, and quote nothing
+of what was sent. Feedback is taken in when the broker has it; what is sent again counts once.
+"""
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from models.cds_hooks import feedback
+from models.errors import DeliveryError, EventError, Oversized, SettingsError
+from models.events import MAX_MESSAGE_BYTES, Feedback, Response, decode, encode
+from models.partitions import home
+from streams.agents.common import Context
+from streams.answers import TOPICS, Answers, SetAside
+from streams.connection import kafka_options
+from streams.health import Health, serve
+from streams.metrics import Metrics
+from streams.reading import partitions_of
+from streams.settings import Settings, far
+from streams.stages import digest_keys, keys_in
+from streams.wire import TRACE, Send, following
+from streams.worker import told_to_stop
+
+MARGIN_S: Final = 3.0
+"""Beside the score's own deadline, for Kafka on both ways; whoever wants to wait for less may hang up."""
+MOST_WAITING: Final = 512
+"""Requests under way; more are told to come again. Each may hold a megabyte."""
+
+TYPES: Final = {"application/json", "application/cloudevents+json"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger(__name__)
+
+
+class Busy(DeliveryError):
+    """More requests than can be answered in time."""
+
+
+class Gateway:
+    """Handlers of the requests, around a producer that has started."""
+
+    def __init__(self, settings: Settings, context: Context, answers: Answers, producer: Any) -> None:
+        self._context, self._answers, self._producer = context, answers, producer
+        self._patience_s = settings.deadline_s + MARGIN_S
+        self._token = settings.gateway_token.get_secret_value() if settings.gateway_token else None
+        self._under_way = 0
+
+    def app(self) -> web.Application:
+        """Return the application that serves them."""
+        app = web.Application(middlewares=[self._fail_closed], client_max_size=MAX_MESSAGE_BYTES)
+        app.add_routes(
+            [
+                web.post("/responses", self._response),
+                web.post("/feedback", self._feedback),
+                web.post("/cds-services/{service}/feedback", self._cds_hooks),
+            ]
+        )
+        return app
+
+    async def _response(self, request: web.Request) -> web.Response:
+        response = decode(Response, await request.read())
+        traced = {TRACE: request.headers.get(TRACE, "").encode(errors="replace")}
+        send = following(traced, self._context.send(response))
+        if not self._answers.listening:
+            raise DeliveryError("decisions cannot be read from the broker: try again")
+        with self._context.metrics.answer_seconds.time(), self._answers.expect(response, send.value or b"") as answer:
+            await self._put([send])
+            decision = await answer
+        return web.Response(body=encode(decision), content_type="application/json")
+
+    async def _feedback(self, request: web.Request) -> web.Response:
+        await self._put([self._context.send(decode(Feedback, await request.read()))])
+        return web.Response(status=204)
+
+    async def _cds_hooks(self, request: web.Request) -> web.Response:
+        await self._put([self._context.send(one) for one in feedback(await request.read())])
+        return web.Response()
+
+    async def _put(self, sends: list[Send]) -> None:
+        """Wait until the broker has each record."""
+        partitions = self._context.partitions
+        try:
+            done = [
+                await self._producer.send(s.topic, s.value, s.key, home(s.key or b"", partitions), headers=s.headers)
+                for s in sends
+            ]
+            await asyncio.gather(*done)
+        except (KafkaError, OSError) as error:
+            raise DeliveryError(f"the broker does not take it ({type(error).__name__}): try again") from None
+
+    @web.middleware
+    async def _fail_closed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path in {"/healthz", "/metrics"}:
+            return await handler(request)
+        try:
+            self._authenticate(request)
+            with self._counted():
+                async with asyncio.timeout(self._patience_s):
+                    answer = await handler(request)
+        except Exception as error:  # noqa: BLE001  whatever it is, nothing may be shown on the strength of it
+            answer = _problem(error)
+        resource = request.match_info.route.resource
+        self._context.metrics.answers.labels(path=resource.canonical if resource else "", status=answer.status).inc()
+        return answer
+
+    def _authenticate(self, request: web.Request) -> None:
+        """Refuse who has no token, and what a browser would send for a page of somebody else's without asking us."""
+        if request.method == "POST" and request.content_type not in TYPES:
+            raise web.HTTPUnsupportedMediaType(reason="send `Content-Type: application/json`")
+        given = request.headers.get("Authorization", "")
+        if self._token and not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {self._token}".encode()):
+            raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._under_way >= MOST_WAITING:
+            raise Busy(f"{MOST_WAITING} requests are under way: try again")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+
+def _problem(error: Exception) -> web.Response:
+    """Say what is wrong, and that nothing may be shown."""
+    status, code, detail = _described(error)
+    body = {"status": status, "code": code, "detail": detail, "action": "review"}
+    headers = {
+        name: value for name in ("Allow", "WWW-Authenticate") if (value := getattr(error, "headers", {}).get(name))
+    }
+    return web.json_response(body, status=status, headers=headers, content_type="application/problem+json")
+
+
+def _described(error: Exception) -> tuple[int, str, str]:  # noqa: PLR0911  one for each kind of error
+    """Return the status, a code for programs, and a sentence for people."""
+    match error:
+        case Oversized() | web.HTTPRequestEntityTooLarge():
+            return 413, Oversized.code, f"a body has at most {MAX_MESSAGE_BYTES} bytes: send less text"
+        case EventError():
+            return 400, error.code, str(error)
+        case SetAside():
+            return 409, error.code, str(error)
+        case TimeoutError():
+            return 504, "no_decision", "no decision in time: a `show` that comes later is void"
+        case Busy():
+            return 503, "busy", str(error)
+        case DeliveryError():
+            return 503, "broker", str(error)
+        case web.HTTPException():
+            return error.status, "http", error.reason
+    log.error("a request failed", error=type(error).__name__)
+    return 500, "internal", "this version cannot answer: its log says what kind of error it was"
+
+
+def run(settings: Settings) -> None:
+    """Answer until SIGTERM or SIGINT. Raises `SettingsError` before it listens where it may not."""
+    if refusal := _unguarded(settings):
+        raise refusal
+    partitions = partitions_of(settings, Response.topic, Feedback.topic, *TOPICS)
+    asyncio.run(_run(settings, partitions))
+
+
+def _unguarded(settings: Settings) -> SettingsError | None:
+    """Return why this may not listen where it should: patients' text comes in, and verdicts that move the tiers."""
+    if not far(f"{settings.http_host}:{settings.http_port}"):
+        return None
+    if not settings.gateway_token:
+        return SettingsError(
+            f"DEMUR_GATEWAY_TOKEN: whoever reaches {settings.http_host} could send verdicts: set 32 characters or more"
+        )
+    if not (settings.http_certfile or settings.allow_plaintext):
+        return SettingsError(
+            "DEMUR_HTTP_CERTFILE: patients' text would come in the clear: set it and DEMUR_HTTP_KEYFILE, or "
+            "DEMUR_ALLOW_PLAINTEXT=true behind a proxy that speaks TLS"
+        )
+    return None
+
+
+async def _run(settings: Settings, partitions: int) -> None:
+    stop = told_to_stop()
+    async with answering(settings, partitions) as address:
+        log.info("answering", address=address)
+        await stop.wait()
+
+
+@asynccontextmanager
+async def answering(settings: Settings, partitions: int) -> AsyncIterator[str]:
+    """Serve a gateway and yield its address. `partitions`: of each topic."""
+    metrics = Metrics()
+    context = Context(settings.topic_prefix, metrics, keys_in(settings.keys), partitions)
+    answers = Answers(settings, context, digest_keys(settings))
+    producer = AIOKafkaProducer(**kafka_options(settings), acks="all", max_request_size=2 * MAX_MESSAGE_BYTES)
+    health = Health({"decisions": lambda: answers.listening})
+    async with producer, asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(answers.follow())
+        async with serve(settings, health, metrics, Gateway(settings, context, answers, producer).app()) as address:
+            yield address
+        following.cancel()

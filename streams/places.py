@@ -1,0 +1,87 @@
+"""Where a stage begins to read: at its place; where it never read, at the beginning; nowhere else without a word.
+
+Kafka forgets the place of a group that had no member for `offsets.retention.minutes`, a log may lose its beginning to
+retention and its end to a broker that was not in step, and a client begins elsewhere then, in silence: what was decided
+and labelled is decided and labelled again, or what was never read is left out. So a place is committed before anything
+is processed, rows imply one, and what cannot be put right without a person ends the worker.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError
+
+from models.errors import DeliveryError
+
+WAY_OUT: Final = (
+    "stop the stage and set its place to shortly before it last worked (`kafka-consumer-groups.sh --reset-offsets "
+    "--to-datetime`): docs/runbook.md#lost-place says how"
+)
+
+log = structlog.get_logger(__name__)
+
+
+async def go_back(consumer: Any, app: Any) -> Mapping[Any, int]:
+    """Go back to what the group of `app` has committed, and commit the beginning first where nothing is; return that.
+
+    Raises `DeliveryError` where a place was lost, `IllegalStateError` in a rebalance: Faust then waits for its end.
+    """
+    held = _held(consumer)
+    found = {tp: await consumer.committed(tp) for tp in consumer.assignment()}
+    if new := [tp for tp, offset in found.items() if offset is None]:
+        found |= await _beginnings(consumer, app, new)
+        await _commit(consumer, held, {tp: found[tp] for tp in new})
+    for tp, offset in found.items():
+        consumer.seek(tp, offset)
+    return found
+
+
+async def pass_over(consumer: Any, app: Any, tp: Any, at: int) -> None:
+    """Go on where a log begins that has nothing at `at` any more; count and name what was deleted before it was read.
+
+    Raises `DeliveryError` if it has nothing behind `at` either. In a rebalance, whoever has the partition next does it.
+    """
+    held = _held(consumer)
+    first = (await consumer.beginning_offsets([tp]))[tp]
+    if first <= at:
+        raise DeliveryError(
+            f"the group {app.conf.id} has its place in {tp.topic}/{tp.partition} at {at}, where there is no record any "
+            f"more: the log lost its end, or the topic was made anew; {WAY_OUT}"
+        )
+    with suppress(IllegalStateError):
+        await _commit(consumer, held, {tp: first})  # nobody is to count them again
+        lost = first - at
+        app.lost[tp.topic].inc(lost)
+        log.error("records were deleted before they were read", topic=tp.topic, partition=tp.partition, records=lost)
+        consumer.seek(tp, first)
+
+
+async def _beginnings(consumer: Any, app: Any, new: Sequence[Any]) -> Mapping[Any, int]:
+    """Return where partitions begin. Raises `DeliveryError` where there are rows, and records that would come again."""
+    changelogs = {tp: TopicPartition(app.stage.state.changelog, tp.partition) for tp in new}
+    first: Mapping[Any, int] = await consumer.beginning_offsets(new)
+    ends = await consumer.end_offsets([*new, *set(changelogs.values())])
+    if lost := sorted({tp.topic for tp in new if first[tp] < ends[tp] and ends[changelogs[tp]]}):
+        raise DeliveryError(
+            f"the group {app.conf.id} has no place in {', '.join(lost)}, though it has rows of what it read: Kafka "
+            f"forgot it, or somebody deleted it, and to read all again would contradict what was decided; {WAY_OUT}"
+        )
+    return first
+
+
+def _held(consumer: Any) -> Any:
+    """Return what is assigned now; it is `active` until a rebalance ends."""
+    return consumer._subscription.subscription.assignment
+
+
+async def _commit(consumer: Any, held: Any, places: Mapping[Any, int]) -> None:
+    """Raises `IllegalStateError` if the partitions may be another worker's by now, who has gone on from there."""
+    if not held.active:
+        raise IllegalStateError("the group has rebalanced")
+    try:
+        await consumer.commit(places)
+    except CommitFailedError as error:
+        raise IllegalStateError("the group is rebalancing") from error
