@@ -407,8 +407,9 @@ def _within(value: dict[str, Any]) -> dict[str, Any]:
 def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
     """Check a JSON object against the contract. Raises `UnknownSchema` or `Invalid`, which name the field."""
     if (schema := value.get("schema", SCHEMA)) != SCHEMA:
-        shown = schema if isinstance(schema, int) else "of another type"
-        raise UnknownSchema(f"field `schema` is {shown}; this version reads {SCHEMA}: upgrade the older side")
+        if not isinstance(schema, int) or schema < 1:
+            raise Invalid(f"field `schema` is not that of any version: give {SCHEMA}, or leave it out")
+        raise UnknownSchema(f"field `schema` is {schema}; this version reads {SCHEMA}: upgrade the older side")
     if _is_structured(value):
         raise Invalid("field `data` of the CloudEvent is not an event: send it as a JSON object, not as text or base64")
     try:

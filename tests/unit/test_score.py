@@ -354,7 +354,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "wrong type": (orjson.dumps({**GOOD, "turn": "first"}), "invalid"),
     "missing field": (orjson.dumps({k: v for k, v in GOOD.items() if k != "query"}), "invalid"),
     "unknown schema": (orjson.dumps({**GOOD, "schema": 99}), "unknown_schema"),
-    "schema of another type": (orjson.dumps({**GOOD, "schema": "CANARY"}), "unknown_schema"),
+    "schema of another type": (orjson.dumps({**GOOD, "schema": "CANARY"}), "invalid"),
     "oversized": (orjson.dumps({**GOOD, "response": "x" * MAX_MESSAGE_BYTES}), "oversized"),
 }
 
