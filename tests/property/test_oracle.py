@@ -160,9 +160,10 @@ def test_a_policy_that_changes_on_the_way_is_followed_from_where_the_log_says(ch
     assert not [*report.differences, *report.beyond]
 
 
-def test_whichever_of_two_keys_makes_the_digests_nothing_else_changes() -> None:
+@pytest.mark.parametrize("other", [b"another key of digests", b""])
+def test_whichever_of_two_keys_makes_the_digests_nothing_else_changes(other: bytes) -> None:
     """So a key can be changed: the new one is known everywhere before it is used, and the former one after it was."""
-    told, keys = week(120, 5), [*DIGEST_KEYS, b"another key of digests"]
+    told, keys = week(120, 5), [*DIGEST_KEYS, other]
     texts = {one.response_id: one.response for one in told.responses}
     arrivals = crowded([reworded(item, texts) for item in items(told.arrivals)])
     stages = Rehearsal(2, crashes=False)
