@@ -13,6 +13,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
   and how much does is told to whoever asks;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
 - a batch in a codec that is not installed ends a worker, again and again, and no word says where it lies;
+- whoever reads and is told to stop in a rebalance is said to have crashed, for want of a supervisor to wake;
 - four tasks are made for every message, and two dozen calls, so slowly that batches hardly fill: what was fetched of a
   partition is passed on as one message, whose value is the list of what was read.
 """
@@ -239,6 +240,9 @@ class Consumer(AIOKafkaConsumer):
                     await self._seek_again()
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not fetcher.should_stop:
                 raise
 
     async def _seek_again(self) -> None:
