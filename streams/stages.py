@@ -171,7 +171,10 @@ def _join(settings: Settings, context: Context) -> Built:
 
 
 def _learn(settings: Settings, context: Context) -> Built:
-    return _fold(Learn(policies(settings.policy)), settings, context)
+    calibrations = Calibrations(settings, context.keys)
+    built = _fold(Learn(policies(settings.policy), calibrations), settings, context)
+    built.app.task(calibrations.follow)
+    return built
 
 
 def _watch(settings: Settings, context: Context) -> Built:

@@ -98,6 +98,20 @@ MUTANTS = (
         "tests/unit/test_calibrations.py",
     ),
     Mutant(
+        "I6 LEARN puts back what was taken away when it starts",
+        "streams/agents/fold.py",
+        "not in self._held and not published.took_away(deployment):",
+        "not in self._held:",
+        "tests/unit/test_fold.py",
+    ),
+    Mutant(
+        "I6 LEARN puts back what was taken away when a label comes twice",
+        "streams/agents/fold.py",
+        "if stands and await self._took_away(deployment):",
+        "if False:",
+        "tests/unit/test_fold.py",
+    ),
+    Mutant(
         "F14 a stop cuts a batch in half",
         "streams/delivery.py",
         "await asyncio.gather(*self._under_way, return_exceptions=True)",

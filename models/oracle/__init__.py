@@ -21,7 +21,8 @@ partition of a key (`partitions`: Kafka's), and the normal form of text (`templa
 - I5: labels, weights, corrections and closures are what the rules give for *some* moment at which the settle window may
   have closed: in a replay, where the watermark follows from the logs, a moment that it can have reached, and live one
   that the clock had when they were written; what lies in another partition than its key's has its dead letter;
-- I6, I7: risk (to 1e-9), tier, reasons, action, audit draw and digests of every decision;
+- I6, I7: risk (to 1e-9), tier, reasons, action, audit draw and digests of every decision; no calibrator that was taken
+  away from the scorers is put back;
 - I8: version n is the fold of the first n changes of the label log, labels and instructions, bit for bit, published or
   cited; a rollback takes what its version was; the calibrator's log has its entries, bit for bit, and no other;
 - I12: each record of ours has canonical bytes and the digest that its `ce_id` header says.

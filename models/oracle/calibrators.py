@@ -170,6 +170,7 @@ class Versions:
             self._check_published(found)
             deployment, version = found.event.deployment, found.event.version
             newest[deployment] = max(version, newest.get(deployment, 0))
+        self._check_withdrawn()
         for deployment, due in self._due.items():
             self._check_newest(deployment, due, newest.get(deployment, 0))
         self._check_alarms()
@@ -276,6 +277,16 @@ class Versions:
             names = min((fields_that_differ(whole, one) for one in _versions(*made)), key=len)
             what = f"version {published.version} is not the fold of the labels before it: {', '.join(names)}"
             self._report.differ("I8", entry, what)
+
+    def _check_withdrawn(self) -> None:
+        """What was taken away, or an older one, must not stand again: scorers that begin then would take it."""
+        before: dict[str, int] = {}
+        for entry, published in self._topics.found[Calibration.topic]:
+            partition, offset = self._topics.withdrawn.get(entry.key, entry.place)
+            if partition != entry.partition or entry.offset <= offset:
+                before[published.deployment] = max(published.version, before.get(published.deployment, 0))
+            elif published.version <= before.get(published.deployment, 0):
+                self._report.differ("I6", entry, f"version {published.version} was put back after it was taken away")
 
     def _check_newest(self, deployment: str, due: int, newest: int) -> None:
         if newest < due and deployment.encode() in self._topics.withdrawn:

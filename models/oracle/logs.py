@@ -180,8 +180,8 @@ class Topics:
         self._alike: dict[Any, Any] = {}
         self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
         self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
-        self.withdrawn: set[bytes | None] = set()
-        """Keys of the deployments whose calibrator was taken away from the scorers: a calibration without a value."""
+        self.withdrawn: dict[bytes | None, tuple[int, int]] = {}
+        """Where, by deployment, its calibrator was last taken away from the scorers: a calibration without a value."""
         self.garbled: list[Entry] = []
         """Records of ours whose bytes are not those that their event is written in."""
         self.misnamed: list[Entry] = []
@@ -254,7 +254,7 @@ class Topics:
             if self._keys and (error := _fault(self._keys, entry)):
                 raise error
             if topic == Calibration.topic and not entry.value:
-                self.withdrawn.add(entry.key)
+                self.withdrawn[entry.key] = entry.place
                 return
             event: Any = decode(type_, entry.value)
             if error := misplaced(event, entry.partition, self.logs.partitions):

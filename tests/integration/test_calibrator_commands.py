@@ -240,6 +240,25 @@ def test_learn_says_how_it_comes_by_a_state_that_it_can_read_and_that_is_the_way
     assert "bit for bit" in said(mine, "calibrator", "rebuild", "icu")
 
 
+def test_what_was_taken_away_stays_away_when_learn_is_started_again(settings: Settings, tmp_path: Path) -> None:
+    """It was put back, and scorers that began then took it; what only stands is published again."""
+    fixed = {"stages": ("learn",), "http_port": free_port(), "data_dir": tmp_path / "data", "time_source": "event"}
+    mine = settings.model_copy(update={**fixed, "partitions": 1})
+    topics.create(mine, changelogs(mine))
+    others = [msgspec.structs.replace(one, deployment="er", label_id=f"er-{n}") for n, one in enumerate(LABELS[:9])]
+    send(mine, [*others, *LABELS[:300]])
+    with learn(mine, tmp_path):
+        until(mine, lambda version: version.version == 300)
+    with closing(KafkaProducer(**kafka_options(mine))) as producer:
+        gone = producer.send(mine.topic_prefix + Calibration.topic, key=b"icu", value=None).get()
+    with learn(mine, tmp_path):
+        while not (again := [one.key for one in read_all(mine, Calibration.topic) if one.offset > gone.offset]):
+            time.sleep(0.2)
+        assert again == [b"er"]
+        send(mine, LABELS[300:])
+        until(mine, lambda version: version.version == len(LABELS))
+
+
 def test_no_version_of_another_model_comes_back(learning: Settings) -> None:
     """Its curve is of other scores: put on these, it could call anything green."""
     after = [

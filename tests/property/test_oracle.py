@@ -480,6 +480,24 @@ def test_a_calibrator_that_was_taken_away_from_the_scorers_need_not_stand() -> N
     assert "the newest that was published is 0" in str(check(without, RULES).differences)
 
 
+def test_a_calibrator_that_was_taken_away_must_not_be_put_back() -> None:
+    entries = list(whole().entries["calibrations"])
+    newest = entries[-1]
+    before = next(one for one in reversed(entries[:-1]) if one.key == newest.key)
+    for again, found in ((newest, 1), (before, 1), (None, 0)):
+        gone = newest._replace(offset=newest.offset + 1, value=b"", headers=())
+        more = [again._replace(offset=newest.offset + 2)] if again else []
+        differences = check(
+            whole()._replace(entries={**whole().entries, "calibrations": [*entries, gone, *more]}), RULES
+        ).differences
+        assert ["put back" in one.what for one in differences] == [True] * found
+    early = [one._replace(offset=one.offset + (one.offset >= newest.offset)) for one in entries]
+    gone = newest._replace(value=b"", headers=())
+    calibrations = sorted([*early, gone], key=lambda one: one.place)
+    logs = whole()._replace(entries={**whole().entries, "calibrations": calibrations})
+    assert check(logs, RULES).differences == [], "a newer one may stand"
+
+
 def test_between_a_feedback_and_its_repeat_a_log_may_begin_anywhere() -> None:
     for partition in (0, 1):
         for start in range(25):
