@@ -30,7 +30,7 @@ from models.training.reactions import Arrival
 from streams.clock import WallClock
 from streams.connection import kafka_options
 from streams.feed import Item, items
-from streams.logbook import instruct, newest
+from streams.logbook import instructing, newest
 from streams.reading import read_all
 from streams.settings import Settings, environment
 from streams.stages import changelogs
@@ -115,10 +115,11 @@ def test_what_people_say_to_a_calibrator_is_recomputed_and_tampering_with_it_nam
         before = max(newest(stage.settings).values(), key=lambda version: version.version)
         back = before.deployment, str(before.version // 2), "--by", "dr.who", "--why", "drill"
         assert demur("calibrator", "rollback", *back, settings=stage.settings).returncode == 0
-        instruct(stage.settings, Instruction(
-            instruction_id="i2", deployment=before.deployment, order="approval", version=1, model_hash="another",
-            ceilings={"all": 0.0}, by="dr.who", occurred_at=before.as_of,
-        ))  # fmt: skip
+        with instructing(stage.settings) as instruct:
+            instruct(Instruction(
+                instruction_id="i2", deployment=before.deployment, order="approval", version=1, model_hash="another",
+                ceilings={"all": 0.0}, by="dr.who", occurred_at=before.as_of,
+            ))  # fmt: skip
         stage.until(lambda: newest(stage.settings)[before.deployment].version > before.version, "the rollback")
         stage.until(lambda: read(stage.settings).until_ms is None, "rest")
     report = verify(stage.settings)
