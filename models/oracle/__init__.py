@@ -4,7 +4,7 @@
     wire.py         each record of ours: contract, canonical bytes, digest, key, identical repeats
     decisions.py    responses against decisions;  tiering.py, risk.py: tier, reasons, action and risk anew
     verdicts.py     feedback and decisions against labels and closures;  rows.py the join anew, tides.py its clock
-    told.py         labels against outcomes;  edges.py since when each log is whole
+    told.py         labels against outcomes;  edges.py since when each log is whole;  period.py what a period needs
     calibrators.py  labels and instructions against every published or cited version;  changes.py the calibrator's log
     letters.py      dead letters against the records that they point at
 
@@ -43,6 +43,9 @@ partition of a key (`partitions`: Kafka's), and the normal form of text (`templa
   Kafka has compacted away are recomputed if cited; where the label log has begun to expire, those that still stand are
   believed, and of a decision under another version all is checked that does not depend on it.
 
+Of a period (`Logs.period`) all is checked that was written since it began. What was not read before it is as if it had
+expired, but for the labels: calibrators are folded from their beginning, and no id may count on both sides.
+
 On a live system inputs that are not committed or not due, and whatever was written in the last moments, are pending.
 """
 
@@ -50,17 +53,17 @@ from models.oracle.calibrators import Versions
 from models.oracle.decisions import Decisions
 from models.oracle.edges import Edges
 from models.oracle.letters import check_letters
-from models.oracle.logs import Difference, Entry, Logs, Report, Rules, Topics
+from models.oracle.logs import Difference, Entry, Logs, Period, Report, Rules, Topics
 from models.oracle.told import check_labels
 from models.oracle.verdicts import Verdicts
 from models.oracle.wire import check_wire
 
-__all__ = ["Difference", "Entry", "Logs", "Report", "Rules", "check"]
+__all__ = ["Difference", "Entry", "Logs", "Period", "Report", "Rules", "check"]
 
 
 def check(logs: Logs, rules: Rules) -> Report:
     """Recompute everything and return what differs; pure, and the same for the same logs."""
-    topics, report = Topics(logs, rules.keys), Report()
+    topics, report = Topics(logs, rules.keys), Report(logs.period.since_ms if logs.period else 0)
     check_wire(topics, report)
     versions = Versions(topics, rules, report)
     versions.check()

@@ -341,20 +341,24 @@ class LiveClock(HandClock):
 LIVE = RULES._replace(replayed=False)
 
 
-def lived(
+def lived(  # noqa: PLR0913 (one parameter per way in which it may go)
     seed: int,
     *,
     jump: timedelta = timedelta(0),
     ahead_of: str = "",
     said_ahead: bool = False,
     behind: timedelta = timedelta(0),
+    often: float = 0.05,
+    **told: Any,
 ) -> Logs:
     """What the stages leave in live operation. `jump`: how far JOIN's clock is ahead of the others'.
 
     `ahead_of`: ids that end so are of responses dated ten years ahead. `said_ahead`: so is a third of the feedback, and
-    of a third the response never comes. `behind`: how far SCORE's clock is behind.
+    of a third the response never comes. `behind`: how far SCORE's clock is behind. `often`: how often, of 1, everything
+    is worked off after an input. `told`: of the week.
     """
-    what = crowded(list(items(week(60, seed, **({"orphans": 0.3} if said_ahead else {})).arrivals)))
+    told = {"responses": 60, "seed": seed, **({"orphans": 0.3} if said_ahead else {}), **told}
+    what = crowded(list(items(week(**told).arrivals)))
     clock, ahead = LiveClock(what[0].arrives_at), LiveClock(what[0].arrives_at)
     stages = Rehearsal(seed, clock=clock, late=behind)
     if jump:
@@ -370,7 +374,7 @@ def lived(
             said = decode(Feedback, value)
             value = encode(msgspec.structs.replace(said, occurred_at=said.occurred_at + timedelta(days=3650)))
         stages.put(item.topic, item.key, value, item.headers)
-        if stages.rng.random() < 0.05:
+        if stages.rng.random() < often:
             stages.finish(clock.at + jump)
     for horizons in (0, 1, 2):
         clock.at += horizons * HORIZONS.response
