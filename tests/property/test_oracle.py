@@ -349,13 +349,15 @@ def lived(  # noqa: PLR0913 (one parameter per way in which it may go)
     said_ahead: bool = False,
     behind: timedelta = timedelta(0),
     often: float = 0.05,
+    marked: bool = False,
     **told: Any,
 ) -> Logs:
     """What the stages leave in live operation. `jump`: how far JOIN's clock is ahead of the others'.
 
     `ahead_of`: ids that end so are of responses dated ten years ahead. `said_ahead`: so is a third of the feedback, and
     of a third the response never comes. `behind`: how far SCORE's clock is behind. `often`: how often, of 1, everything
-    is worked off after an input. `told`: of the week.
+    is worked off after an input. `marked`: leave the watermarks in, which no live log has; else there are gaps.
+    `told`: of the week.
     """
     told = {"responses": 60, "seed": seed, **({"orphans": 0.3} if said_ahead else {}), **told}
     what = crowded(list(items(week(**told).arrivals)))
@@ -381,8 +383,12 @@ def lived(  # noqa: PLR0913 (one parameter per way in which it may go)
         ahead.at = clock.at + jump
         stages.finish(clock.at + jump)
     logs = stages.left()
-    return logs._replace(
-        entries={t: [e for e in es if b'"watermark"' not in e.value] for t, es in logs.entries.items()}
+    return (
+        logs
+        if marked
+        else logs._replace(
+            entries={t: [e for e in es if b'"watermark"' not in e.value] for t, es in logs.entries.items()}
+        )
     )
 
 

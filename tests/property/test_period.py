@@ -22,9 +22,9 @@ JUDGED = ("decisions", "labels", "closures")
 
 
 @cache
-def month(seed: int = 0, often: float = 0.05) -> Logs:
+def month(seed: int = 0, often: float = 0.05, *, marked: bool = False) -> Logs:
     """Four weeks of live operation, and three until all is closed; `often` 1.0: no stage is ever behind."""
-    return lived(seed, often=often, responses=200, days=28.0)
+    return lived(seed, often=often, marked=marked, responses=200, days=28.0)
 
 
 def part(logs: Logs, since: datetime, read: datetime | None = None) -> Logs:
