@@ -128,10 +128,8 @@ def test_a_check_of_nothing_is_no_success(monkeypatch: pytest.MonkeyPatch) -> No
     for words, written in (((), ""), (("--from", "2026-01-31T08:00:00+01:00"), "2026-01-31 07:00:00")):
         said = CliRunner().invoke(cli.app, ("verify", *words))
         assert said.exit_code == 1
-        assert (
-            said.output
-            == nothing + f" in what was written since {written} UTC" * bool(written) + "; checked: nothing\n"
-        )
+        period = f" in what was written since {written} UTC" if written else ""
+        assert said.output == f"{nothing}{period}; checked: nothing\n"
     assert asked == [None, datetime(2026, 1, 31, 7, tzinfo=UTC)]
 
 
