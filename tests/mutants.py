@@ -415,6 +415,20 @@ MUTANTS = (
         "tests/property/test_brake.py",
     ),
     Mutant(
+        "I9 a combination of groups loosens further than each",
+        "models/calibration/serving.py",
+        "max(together(self._brakes, scopes(groups)), self._combined.get(groups, 0.0))",
+        "together(self._brakes, scopes(groups))",
+        "tests/property/test_brake.py",
+    ),
+    Mutant(
+        "I9 a combination is given the allowance anew each day, held back or not",
+        "models/calibration/brake.py",
+        "min(cut - together(over, scopes(groups)), before)",
+        "cut - together(over, scopes(groups))",
+        "tests/property/test_brake.py",
+    ),
+    Mutant(
         "I8 a rebuild loses the labels that came while it was computed",
         "models/calibration/learning.py",
         'if instruction.order == "rebuild" and instruction.last not in {None, self.last}:',
