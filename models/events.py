@@ -20,7 +20,7 @@ from functools import cache
 from inspect import isclass
 from operator import attrgetter
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 import orjson
@@ -52,6 +52,7 @@ Whole = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Tier = Literal["green", "yellow", "red"]
+TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 Target = Literal["any", "deep"]
 """Which rejections steer the tiers: any, or only those that change the content."""
 Depth = Literal["none", "surface", "deep"]

@@ -16,7 +16,7 @@ from models.calibration.control import Difference, compare
 from models.calibration.history import History, Revised, differences, gaps
 from models.calibration.learning import OVERTAKEN, Learning
 from models.errors import EventError, SettingsError, StateError
-from models.events import Calibration, Change, DeadLetter, Instruction, Order, Standing, decode, encode
+from models.events import TIERS, Calibration, Change, DeadLetter, Instruction, Order, Standing, decode, encode
 from models.policy import Policy
 from streams.clock import WallClock
 from streams.commands import Config, say
@@ -299,7 +299,7 @@ def _show(found: Difference, *, json: bool) -> None:
     for scope, cuts in found.cuts.items():
         for level, pair in cuts.items():
             table.add_row(Text(f"{level} below, {scope}"), *map(_number, pair))
-    for tier in ("green", "yellow", "red"):
+    for tier in TIERS:
         shares = (effect.tiers.get(tier, 0.0) for effect in (found.effect_before, found.effect_after))
         table.add_row(f"share of {tier}", *(f"{share:.1%}" for share in shares))
     table.add_row("reviews", f"{found.effect_before.review_load:.1%}", f"{found.effect_after.review_load:.1%}")
