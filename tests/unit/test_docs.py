@@ -124,7 +124,7 @@ CLASSES: dict[str, list[Reason | None]] = {
 EDITS = {
     "none": [None],
     "any": [None, True, False],
-    "keeps numbers, doses, drugs, negations": [False],
+    "keeps numbers, units, frequencies, comparisons, drugs, negations, and their order": [False],
     "changes one of them": [True],
 }
 
