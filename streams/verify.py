@@ -29,7 +29,7 @@ from streams.reading import read_to, reader
 from streams.settings import Settings
 from streams.stages import INPUTS, digest_keys, horizons, keys_in, policies
 from streams.topics import administrator
-from streams.wire import told
+from streams.wire import by_broker, told
 
 FRESH_S: Final = 120.0
 """A worker that dies in the middle of a batch is replaced, and the batch completed, long before."""
@@ -203,4 +203,5 @@ def _entry(record: Any, prefix: str) -> Entry:
         record.value or b"",
         tuple((name, found[name]) for name in HEADERS if name in found),
         record.timestamp,
+        by_broker(record),
     )

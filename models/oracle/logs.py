@@ -55,7 +55,8 @@ HEADERS: Final = ("ce_id", KEY_ID, SIGNATURE)
 
 
 class Entry(NamedTuple):
-    """One record of a log. `topic` without its prefix; `at_ms`: the record's timestamp; `digest`, `size`: the value's.
+    """One record of a log. `topic` without its prefix; `at_ms`: its timestamp, which is its producer's unless
+    `by_broker`; `digest`, `size`: the value's.
 
     Of what is read, digest and size are noted; value and headers are kept only where they are needed (see `Topics`).
     """
@@ -67,6 +68,7 @@ class Entry(NamedTuple):
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
     at_ms: int = 0
+    by_broker: bool = False
     digest: bytes = b""
     size: int = 0
 
@@ -340,7 +342,8 @@ def folded_as(event: Label | Instruction) -> str:
 
 def _fault(keys: Keys, entry: Entry) -> EventError | None:
     headers = dict(entry.headers)
-    return keys.fault(Signed.of(entry.topic, entry.key, entry.value, headers), headers, entry.at_ms / 1000)
+    taken_at = entry.at_ms / 1000 if entry.by_broker else 0.0
+    return keys.fault(Signed.of(entry.topic, entry.key, entry.value, headers), headers, taken_at)
 
 
 def fields_that_differ(one: Any, other: Any) -> list[str]:
