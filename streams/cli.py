@@ -261,10 +261,27 @@ def _close(console: Console, finished: Any, left: Settings | None) -> None:
 
 def _log_as_json() -> None:
     """One JSON object a line, ours and the libraries'; the libraries only from warnings on."""
-    shared: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _unquoted,
+    ]
     render = structlog.processors.JSONRenderer()
     structlog.configure(processors=[*shared, render], logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     formatter = structlog.stdlib.ProcessorFormatter(processor=render, foreign_pre_chain=shared)
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _unquoted(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Leave of an exception its kind, and of what a library says the first line: both may quote patients' text.
+
+    (What asyncio says of a task that nobody awaited has its exception from the second line on.)
+    """
+    if raised := event.pop("exc_info", None):
+        kind = raised[0] if isinstance(raised, tuple) else type(raised)
+        event["error"] = getattr(kind, "__name__", None)
+    if "_record" in event:
+        event["event"] = event["event"].partition("\n")[0]
+    return event

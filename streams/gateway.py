@@ -29,6 +29,7 @@ from streams.answers import TOPICS, Answers, SetAside
 from streams.connection import kafka_options
 from streams.health import Health, serve
 from streams.metrics import Metrics
+from streams.protocol import problem
 from streams.reading import partitions_of
 from streams.settings import Settings, far
 from streams.stages import digest_keys, keys_in
@@ -140,11 +141,10 @@ class Gateway:
 def _problem(error: Exception) -> web.Response:
     """Say what is wrong, and that nothing may be shown."""
     status, code, detail = _described(error)
-    body = {"status": status, "code": code, "detail": detail, "action": "review"}
     headers = {
         name: value for name in ("Allow", "WWW-Authenticate") if (value := getattr(error, "headers", {}).get(name))
     }
-    return web.json_response(body, status=status, headers=headers, content_type="application/problem+json")
+    return problem(status, code, detail, headers)
 
 
 def _described(error: Exception) -> tuple[int, str, str]:  # noqa: PLR0911  one for each kind of error

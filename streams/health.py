@@ -1,7 +1,9 @@
 """`/healthz` and `/metrics` on a port of their own, on loopback by default. Faust's own server stays off."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import cast
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
@@ -9,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 from models.errors import SettingsError
 from streams.connection import https_context
 from streams.metrics import Metrics
+from streams.protocol import Protocol
 from streams.settings import Settings
 
 
@@ -46,25 +49,35 @@ async def serve(
 
     app = web.Application() if app is None else app
     app.add_routes([web.get("/healthz", healthz), web.get("/metrics", exposition)])
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app)
     await runner.setup()
     try:
-        yield await _listen(runner, settings)
+        async with _listening(cast("web.Server", runner.server), settings) as address:
+            yield address
     finally:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
-    context = https_context(settings)
+@asynccontextmanager
+async def _listening(manager: web.Server, settings: Settings) -> AsyncIterator[str]:
+    """Take connections, each as a `Protocol`, which aiohttp's own sites know no way to ask for."""
+    context, loop = https_context(settings), asyncio.get_running_loop()
+
+    def connected() -> Protocol:
+        return Protocol(manager, loop=loop, access_log=None)  # type: ignore[arg-type]
+
     try:
-        await web.TCPSite(runner, settings.http_host, settings.http_port, ssl_context=context).start()
+        server = await loop.create_server(connected, settings.http_host, settings.http_port, ssl=context)
     except OSError as error:
         place = f"{settings.http_host}:{settings.http_port}"
         raise SettingsError(
             f"DEMUR_HTTP_PORT: cannot listen at {place} ({error.strerror}): choose another, or 0 for any"
         ) from None
-    host, port, *_ = runner.addresses[0]
-    return f"{'https' if context else 'http'}://{host}:{port}"
+    try:
+        host, port, *_ = server.sockets[0].getsockname()
+        yield f"{'https' if context else 'http'}://{host}:{port}"
+    finally:
+        server.close()
 
 
 def _holds(check: Callable[[], bool]) -> bool:
