@@ -178,7 +178,7 @@ def run(settings: Settings) -> None:
 
 def _unguarded(settings: Settings) -> SettingsError | None:
     """Return why this may not listen where it should: patients' text comes in, and verdicts that move the tiers."""
-    if not far(f"{settings.http_host}:{settings.http_port}"):
+    if far(f"{settings.http_host}:{settings.http_port}") is None:
         return None
     if not settings.gateway_token:
         return SettingsError(

@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     """Another key, by which no digest is made, but whose digests are known too: for changing the key without loss; in
     both `none` stands for no key."""
 
-    http_host: str = "127.0.0.1"
+    http_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address of `/healthz`, `/metrics` and, of a gateway, all that it answers."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8321
     """Port of the same; 0 takes any that is free. Workers and gateways on one machine need one each."""
@@ -274,7 +274,7 @@ def _unknown(name: str) -> str:
 
 def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
     """Yield what no single field can know: the setting at fault, and what is wrong with it."""
-    if (host := far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):
+    if (host := far(s.bootstrap)) is not None and not (s.encrypted or s.allow_plaintext):
         what = "patients' text and DEMUR_PASSWORD" if s.password and s.mechanism == "PLAIN" else "patients' text"
         yield (
             "bootstrap",
@@ -283,7 +283,7 @@ def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
                 f"signed its certificate, or DEMUR_ALLOW_PLAINTEXT=true to let {what} travel in the clear"
             ),
         )
-    if far(s.bootstrap) and (not s.salience_key or s.salience_key.get_secret_value() == NO_KEY):
+    if host is not None and (not s.salience_key or s.salience_key.get_secret_value() == NO_KEY):
         yield (
             "salience_key",
             (

@@ -199,7 +199,7 @@ def administrator(settings: Settings) -> Iterator[KafkaAdminClient]:
 def _check_near(settings: Settings, admin: KafkaAdminClient) -> None:
     """The bootstrap address may be a tunnel's: clients go where the brokers say that they are."""
     brokers = (f"{broker['host']}:{broker['port']}" for broker in admin.describe_cluster()["brokers"])
-    if not (settings.encrypted or settings.allow_plaintext) and (host := far(",".join(brokers))):
+    if not (settings.encrypted or settings.allow_plaintext) and (host := far(",".join(brokers))) is not None:
         raise SettingsError(
             f"DEMUR_BOOTSTRAP: the brokers behind it are at {host}, another machine, and TLS is off: set DEMUR_CAFILE, "
             "or DEMUR_ALLOW_PLAINTEXT=true to let patients' text travel in the clear"

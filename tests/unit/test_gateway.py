@@ -369,6 +369,13 @@ def test_it_does_not_listen_beyond_this_machine_unguarded(given: dict[str, Any],
     assert gateway._unguarded(load(**given)) is None
 
 
+def test_an_empty_address_is_refused_for_it_means_every_one() -> None:
+    with pytest.raises(SettingsError, match="DEMUR_HTTP_HOST"):
+        load(http_host="")
+    unchecked = load().model_copy(update={"http_host": ""})
+    assert isinstance(gateway._unguarded(unchecked), SettingsError)
+
+
 def test_a_certificate_goes_with_its_key(tmp_path: Path) -> None:
     file = tmp_path / "one.pem"
     file.touch()
