@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from math import isfinite
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 import orjson
@@ -39,6 +39,7 @@ ahead is wrong, and nothing can be said of its age."""
 MAX_REST: Final = 4 * MAX_MESSAGE_BYTES
 """Of a message that breaks the contract, to see whose it is. Only one that a producer packed can be larger, and how
 large it is then nobody knows: its header may say whose it is."""
+GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 MAX_TURNS: Final = 64
 """Turns of a conversation whose outcomes are kept."""
 
@@ -229,11 +230,24 @@ def _missing(known: Calibration | None, policy: Policy) -> int:
 
 
 def input_digest(response: Response, key: bytes) -> str:
-    """Return the keyed BLAKE2b of what the encoder sees: short texts could be guessed from a plain hash."""
+    """Return the keyed BLAKE2b of the texts that the encoder sees: short texts could be guessed from a plain hash."""
     seen = orjson.dumps([response.query, response.response, *response.earlier])
     return hashlib.blake2b(seen, key=key, digest_size=16).hexdigest()
 
 
-def is_of(seen: str, response: Response, keys: Iterable[bytes]) -> bool:
-    """Whether a digest is that of a response under one of the keys."""
-    return any(seen == input_digest(response, key) for key in keys)
+def subject(decision: Decision) -> tuple[str, str, int, str, dict[str, str]]:
+    """Return what a decision is on, as far as it says. How its conversation went until then is its own to say."""
+    lasting = {name: value for name, value in decision.groups.items() if name != "history"}
+    return decision.input_digest, decision.conversation_id, decision.turn, decision.deployment, lasting
+
+
+def is_on(decision: Decision, response: Response, keys: Iterable[bytes]) -> bool:
+    """Whether a decision is on this response: on its text, by the digest under one of the keys, and not elsewhere.
+
+    The same text is another response in another conversation, deployment or group: it may be braked there, or never be
+    green.
+    """
+    chosen = tuple(name for name in GROUPS if name in decision.groups and name != "history")
+    where = response.conversation_id, response.turn, response.deployment, groups(response, History(), chosen)
+    told = subject(decision)
+    return any(told == (input_digest(response, key), *where) for key in keys)

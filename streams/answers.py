@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from aiokafka import TopicPartition
 
-from models.deciding import is_of
+from models.deciding import is_on
 from models.errors import DeliveryError, DemurError, EventError
 from models.events import CONTRACT, DeadLetter, Decision, Event, Response, digest
 from streams.agents.common import Context
@@ -90,9 +90,8 @@ class Answers:
                     asked.answer.set_exception(SetAside(event))
 
     def _is_on(self, decision: Decision, response: Response) -> bool:
-        """Whether a decision is on this text, by any key: one that comes again may have been decided on by another."""
-        same = decision.conversation_id == response.conversation_id
-        return same and is_of(decision.input_digest, response, self._digest_keys)
+        """Whether a decision is on this response, by any key: what comes again may have been decided on by another."""
+        return is_on(decision, response, self._digest_keys)
 
     def _waiting(self, response_id: str) -> list[Question]:
         return [asked for asked in self._open.get(response_id, ()) if not asked.answer.done()]

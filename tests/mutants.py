@@ -144,14 +144,14 @@ MUTANTS = (
     Mutant(
         "I6 a text is told what was decided on another one",
         "streams/agents/score.py",
-        "is_of(first.input_digest, response, self._parts.keys)",
+        "is_on(first, response, self._parts.keys)",
         "first.response_id == response.response_id",
         "tests/unit/test_score.py",
     ),
     Mutant(
         "I6 a text is told what was decided on another one of its batch",
         "streams/agents/score.py",
-        "first.input_digest != one.input_digest",
+        "subject(first) != subject(one)",
         "first.response_id != one.response_id",
         "tests/unit/test_score.py",
     ),

@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import orjson
 
 from models.encoder.template import clean
 from models.errors import EventError, IdReused
-from models.events import DeadLetter, Decision, Outcome, Response, as_id, parse
+from models.events import DeadLetter, Decision, Group, Outcome, Response, as_id, parse
 from models.oracle.calibrators import Versions
 from models.oracle.edges import Edges
 from models.oracle.logs import Entry, Found, Refused, Report, Rules, Source, Topics, fields_that_differ
@@ -107,10 +107,10 @@ class Decisions:
         if decision.reasons == ("invalid_input", "internal"):
             return []  # on any of them: what could not be processed has no digest
         keys = self._rules.digest_keys
-        texts = [(one, _seen(one.response, keys)) for one in asked if one.response is not None]
-        is_there = any(decision.input_digest in seen for _, seen in texts)
+        texts = [(one, _is_on(decision, one.response, keys)) for one in asked if one.response is not None]
+        is_there = any(is_on for _, is_on in texts)
         is_there = is_there or (decision.reasons[:1] == ("invalid_input",) and len(texts) < len(asked))
-        others = [one for one, seen in texts if decision.input_digest not in seen]
+        others = [one for one, is_on in texts if not is_on]
         return [one for one in others if is_there or IdReused.code in one.codes or not self._is_told(one)]
 
     def _perhaps_others(self, asked: Sequence[Asked]) -> list[Asked]:
@@ -216,6 +216,21 @@ def _echo(decision: Decision, response: Response, keys: Sequence[bytes]) -> Iter
         yield "I7", "`salience_digest` is not that of the response (under the given DEMUR_SALIENCE_KEY)"
 
 
+def _is_on(decision: Decision, response: Response, keys: Sequence[bytes]) -> bool:
+    """Whether a decision is on this text, and in this place: all that it repeats of it agrees, but for the time."""
+    same = all(getattr(decision, name) == getattr(response, name) for name in ("conversation_id", "turn", "deployment"))
+    told = {name: value for name, value in decision.groups.items() if name not in {"history", "moment"}}
+    agree = all(name in get_args(Group) and _group(response, name) == value for name, value in told.items())
+    return same and agree and decision.input_digest in _seen(response, keys)
+
+
+def _group(response: Response, name: str) -> str:
+    """Return what a response says of its group of this name."""
+    if name == "turn":
+        return TURNS[min(response.turn, len(TURNS) - 1)]
+    return clean(getattr(response, name) or "") or "unknown"
+
+
 def _seen(response: Response, keys: Sequence[bytes]) -> dict[str, bytes]:
     """Return the digests of what the encoder saw, each with its key."""
     seen = orjson.dumps([response.query, response.response, *response.earlier])
@@ -224,11 +239,8 @@ def _seen(response: Response, keys: Sequence[bytes]) -> dict[str, bytes]:
 
 def _groups(decision: Decision, response: Response, policy: Policy, words: set[str]) -> Iterator[Complaint]:
     """Groups; `words`: what `history` may say."""
-    told = {"turn": TURNS[min(response.turn, len(TURNS) - 1)]}
     chosen = set(policy.groups)
-    wanted: dict[str, str] = {
-        name: told.get(name) or clean(getattr(response, name) or "") or "unknown" for name in chosen - {"history"}
-    }
+    wanted: dict[str, str] = {name: _group(response, name) for name in chosen - {"history"}}
     if response.response is None:
         wanted["moment"] = "pre-response"
     found = dict(decision.groups)

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, is_of, is_refusal, refuse
+from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, is_on, is_refusal, refuse, subject
 from models.encoder.base import Score as Scored
 from models.errors import EventError, IdReused
 from models.events import Decision, Outcome, Response, decode, parse
@@ -50,8 +50,9 @@ class Parts(Struct, frozen=True):
 class Score:
     """The stage. Keeps every decision for a while, so that a repeated response gets the same one, byte for byte.
 
-    A decision is on one text. Another text under its id is set aside, and is not told what was decided on the first;
-    nor if that was refused: then the id stays red, though the text that comes now could be scored.
+    A decision is on one text, in one place. Another text under its id, or the same elsewhere (`is_on`), is set aside,
+    and is not told what was decided on the first; nor if that was refused: then the id stays red, though the text that
+    comes now could be scored.
     """
 
     name = "score"
@@ -127,7 +128,7 @@ class Score:
         except EventError as error:
             return error
         first = self._first(partition, response.response_id)
-        if first is None or is_of(first.input_digest, response, self._parts.keys):
+        if first is None or is_on(first, response, self._parts.keys):
             return first or response
         return _other_text(first)
 
@@ -180,7 +181,7 @@ class Score:
         if isinstance(one, EventError):
             return self._refuse(plan, record, one)
         first = self._first(record.partition, one.response_id, plan)
-        if first is not None and first.input_digest != one.input_digest:
+        if first is not None and subject(first) != subject(one):
             return self._refuse(plan, record, _other_text(first))
         return [self._keep(record, plan, first or one, again=first is not None)]
 

@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 
 from models.calibration.history import History
@@ -254,6 +255,20 @@ def test_each_text_under_the_id_of_another_has_its_dead_letter_and_no_other_has_
     )  # fmt: skip
     more, _ = added(logs, false, reused[0].at_ms)
     assert any("`code` or `detail` is not what is wrong" in one.what for one in check(more, RULES).differences)
+
+
+@pytest.mark.parametrize("elsewhere", [{"deployment": "d9"}, {"site": "s9"}, {"category": "c9"}, {"turn": 9}])
+def test_the_same_text_elsewhere_is_another_under_its_id(elsewhere: dict[str, Any]) -> None:
+    stages, item = Rehearsal(crashes=False), next(items(week().arrivals))
+    for value in (item.value, orjson.dumps(orjson.loads(item.value) | elsewhere), item.value):
+        stages.put(item.topic, item.key, value, item.headers)
+        stages.run()
+    logs = stages.finish(item.arrives_at + timedelta(days=30)).left()
+    assert check(logs, RULES).differences == []
+    [letter] = [decode(DeadLetter, entry.value) for entry in logs.entries["dead-letters"]]
+    assert (letter.code, letter.offset) == ("id_reused", 1)
+    [lost] = check(logs._replace(entries={**logs.entries, "dead-letters": []}), RULES).differences
+    assert lost.what.startswith("cannot be processed, and score wrote no dead letter")
 
 
 def test_what_is_committed_must_have_its_outcome() -> None:

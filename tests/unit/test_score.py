@@ -428,6 +428,11 @@ FIRST: dict[str, tuple[Any, int]] = {
     "a query before its answer": (response(response=None), 1),
     "another answer": (response(response="Take 50 mg."), 1),
     "another history": (response(earlier=("Asked before.",)), 1),
+    "another conversation": (response(conversation_id="c2"), 1),
+    "another turn": (response(turn=1), 1),
+    "another deployment": (response(deployment="another"), 1),
+    "another site": (response(site="another"), 1),
+    "another category": (response(category="another"), 1),
     "what could not be read": (orjson.dumps({**GOOD, "schema": 99}), 2),
 }
 
@@ -443,13 +448,22 @@ def test_another_text_under_a_known_id_is_set_aside_and_told_nothing(name: str, 
     for batch in [records] if together else [records[:1], records[1:]]:
         stage.run(batch, crash=crash)
     made = decided(stage)
-    assert {one.tier for one in made} == {"red" if letters_due == 2 else "green"}
+    assert {one.tier == "red" for one in made} == {letters_due == 2}
     assert len({encode(one) for one in made}) == 1
     letters = {s.value for s in stage.sent if s.topic == "dead-letters"}
     last = {letter.offset: letter for letter in (decode(DeadLetter, value or b"") for value in letters)}
     assert (last[1].code, last[1].response_id, len(letters)) == ("id_reused", "r1", letters_due)
     if crash == "no":
         assert len(made) == 1
+
+
+def test_a_response_is_known_again_whatever_became_of_its_conversation_meanwhile() -> None:
+    stage = theatre()
+    stage.run([record(response(), 0)])
+    stage.run([record(outcome(), 0)])
+    stage.run([record(response(), 1), record(response(category=" "), 2)])
+    assert {s.topic for s in stage.sent} == {"decisions"}
+    assert len({s.value for s in stage.sent}) == 1
 
 
 @pytest.mark.parametrize("former", [b"former", b""])
