@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 import structlog
 from aiokafka import TopicPartition
 
-from models.deciding import is_on
+from models.deciding import MAX_WAIT, is_on
 from models.errors import DeliveryError, DemurError, EventError
 from models.events import CONTRACT, DeadLetter, Decision, Event, Response, digest
 from streams.agents.common import Context
+from streams.clock import Clock
 from streams.connection import kafka_options
 from streams.followers import assigned, for_ever
 from streams.reading import FETCH_MS
@@ -31,6 +32,18 @@ class SetAside(DemurError):
         self.code = letter.code
 
 
+class Stale(DemurError):
+    """What was decided on a response, it was long ago: much may have been learnt since."""
+
+    code = "stale"
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the decision on it is not of the last {MAX_WAIT.total_seconds() / 60:.0f} minutes: ask under a new id, "
+            "with a new `occurred_at`"
+        )
+
+
 class Question(NamedTuple):
     """What is waited for: a decision on this text of this conversation, or a dead letter on these bytes."""
 
@@ -46,8 +59,8 @@ class Answers:
     decided on is set aside, and would be shown by what was said of the first.
     """
 
-    def __init__(self, settings: Settings, context: Context, digest_keys: tuple[bytes, ...]) -> None:
-        self._context, self._digest_keys = context, digest_keys
+    def __init__(self, settings: Settings, context: Context, digest_keys: tuple[bytes, ...], clock: Clock) -> None:
+        self._context, self._digest_keys, self._clock = context, digest_keys, clock
         self._options = kafka_options(settings)
         self._partitions = [
             TopicPartition(settings.topic_prefix + topic, number)
@@ -60,7 +73,7 @@ class Answers:
 
     @contextmanager
     def expect(self, response: Response, value: bytes) -> Iterator[asyncio.Future[Decision]]:
-        """Yield what will be the decision on a response whose record is `value`, or a `SetAside`."""
+        """Yield what will be the decision on a response whose record is `value`, or a `SetAside`, or `Stale`."""
         answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         mine = Question(response, digest(value), answer)
         self._open[response.response_id].append(mine)
@@ -80,10 +93,12 @@ class Answers:
             event = self._context.decode(CONTRACT[record.topic.removeprefix(self._context.prefix)], record)
         if isinstance(event, Decision):
             for asked in self._waiting(event.response_id):
-                if self._is_on(event, asked.response):
-                    asked.answer.set_result(event)
-                else:
+                if not self._is_on(event, asked.response):
                     log.warning("a decision is on another text under an id, or DEMUR_SALIENCE_KEY is not SCORE's")
+                elif self._is_stale(event, (record.timestamp or 0) / 1000):
+                    asked.answer.set_exception(Stale())
+                else:
+                    asked.answer.set_result(event)
         elif isinstance(event, DeadLetter):
             for asked in self._waiting(event.response_id or ""):
                 if asked.digest == event.digest:
@@ -92,6 +107,17 @@ class Answers:
     def _is_on(self, decision: Decision, response: Response) -> bool:
         """Whether a decision is on this response, by any key: what comes again may have been decided on by another."""
         return is_on(decision, response, self._digest_keys)
+
+    def _is_stale(self, decision: Decision, taken_at: float) -> bool:
+        """Whether a decision is older than one that is made now may be, by the faster of two clocks, or dated ahead.
+
+        SCORE repeats what it said for as long as it keeps its row, whatever has become of its calibrator. `taken_at`:
+        when the broker took this repeat, in seconds since the epoch.
+        """
+        if (now := self._clock.now()) is None:
+            return False
+        decided_at, most = decision.decided_at.timestamp(), MAX_WAIT.total_seconds()
+        return abs(now.timestamp() - decided_at) > most or taken_at - decided_at > most
 
     def _waiting(self, response_id: str) -> list[Question]:
         return [asked for asked in self._open.get(response_id, ()) if not asked.answer.done()]

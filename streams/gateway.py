@@ -25,7 +25,8 @@ from models.errors import DeliveryError, EventError, Oversized, SettingsError
 from models.events import MAX_MESSAGE_BYTES, Feedback, Response, decode, encode
 from models.partitions import home
 from streams.agents.common import Context
-from streams.answers import TOPICS, Answers, SetAside
+from streams.answers import TOPICS, Answers, SetAside, Stale
+from streams.clock import clock_for
 from streams.connection import kafka_options
 from streams.health import Health, serve
 from streams.metrics import Metrics
@@ -154,7 +155,7 @@ def _described(error: Exception) -> tuple[int, str, str]:  # noqa: PLR0911  one 
             return 413, Oversized.code, f"a body has at most {MAX_MESSAGE_BYTES} bytes: send less text"
         case EventError():
             return 400, error.code, str(error)
-        case SetAside():
+        case SetAside() | Stale():
             return 409, error.code, str(error)
         case TimeoutError():
             return 504, "no_decision", "no decision in time: a `show` that comes later is void"
@@ -204,7 +205,7 @@ async def answering(settings: Settings, partitions: int) -> AsyncIterator[str]:
     """Serve a gateway and yield its address. `partitions`: of each topic."""
     metrics = Metrics()
     context = Context(settings.topic_prefix, metrics, keys_in(settings.keys), partitions)
-    answers = Answers(settings, context, digest_keys(settings))
+    answers = Answers(settings, context, digest_keys(settings), clock_for(settings.time_source))
     producer = AIOKafkaProducer(**kafka_options(settings), acks="all", max_request_size=2 * MAX_MESSAGE_BYTES)
     health = Health({"decisions": lambda: answers.listening})
     async with producer, asyncio.TaskGroup() as tasks:

@@ -45,7 +45,7 @@ from models.signing import Keys, Signed
 from models.tiers import Facts, tier
 from models.training.data import read
 from streams.agents.watch import Watch
-from streams.answers import SetAside
+from streams.answers import SetAside, Stale
 from streams.cli import app
 from streams.gateway import Busy, _described
 from streams.settings import STAGES, Settings
@@ -143,7 +143,15 @@ def test_what_the_gateway_answers_when_it_has_no_decision() -> None:
         size_bytes=0,
     )  # fmt: skip
     kinds = [Invalid(), Oversized(), HTTPUnauthorized(), HTTPNotFound(), HTTPMethodNotAllowed("GET", ["POST"])]
-    kinds += [HTTPUnsupportedMediaType(), SetAside(letter), DeliveryError(), Busy(), TimeoutError(), ArithmeticError()]
+    kinds += [
+        HTTPUnsupportedMediaType(),
+        SetAside(letter),
+        Stale(),
+        DeliveryError(),
+        Busy(),
+        TimeoutError(),
+        ArithmeticError(),
+    ]
     told: dict[int, set[str]] = {}
     for status, code, _ in map(_described, kinds):
         told.setdefault(status, set()).add(code)

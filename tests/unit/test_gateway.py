@@ -13,7 +13,7 @@ import orjson
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from models.deciding import input_digest
+from models.deciding import MAX_WAIT, input_digest
 from models.errors import IdReused, SettingsError
 from models.events import MAX_MESSAGE_BYTES, DeadLetter, Decision, Event, Feedback, Response, decode, digest, encode
 from models.partitions import home
@@ -21,12 +21,13 @@ from models.signing import Keys, Producer
 from streams import gateway
 from streams.agents.common import Context
 from streams.answers import Answers
+from streams.clock import EventClock
 from streams.gateway import Gateway
 from streams.health import Health, serve
 from streams.metrics import Metrics
 from streams.settings import Settings, load
 from streams.wire import outgoing
-from tests.stagecraft import at
+from tests.stagecraft import HospitalClock, at
 from tests.stagecraft import feedback as given
 from tests.unit.test_score import response
 
@@ -55,11 +56,16 @@ def letter(on: Response, **fields: Any) -> DeadLetter:
     return DeadLetter(**(known | fields))
 
 
-def record(event: Event, keys: Keys | None = None, *, astray: int = 0) -> Any:
+def record(event: Event, keys: Keys | None = None, *, astray: int = 0, taken_at: float = 0.0) -> Any:
     send = outgoing("", event, keys)
     place = (home(send.key or b"", PARTITIONS) + astray) % PARTITIONS
     return SimpleNamespace(
-        topic=send.topic, key=send.key, value=send.value, headers=send.headers, partition=place, timestamp=0
+        topic=send.topic,
+        key=send.key,
+        value=send.value,
+        headers=send.headers,
+        partition=place,
+        timestamp=round(1000 * taken_at),
     )
 
 
@@ -99,7 +105,8 @@ class Site:
         self.metrics = Metrics()
         context = Context("", self.metrics, keys, PARTITIONS)
         self.settings = load(http_port=0, deadline_s=0.01)
-        self.answers = Answers(self.settings, context, (KEY, FORMER))
+        self.clock: HospitalClock | EventClock = HospitalClock(at(502))
+        self.answers = Answers(self.settings, context, (KEY, FORMER), self.clock)
         self.answers.listening = True
         self.broker = Broker()
         self.context = context
@@ -187,6 +194,30 @@ async def test_what_is_not_on_this_very_text_is_no_answer(other: Callable[[Respo
         assert (status, body["code"], body["action"]) == (504, "no_decision", "review")
         site.says(other, lambda asked: record(decided(asked)), lambda asked: record(decided(asked)))
         assert (await client.ask(response()))[0] == 200
+
+
+LONG = MAX_WAIT.total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("decided_s", "taken_s", "fresh"),
+    [
+        (502 - LONG, 502 - LONG, True),
+        (501 - LONG, 502, False),  # SCORE keeps a decision for days, and repeats it
+        (503 + LONG, 502, False),  # one of the clocks is wrong: nobody knows how old it is
+        (502 - LONG, 503, False),  # this machine's clock is behind the broker's
+    ],
+)
+async def test_a_decision_of_long_ago_says_nothing_of_now(decided_s: float, taken_s: float, *, fresh: bool) -> None:
+    site = Site()
+    taken_at = at(taken_s).timestamp()
+    site.says(lambda asked: record(decided(asked, decided_at=at(decided_s)), taken_at=taken_at))
+    async with site.open() as client:
+        status, said = await client.ask(response())
+        assert (status, said["action"]) == ((200, "show") if fresh else (409, "review"))
+        assert fresh or said["code"] == "stale"
+        site.answers._clock = EventClock()
+        assert (await client.ask(response()))[0] == 200, "in a replay only the events tell the time"
 
 
 async def test_a_text_that_comes_again_is_answered_though_the_key_of_the_digests_was_changed() -> None:
