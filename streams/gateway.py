@@ -35,7 +35,7 @@ from streams.reading import partitions_of
 from streams.settings import Settings, far
 from streams.stages import digest_keys, keys_in
 from streams.wire import TRACE, Send, following
-from streams.worker import told_to_stop
+from streams.worker import open_many_files, told_to_stop
 
 MARGIN_S: Final = 3.0
 """Beside the score's own deadline, for Kafka on both ways; whoever wants to wait for less may hang up."""
@@ -173,6 +173,7 @@ def run(settings: Settings) -> None:
     """Answer until SIGTERM or SIGINT. Raises `SettingsError` before it listens where it may not."""
     if refusal := _unguarded(settings):
         raise refusal
+    open_many_files()
     partitions = partitions_of(settings, Response.topic, Feedback.topic, *TOPICS)
     asyncio.run(_run(settings, partitions))
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Final, cast
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
@@ -11,8 +11,13 @@ from prometheus_client.exposition import choose_encoder
 from models.errors import SettingsError
 from streams.connection import https_context
 from streams.metrics import Metrics
-from streams.protocol import Protocol
+from streams.protocol import Protocol, TooMany
 from streams.settings import Settings
+
+IDLE_S: Final = 75.0
+"""A connection on which nothing was asked, or no head came to its end; proxies keep theirs for a minute."""
+MOST_CONNECTIONS: Final = 1_024
+"""Of which each is a file, and may hold a body: who has no token could open any number."""
 
 
 class Health:
@@ -63,8 +68,10 @@ async def _listening(manager: web.Server, settings: Settings) -> AsyncIterator[s
     """Take connections, each as a `Protocol`, which aiohttp's own sites know no way to ask for."""
     context, loop = https_context(settings), asyncio.get_running_loop()
 
-    def connected() -> Protocol:
-        return Protocol(manager, loop=loop, access_log=None)  # type: ignore[arg-type]
+    def connected() -> asyncio.Protocol:
+        if len(manager.connections) >= MOST_CONNECTIONS:
+            return TooMany()
+        return Protocol(manager, loop=loop, access_log=None, keepalive_timeout=IDLE_S)  # type: ignore[arg-type]
 
     try:
         server = await loop.create_server(connected, settings.http_host, settings.http_port, ssl=context)

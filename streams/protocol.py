@@ -4,6 +4,7 @@ What is no HTTP is answered, and logged, before any handler of ours: aiohttp quo
 a client counts characters for its `Content-Length`, so that the end of a body is read as the next request.
 """
 
+import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -17,6 +18,14 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
     """Say what is wrong, by a code for programs and a sentence for people, and that nothing may be shown."""
     body = {"status": status, "code": code, "detail": detail, "action": "review"}
     return web.json_response(body, status=status, headers=headers, content_type="application/problem+json")
+
+
+class TooMany(asyncio.Protocol):
+    """A connection more than are held: it is closed at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hang up."""
+        transport.close()
 
 
 class Protocol(web.RequestHandler):

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. If a stage fails the process ends with status 1: start again, nothing is lost."""
-    _open_many_files()
+    open_many_files()
     if settings.create_topics:
         topics.create(settings, changelogs(settings))
     found = topics.describe(settings, changelogs(settings))
@@ -47,8 +47,10 @@ def run(settings: Settings) -> None:
     asyncio.run(_run(settings, built, metrics))
 
 
-def _open_many_files() -> None:
-    """Take all that we may: RocksDB opens six files or more for each partition of a stage, and 1,024 is usual."""
+def open_many_files() -> None:
+    """Take all that we may: RocksDB opens six files or more for each partition of a stage, and 1,024 is usual; so does
+    each connection to a gateway.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS may name no limit, and then takes none
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -7,13 +7,15 @@ import logging
 import sys
 from collections.abc import Iterator
 
+import aiohttp
 import orjson
 import pytest
 import structlog
 
 from models.events import encode
+from streams import health
 from streams.cli import _log_as_json
-from tests.unit.test_gateway import FEEDBACK, Site
+from tests.unit.test_gateway import FEEDBACK, Client, Site
 
 CANARY = "Señora Zebulon, VIH positivo, 5 mg"
 NAMES = ("zebulon", "positivo", "vih")
@@ -92,3 +94,42 @@ async def test_an_error_that_quotes_the_patient_is_logged_by_its_kind(logged: io
         ("ours", "LookupError"),
     ]
     assert not [name for name in NAMES if name in str(told).lower()]
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /feedback HTTP/1.1\r\nHost: x\r\nX"])
+async def test_who_sends_nothing_is_hung_up_on(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "IDLE_S", 0.01)
+    async with Site().open() as client:
+        url = client._session._base_url
+        assert url is not None
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(sent)
+        async with asyncio.timeout(60):
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_more_connections_than_can_be_held_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who has no token could take every file that the gateway needs for the broker."""
+    monkeypatch.setattr(health, "MOST_CONNECTIONS", 2)
+    async with Site().open() as client:
+        url = client._session._base_url
+        assert url is not None
+        (_, one), (_, two) = [await asyncio.open_connection(url.host, url.port) for _ in range(2)]
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await client.post("/feedback", GOOD)
+        one.close()
+        await one.wait_closed()
+        async with asyncio.timeout(60):
+            while (await posted(client)) != 204:
+                pass
+        two.close()
+        await two.wait_closed()
+
+
+async def posted(client: Client) -> int | None:
+    try:
+        return (await client.post("/feedback", GOOD))[0]
+    except aiohttp.ClientConnectionError:
+        return None
