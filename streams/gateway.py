@@ -186,10 +186,10 @@ def _unguarded(settings: Settings) -> SettingsError | None:
         return SettingsError(
             f"DEMUR_GATEWAY_TOKEN: whoever reaches {settings.http_host} could send verdicts: set 32 characters or more"
         )
-    if not (settings.http_certfile or settings.allow_plaintext):
+    if not (settings.http_certfile or settings.http_allow_plaintext):
         return SettingsError(
             "DEMUR_HTTP_CERTFILE: patients' text would come in the clear: set it and DEMUR_HTTP_KEYFILE, or "
-            "DEMUR_ALLOW_PLAINTEXT=true behind a proxy that speaks TLS"
+            "DEMUR_HTTP_ALLOW_PLAINTEXT=true behind a proxy that speaks TLS"
         )
     return None
 

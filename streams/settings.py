@@ -163,6 +163,8 @@ class Settings(BaseSettings):
     """PEM file of the certificate to serve HTTPS with, and its chain."""
     http_keyfile: FilePath | None = None
     """PEM file of that certificate's private key."""
+    http_allow_plaintext: bool = False
+    """Let a gateway listen beyond this machine without a certificate: behind a proxy that speaks TLS."""
     gateway_token: Annotated[SecretStr, Field(min_length=32)] | None = None
     """What a gateway's clients must send as `Authorization: Bearer`: 32 characters or more of a good source. A gateway
     that listens beyond this machine is refused without it."""

@@ -394,8 +394,9 @@ async def test_nothing_is_remembered_of_what_was_answered() -> None:
     [
         ({}, "DEMUR_GATEWAY_TOKEN"),
         ({"gateway_token": TOKEN}, "DEMUR_HTTP_CERTFILE"),
-        ({"gateway_token": TOKEN, "allow_plaintext": True}, None),
-        ({"allow_plaintext": True}, "DEMUR_GATEWAY_TOKEN"),
+        ({"gateway_token": TOKEN, "allow_plaintext": True}, "DEMUR_HTTP_CERTFILE"),  # which is of the broker
+        ({"gateway_token": TOKEN, "http_allow_plaintext": True}, None),
+        ({"http_allow_plaintext": True}, "DEMUR_GATEWAY_TOKEN"),
     ],
 )
 def test_it_does_not_listen_beyond_this_machine_unguarded(given: dict[str, Any], named: str | None) -> None:
