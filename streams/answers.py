@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -19,6 +20,8 @@ from streams.followers import assigned, for_ever
 from streams.reading import FETCH_MS
 from streams.settings import Settings
 
+SILENT_S: Final = 3.0
+"""Without an answer for some partition: a broker answers each 50 ms, also if there is nothing new."""
 TOPICS: Final = (Decision.topic, DeadLetter.topic)
 
 log = structlog.get_logger(__name__)
@@ -126,14 +129,22 @@ class Answers:
         """Read for ever; a lost broker is waited for."""
         await for_ever(self._follow, "lost the decisions: no response is answered")
 
+    def _polled(self, consumer: Any) -> int:
+        """Return when the broker last answered for the partition that waits longest, in ms: to wait raises nothing."""
+        return min(consumer.last_poll_timestamp(partition) or 0 for partition in self._partitions)
+
     async def _follow(self) -> None:
         try:
             async with assigned(self._options, self._partitions, fetch_max_wait_ms=FETCH_MS) as consumer:
                 while not self.listening:
                     self.listening = await consumer.seek_to_end(*self._partitions)
+                oldest, heard_at = 0, monotonic()
                 while True:
                     for records in (await consumer.getmany(timeout_ms=FETCH_MS)).values():
                         for record in records:
                             self.hear(record)
+                    if (polled := self._polled(consumer)) != oldest:
+                        oldest, heard_at = polled, monotonic()
+                    self.listening = monotonic() - heard_at < SILENT_S
         finally:
             self.listening = False

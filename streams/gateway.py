@@ -11,6 +11,7 @@ of what was sent. Feedback is taken in when the broker has it; what is sent agai
 
 import asyncio
 import hmac
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -39,8 +40,10 @@ from streams.worker import open_many_files, told_to_stop
 
 MARGIN_S: Final = 3.0
 """Beside the score's own deadline, for Kafka on both ways; whoever wants to wait for less may hang up."""
+ACK_S: Final = MARGIN_S
+"""For the broker to take what is sent: longer than a write takes, and within the patience of who waits."""
 MOST_WAITING: Final = 512
-"""Requests under way; more are told to come again. Each may hold a megabyte."""
+"""Requests under way, of responses and of the others each; more are told to come again. Each may hold a megabyte."""
 
 TYPES: Final = {"application/json", "application/cloudevents+json"}
 
@@ -60,7 +63,7 @@ class Gateway:
         self._context, self._answers, self._producer = context, answers, producer
         self._patience_s = settings.deadline_s + MARGIN_S
         self._token = settings.gateway_token.get_secret_value() if settings.gateway_token else None
-        self._under_way = 0
+        self._under_way = Counter[bool]()
 
     def app(self) -> web.Application:
         """Return the application that serves them."""
@@ -97,13 +100,18 @@ class Gateway:
         """Wait until the broker has each record."""
         partitions = self._context.partitions
         try:
-            done = [
-                await self._producer.send(s.topic, s.value, s.key, home(s.key or b"", partitions), headers=s.headers)
-                for s in sends
-            ]
-            await asyncio.gather(*done)
-        except (KafkaError, OSError) as error:
-            raise DeliveryError(f"the broker does not take it ({type(error).__name__}): try again") from None
+            async with asyncio.timeout(ACK_S):
+                done = [
+                    await self._producer.send(
+                        s.topic, s.value, s.key, home(s.key or b"", partitions), headers=s.headers
+                    )
+                    for s in sends
+                ]
+                await asyncio.gather(*done)
+        except (KafkaError, OSError) as error:  # also that time is up
+            raise DeliveryError(
+                f"the broker does not take it ({type(error).__name__}): send it again, as it is; it counts once"
+            ) from None
 
     @web.middleware
     async def _fail_closed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -111,7 +119,7 @@ class Gateway:
             return await handler(request)
         try:
             self._authenticate(request)
-            with self._counted():
+            with self._counted(is_response=request.path == "/responses"):
                 async with asyncio.timeout(self._patience_s):
                     answer = await handler(request)
         except Exception as error:  # noqa: BLE001  whatever it is, nothing may be shown on the strength of it
@@ -129,14 +137,15 @@ class Gateway:
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._under_way >= MOST_WAITING:
+    def _counted(self, *, is_response: bool) -> Iterator[None]:
+        """Count a request; those that wait for decisions take no place of feedback."""
+        if self._under_way[is_response] >= MOST_WAITING:
             raise Busy(f"{MOST_WAITING} requests are under way: try again")
-        self._under_way += 1
+        self._under_way[is_response] += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._under_way[is_response] -= 1
 
 
 def _problem(error: Exception) -> web.Response:
@@ -207,7 +216,12 @@ async def answering(settings: Settings, partitions: int) -> AsyncIterator[str]:
     metrics = Metrics()
     context = Context(settings.topic_prefix, metrics, keys_in(settings.keys), partitions)
     answers = Answers(settings, context, digest_keys(settings), clock_for(settings.time_source))
-    producer = AIOKafkaProducer(**kafka_options(settings), acks="all", max_request_size=2 * MAX_MESSAGE_BYTES)
+    producer = AIOKafkaProducer(
+        **kafka_options(settings),
+        acks="all",
+        max_request_size=2 * MAX_MESSAGE_BYTES,
+        request_timeout_ms=round(1000 * 2 * ACK_S),  # what nobody waits for any more is not kept
+    )
     health = Health({"decisions": lambda: answers.listening})
     async with producer, asyncio.TaskGroup() as tasks:
         following = tasks.create_task(answers.follow())

@@ -17,9 +17,10 @@ from streams.broker import Child, free_port
 from streams.drive import await_ready, launch
 from streams.gateway import answering
 from streams.reading import read_all
-from streams.settings import Settings, environment
+from streams.settings import Settings, environment, load
 from streams.stages import changelogs
-from tests.stagecraft import at
+from tests.apache_kafka import ApacheKafka
+from tests.stagecraft import at, feedback
 
 JSON = {"Content-Type": "application/json"}
 CARD = "4e0a3a1e-3283-4575-ab82-028d55fe2719"
@@ -84,6 +85,21 @@ async def test_without_a_score_the_answer_is_review(settings: Settings) -> None:
     assert read(settings, Response) == [asked()]
 
 
+@pytest.mark.kafka
+async def test_a_broker_that_goes_away_is_noticed_and_so_is_its_return(own_kafka: ApacheKafka) -> None:
+    mine = load(bootstrap=own_kafka.bootstrap, partitions=2, http_port=0)
+    topics.create(mine, changelogs(mine))
+    async with answering(mine, mine.partitions) as url, aiohttp.ClientSession(url) as session:
+        await ready(session)
+        with own_kafka.paused():
+            async with session.post("/feedback", data=encode(feedback("f1")), headers=JSON) as answer:
+                assert (answer.status, (await answer.json(content_type=None))["code"]) == (503, "broker")
+            await ready(session, status=503)
+            status, body = await ask(session, asked())
+            assert (status, orjson.loads(body)["code"]) == (503, "broker")
+        await ready(session)
+
+
 def test_the_command_takes_in_feedback_and_ends_when_told(settings: Settings, tmp_path: Path) -> None:
     mine = settings.model_copy(update={"http_port": free_port()})
     topics.create(mine, changelogs(mine))
@@ -119,10 +135,10 @@ async def tell(url: str) -> None:
                 assert answer.status == 200
 
 
-async def ready(session: aiohttp.ClientSession) -> None:
+async def ready(session: aiohttp.ClientSession, status: int = 200) -> None:
     while True:
         async with session.get("/healthz") as answer:
-            if answer.status == 200:
+            if answer.status == status:
                 return
         await asyncio.sleep(0.01)
 

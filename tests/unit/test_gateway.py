@@ -18,7 +18,7 @@ from models.errors import IdReused, SettingsError
 from models.events import MAX_MESSAGE_BYTES, DeadLetter, Decision, Event, Feedback, Response, decode, digest, encode
 from models.partitions import home
 from models.signing import Keys, Producer
-from streams import gateway
+from streams import answers, gateway
 from streams.agents.common import Context
 from streams.answers import Answers
 from streams.clock import EventClock
@@ -36,6 +36,9 @@ KEY, FORMER = b"key", b"former"
 PARTITIONS = 3
 TOKEN = "t" * 32
 FEEDBACK = given("f1")
+CDS = orjson.dumps(
+    {"feedback": [{"card": c, "outcome": "overridden", "outcomeTimestamp": "2026-01-05T08:00:00Z"} for c in ("a", "b")]}
+)
 KEYS = Keys({"demur": Producer(secret="s" * 32)})
 
 
@@ -75,6 +78,7 @@ class Broker:
 
     then: Callable[[Response], None] = lambda _: None
     fails: bool = False
+    hangs: bool = False
     taken: list[tuple[str, Event, int]] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     headers: dict[str, bytes] = field(default_factory=dict)
@@ -91,10 +95,11 @@ class Broker:
         self.taken.append((topic, event, partition))
         self.headers = dict(headers)
         self.news.set()
-        if isinstance(event, Response):
+        if not self.hangs and isinstance(event, Response):
             self.then(event)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
+        if not self.hangs:
+            done.set_result(None)
         return done
 
 
@@ -261,6 +266,54 @@ async def test_nothing_is_asked_before_answers_can_be_heard() -> None:
     assert (status, body["action"], site.broker.taken) == (503, "review", [])
 
 
+async def test_decisions_are_read_only_while_the_broker_answers_for_every_partition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that waits in vain for a broker raises nothing, for ever."""
+    site, polled, listened = Site(), dict.fromkeys(Site().answers._partitions, 0), []
+    one, *_ = polled
+
+    class Consumer:
+        last_poll_timestamp = staticmethod(polled.get)
+
+        async def seek_to_end(self, *_: Any) -> bool:
+            return True
+
+        async def getmany(self, timeout_ms: int) -> dict[Any, Any]:
+            listened.append(site.answers.listening)
+            clock[0] += 1.0
+            if len(listened) == 20:
+                raise asyncio.CancelledError
+            for partition in polled:
+                if len(listened) < 5 or len(listened) > 15 or partition != one:
+                    polled[partition] += 1
+            return {}
+
+    @asynccontextmanager
+    async def assigned(*_: Any, **__: Any) -> AsyncIterator[Consumer]:
+        yield Consumer()
+
+    clock = [0.0]
+    monkeypatch.setattr(answers, "assigned", assigned)
+    monkeypatch.setattr(answers, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(answers, "SILENT_S", 3.0)
+    with pytest.raises(asyncio.CancelledError):
+        await site.answers.follow()
+    assert listened == 7 * [True] + 9 * [False] + 4 * [True]
+    assert not site.answers.listening
+
+
+@pytest.mark.parametrize("path", ["/responses", "/feedback", "/cds-services/demur/feedback"])
+async def test_a_broker_that_does_not_answer_is_said_so_in_time(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "ACK_S", 0.01)
+    site = Site()
+    site.broker.hangs = True
+    body = {"/responses": encode(response()), "/feedback": encode(FEEDBACK)}.get(path, CDS)
+    async with site.open() as client:
+        status, said = await client.post(path, body)
+    assert (status, said["code"], said["action"]) == (503, "broker", "review")
+
+
 async def test_a_broker_that_is_away_is_said_so_and_nothing_else() -> None:
     site = Site()
     site.broker.fails = True
@@ -376,6 +429,18 @@ async def test_more_than_can_be_held_are_told_to_come_again(monkeypatch: pytest.
         assert (await waiting)[0] == 200
         site.says(lambda asked: record(decided(asked)))
         assert (await client.ask(response("r2")))[0] == 200
+
+
+async def test_feedback_is_taken_in_though_all_that_may_wait_for_decisions_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "MOST_WAITING", 1)
+    site = Site()
+    async with site.open() as client:
+        waiting = asyncio.create_task(client.ask(response()))
+        await site.broker.has(1)
+        assert (await client.ask(response("r2")))[1]["code"] == "busy"
+        assert (await client.post("/feedback", encode(FEEDBACK)))[0] == 204
+        site.answers.hear(record(decided(response())))
+        assert (await waiting)[0] == 200
 
 
 async def test_nothing_is_remembered_of_what_was_answered() -> None:
