@@ -11,6 +11,7 @@ of what was sent. Feedback is taken in when the broker has it; what is sent agai
 
 import asyncio
 import hmac
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,7 +23,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from models.cds_hooks import feedback
-from models.errors import DeliveryError, EventError, Oversized, SettingsError
+from models.errors import DeliveryError, EventError, Oversized, SettingsError, Undecodable
 from models.events import MAX_MESSAGE_BYTES, Feedback, Response, decode, encode
 from models.partitions import home
 from streams.agents.common import Context
@@ -45,6 +46,7 @@ ACK_S: Final = MARGIN_S
 MOST_WAITING: Final = 512
 """Requests under way, of responses and of the others each; more are told to come again. Each may hold a megabyte."""
 
+PORT: Final = re.compile(r":\d*\Z")
 TYPES: Final = {"application/json", "application/cloudevents+json"}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -63,6 +65,7 @@ class Gateway:
         self._context, self._answers, self._producer = context, answers, producer
         self._patience_s = settings.deadline_s + MARGIN_S
         self._token = settings.gateway_token.get_secret_value() if settings.gateway_token else None
+        self._host = settings.http_host
         self._under_way = Counter[bool]()
 
     def app(self) -> web.Application:
@@ -97,8 +100,10 @@ class Gateway:
         return web.Response()
 
     async def _put(self, sends: list[Send]) -> None:
-        """Wait until the broker has each record."""
+        """Wait until the broker has each record. Raises `Oversized` before it has any, if one is too large for it."""
         partitions = self._context.partitions
+        if any(len(s.value or b"") > MAX_MESSAGE_BYTES for s in sends):
+            raise Oversized
         try:
             async with asyncio.timeout(ACK_S):
                 done = [
@@ -129,12 +134,24 @@ class Gateway:
         return answer
 
     def _authenticate(self, request: web.Request) -> None:
-        """Refuse who has no token, and what a browser would send for a page of somebody else's without asking us."""
+        """Refuse who has no token, and what a browser would send for a page of somebody else's: of another type than
+        JSON, it asks nobody before; of JSON, it does not if that page's name is made to mean this machine.
+        """
         if request.method == "POST" and request.content_type not in TYPES:
             raise web.HTTPUnsupportedMediaType(reason="send `Content-Type: application/json`")
-        given = request.headers.get("Authorization", "")
-        if self._token and not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {self._token}".encode()):
+        if self._token is None:
+            if not self._is_ours(request.host):
+                raise web.HTTPMisdirectedRequest
+            return
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        is_right = hmac.compare_digest(token.strip().encode(errors="replace"), self._token.encode())
+        if scheme.lower() != "bearer" or not is_right:
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether the `Host` of a request is this machine, or what we were told to listen at."""
+        name = PORT.sub("", host).strip("[]")
+        return name == self._host or far(f"{name}:0") is None
 
     @contextmanager
     def _counted(self, *, is_response: bool) -> Iterator[None]:
@@ -161,7 +178,13 @@ def _described(error: Exception) -> tuple[int, str, str]:  # noqa: PLR0911  one 
     """Return the status, a code for programs, and a sentence for people."""
     match error:
         case Oversized() | web.HTTPRequestEntityTooLarge():
-            return 413, Oversized.code, f"a body has at most {MAX_MESSAGE_BYTES} bytes: send less text"
+            return (
+                413,
+                Oversized.code,
+                f"at most {MAX_MESSAGE_BYTES} bytes, packed or not, as JSON is written here: send less",
+            )
+        case web.RequestPayloadError():
+            return 400, Undecodable.code, "the body is not what `Content-Encoding` says, or ends too early"
         case EventError():
             return 400, error.code, str(error)
         case SetAside() | Stale():

@@ -14,7 +14,14 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 import pytest
 import typer
-from aiohttp.web import HTTPMethodNotAllowed, HTTPNotFound, HTTPUnauthorized, HTTPUnsupportedMediaType
+from aiohttp.web import (
+    HTTPExpectationFailed,
+    HTTPMethodNotAllowed,
+    HTTPMisdirectedRequest,
+    HTTPNotFound,
+    HTTPUnauthorized,
+    HTTPUnsupportedMediaType,
+)
 
 import streams.stages  # noqa: F401 (all errors of all stages are defined)
 from models import cds_hooks
@@ -145,6 +152,8 @@ def test_what_the_gateway_answers_when_it_has_no_decision() -> None:
     kinds = [Invalid(), Oversized(), HTTPUnauthorized(), HTTPNotFound(), HTTPMethodNotAllowed("GET", ["POST"])]
     kinds += [
         HTTPUnsupportedMediaType(),
+        HTTPExpectationFailed(),
+        HTTPMisdirectedRequest(),
         SetAside(letter),
         Stale(),
         DeliveryError(),

@@ -1,6 +1,7 @@
 """The gateway over real HTTP: whatever is wrong, nothing may be shown. The broker is a double; see `integration`."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from models.deciding import MAX_WAIT, input_digest
 from models.errors import IdReused, SettingsError
@@ -91,6 +92,8 @@ class Broker:
     async def send(self, topic: str, value: bytes, key: bytes, partition: int, headers: Any) -> asyncio.Future[None]:
         if self.fails:
             raise KafkaConnectionError(CANARY)
+        if len(value) > MAX_MESSAGE_BYTES:
+            raise MessageSizeTooLargeError
         event = decode({"responses": Response, "feedback": Feedback}[topic], value)
         self.taken.append((topic, event, partition))
         self.headers = dict(headers)
@@ -349,6 +352,36 @@ async def test_bad_input_is_named_never_quoted_and_never_sent(path: str, body: b
     assert site.broker.taken == []
 
 
+async def test_what_is_too_large_only_as_it_is_sent_on_is_said_so() -> None:
+    """`1e9` becomes `1000000000.0`."""
+    numbers = b",".join(b'"%d":1e9' % n for n in range(70_000))
+    body = encode(response())[:-1] + b',"context":{' + numbers + b"}}"
+    assert len(body) < MAX_MESSAGE_BYTES
+    site = Site()
+    async with site.open() as client:
+        status, said = await client.post("/responses", body)
+    assert (status, said["code"], said["action"], site.broker.taken) == (413, "oversized", "review", [])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "code"),
+    [
+        ("gzip", b"no gzip", 400, "undecodable"),
+        ("deflate", b"no deflate", 400, "undecodable"),
+        ("gzip", gzip.compress(encode(FEEDBACK))[:40], 400, "undecodable"),
+        ("gzip", gzip.compress(b"x" * (MAX_MESSAGE_BYTES + 1)), 413, "oversized"),
+        ("gzip", gzip.compress(encode(FEEDBACK)), 204, None),
+    ],
+)
+async def test_a_body_that_does_not_unpack_is_the_senders_fault(
+    encoding: str, body: bytes, status: int, code: str | None
+) -> None:
+    site = Site()
+    async with site.open() as client:
+        found, said = await client.post("/feedback", body, **{"Content-Encoding": encoding})
+    assert (found, said and (said["code"], said["action"])) == (status, code and (code, "review"))
+
+
 async def test_an_error_of_ours_is_closed_too(capsys: pytest.CaptureFixture[str]) -> None:
     site = Site()
 
@@ -400,8 +433,9 @@ async def test_whoever_has_no_token_is_refused_but_for_health() -> None:
             status, said = await client.post("/responses", encode(response()), **sent)
             assert (status, said["action"]) == (401, "review")
         assert site.broker.taken == []
-        right = {"Authorization": f"Bearer {TOKEN}"}
-        assert (await client.post("/responses", encode(response()), **right))[0] == 200
+        for scheme in ("Bearer", "bearer", "BEARER "):
+            right = {"Authorization": f"{scheme} {TOKEN}", "Host": "any.example"}
+            assert (await client.post("/responses", encode(response()), **right))[0] == 200
         async with client._session.get("/healthz") as health:
             assert health.status == 200
 
@@ -415,6 +449,18 @@ async def test_a_page_of_somebody_else_sends_nothing_through_a_browser(kind: str
         async with client._session.options("/feedback", headers={"Origin": "http://evil.example"}) as asked:
             assert not [name for name in asked.headers if name.lower().startswith("access-control")]
     assert (status, said["action"], site.broker.taken) == (415, "review", [])
+
+
+@pytest.mark.parametrize("host", ["localhost:80", "127.0.0.2", "[::1]:8321", "ehr.internal:8322"])
+async def test_without_a_token_it_answers_under_its_own_names_only(host: str) -> None:
+    """Else a page of somebody else, whose name is made to mean loopback, could have a browser send and read for it."""
+    site = Site()
+    async with site.open() as client:
+        assert (await client.post("/feedback", encode(FEEDBACK), Host=host))[0] == (204 if "ehr" not in host else 421)
+        for name in ("evil.example", "localhost.evil.example:8321", "127.0.0.1.evil.example", "", "[::"):
+            status, said = await client.post("/feedback", encode(FEEDBACK), Host=name)
+            assert (status, said["code"], said["action"]) == (421, "http", "review")
+    assert len(site.broker.taken) == ("ehr" not in host)
 
 
 async def test_more_than_can_be_held_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

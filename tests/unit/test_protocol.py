@@ -22,7 +22,13 @@ NAMES = ("zebulon", "positivo", "vih")
 
 
 def head(length: int, *more: str) -> bytes:
-    lines = ["POST /feedback HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}", *more]
+    lines = [
+        "POST /feedback HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+        *more,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
