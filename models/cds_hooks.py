@@ -13,16 +13,18 @@ All who are not named are `unknown`, one clinician: one verdict a response, and 
 [('c-1', 'unknown', 'disagreed', 'cds-not-applicable')]
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
 from models.errors import EventError, Invalid
-from models.events import Feedback, Id, Instant, Name, Text, decode, digest, encode, parse, unquoted
+from models.events import Feedback, Id, Instant, Name, decode, digest, encode, parse, unquoted
 
 MOST: Final = 1_000
 """Entries of one body."""
+MOST_COMMENT: Final = 200_000
+"""Characters of a comment that is passed on, as of all texts."""
 
 
 class Coding(Struct, frozen=True):
@@ -35,7 +37,7 @@ class OverrideReason(Struct, frozen=True, rename="camel"):
     """Why a card was overridden."""
 
     reason: Coding | None = None
-    user_comment: Text | None = None
+    user_comment: str | None = None
 
 
 class Who(Struct, frozen=True):
@@ -79,23 +81,35 @@ class Overridden(Entry, frozen=True, kw_only=True, rename="camel", tag="overridd
 class Body(Struct, frozen=True):
     """What is posted."""
 
-    feedback: Annotated[tuple[Accepted | Overridden, ...], Meta(min_length=1, max_length=MOST)]
+    feedback: Annotated[tuple[Any, ...], Meta(min_length=1, max_length=MOST)]
 
 
-def feedback(data: bytes) -> tuple[Feedback, ...]:
-    """Read a body. Each `feedback_id` is a digest of card, outcome, reason, clinician and time, so that what is sent
-    again counts once. Comments are not in it: they may be patients' text.
+def feedback(data: bytes) -> tuple[Feedback | Invalid, ...]:
+    """Read a body: of each entry its feedback, or what is wrong with it, which names the field and quotes nothing.
 
-    Raises `EventError`, which names the field and quotes nothing.
+    A client sends many cards at once, and nobody there corrects one: the others count. Each `feedback_id` is a digest
+    of card, outcome, reason, clinician and time, so that what is sent again counts once. Comments are not in it: they
+    may be patients' text. Raises `EventError` if the body has no entries to read.
     """
     try:
         body = msgspec.convert(parse(data), Body)
     except msgspec.ValidationError as error:
         raise Invalid(unquoted(error)) from None
-    return tuple(_event(number, entry) for number, entry in enumerate(body.feedback))
+    return tuple(_read(number, entry) for number, entry in enumerate(body.feedback))
 
 
-def _event(number: int, entry: Accepted | Overridden) -> Feedback:
+def _read(number: int, found: Any) -> Feedback | Invalid:
+    try:
+        entry: Accepted | Overridden = msgspec.convert(found, Accepted | Overridden)
+        return _event(entry)
+    except msgspec.ValidationError as error:
+        return Invalid(f"entry {number} of `feedback`: {unquoted(error)}")
+    except EventError as error:
+        names = "`response_id` is its `card`, `occurred_at` its `outcomeTimestamp`"
+        return Invalid(f"entry {number} of `feedback`: {error} ({names})")
+
+
+def _event(entry: Accepted | Overridden) -> Feedback:
     why = entry.override_reason if isinstance(entry, Overridden) else OverrideReason()
     found = Feedback(
         feedback_id="cds",
@@ -106,9 +120,6 @@ def _event(number: int, entry: Accepted | Overridden) -> Feedback:
         occurred_at=entry.outcome_timestamp,
     )
     said = encode(found)
-    try:
-        checked = decode(Feedback, said)
-    except EventError as error:
-        names = "`response_id` is its `card`, `occurred_at` its `outcomeTimestamp`"
-        raise Invalid(f"entry {number} of `feedback`: {error} ({names})") from None
-    return msgspec.structs.replace(checked, feedback_id=f"cds-{digest(said)[:32]}", comment=why.user_comment)
+    checked = decode(Feedback, said)
+    comment = why.user_comment if len(why.user_comment or "") <= MOST_COMMENT else None  # nothing is made of it
+    return msgspec.structs.replace(checked, feedback_id=f"cds-{digest(said)[:32]}", comment=comment)

@@ -23,7 +23,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from models.cds_hooks import feedback
-from models.errors import DeliveryError, EventError, Oversized, SettingsError, Undecodable
+from models.errors import DeliveryError, EventError, Invalid, Oversized, SettingsError, Undecodable
 from models.events import MAX_MESSAGE_BYTES, Feedback, Response, decode, encode
 from models.partitions import home
 from streams.agents.common import Context
@@ -96,7 +96,11 @@ class Gateway:
         return web.Response(status=204)
 
     async def _cds_hooks(self, request: web.Request) -> web.Response:
-        await self._put([self._context.send(one) for one in feedback(await request.read())])
+        found = feedback(await request.read())
+        good = [one for one in found if isinstance(one, Feedback)]
+        await self._put([self._context.send(one) for one in good])
+        if bad := next((one for one in found if isinstance(one, Invalid)), None):
+            raise Invalid(f"{bad} ({len(good)} of {len(found)} entries are taken)")
         return web.Response()
 
     async def _put(self, sends: list[Send]) -> None:

@@ -173,6 +173,7 @@ def test_what_the_gateway_answers_when_it_has_no_decision() -> None:
 
 def test_the_feedback_of_cds_hooks_counts_as_the_page_says() -> None:
     [told] = cds_hooks.feedback(one("integrate.md", "jsonc").encode())
+    assert isinstance(told, Feedback)
     assert (told.action, told.clinician, told.reason_code) == ("disagreed", "dr-417", "recipient-concerns-outcomes")
 
 

@@ -352,6 +352,35 @@ async def test_bad_input_is_named_never_quoted_and_never_sent(path: str, body: b
     assert site.broker.taken == []
 
 
+ENTRIES = orjson.loads(CDS)["feedback"]
+
+
+@pytest.mark.parametrize(
+    "bad", [{"card": "b d"}, {"card": CANARY + " "}, {"outcome": CANARY}, {"outcomeTimestamp": "2500-01-01T00:00:00Z"}]
+)
+async def test_one_bad_card_keeps_no_other_from_being_counted(bad: dict[str, str]) -> None:
+    """The client has nobody who would correct it; what is sent again counts once."""
+    site = Site()
+    body = orjson.dumps({"feedback": [ENTRIES[0], ENTRIES[1] | bad, ENTRIES[1]]})
+    async with site.open() as client:
+        status, said = await client.post("/cds-services/demur/feedback", body)
+    assert (status, said["code"]) == (400, "invalid")
+    assert said["detail"].startswith("entry 1 of `feedback`")
+    assert said["detail"].endswith("(2 of 3 entries are taken)")
+    assert CANARY not in str(said)
+    assert [event.response_id for _, event, _ in site.broker.taken] == ["a", "b"]
+
+
+async def test_a_comment_that_is_too_long_keeps_no_verdict_from_being_counted() -> None:
+    site = Site()
+    why = {"overrideReason": {"reason": {"code": "cds-not-applicable"}, "userComment": "x" * 300_000}}
+    async with site.open() as client:
+        body = orjson.dumps({"feedback": [ENTRIES[0] | why]})
+        assert (await client.post("/cds-services/demur/feedback", body))[0] == 200
+    [(_, event, _)] = site.broker.taken
+    assert (event.reason_code, event.comment) == ("cds-not-applicable", None)
+
+
 async def test_what_is_too_large_only_as_it_is_sent_on_is_said_so() -> None:
     """`1e9` becomes `1000000000.0`."""
     numbers = b",".join(b'"%d":1e9' % n for n in range(70_000))
