@@ -15,7 +15,7 @@ from aiokafka.record.default_records import DefaultRecordBase
 from faust.exceptions import ProducerSendError
 
 from models.errors import DeliveryError, Forged
-from models.events import Event, digest, encode
+from models.events import Event, Feedback, Response, digest, encode
 from models.signing import OURS, Keys, Signed
 
 SOURCE: Final = b"/demur"
@@ -67,9 +67,19 @@ def _ce_type(type_: type[Event], schema: int) -> bytes:
 
 
 def outgoing(prefix: str, event: Event, keys: Keys | None = None) -> Send:
-    """Encode an event for its topic. Its id is the digest of its bytes: a repeat has the same id."""
+    """Encode an event for its topic. Its id is the digest of its bytes, so that a repeat has the same.
+
+    Of what a gateway sends it is the event's own, as we ask of every gateway: what cannot be read is named by it.
+    """
     key, value = (event.key or "").encode(), encode(event)
-    said = headers(event, digest(value)[:32])
+    match event:
+        case Response():
+            id_ = event.response_id
+        case Feedback():
+            id_ = event.feedback_id
+        case _:
+            id_ = digest(value)[:32]
+    said = headers(event, id_)
     said += signature(keys, event.topic, key, value, said)
     return Send(prefix + event.topic, key, value, said)
 

@@ -438,6 +438,17 @@ async def test_a_response_goes_on_with_the_trace_of_its_request(sent: str | None
     assert site.broker.headers.get("traceparent") == goes_on
 
 
+async def test_records_are_named_as_the_contract_asks_of_a_gateway() -> None:
+    """What cannot be read is named by its `ce_id`: a response's red decision too."""
+    site = Site()
+    site.says(lambda asked: record(decided(asked)))
+    async with site.open() as client:
+        await client.ask(response())
+        assert site.broker.headers["ce_id"] == b"r1"
+        await client.post("/feedback", encode(FEEDBACK))
+        assert site.broker.headers["ce_id"] == b"f1"
+
+
 async def test_a_cloud_event_in_structured_mode_is_read() -> None:
     site, whole = Site(), orjson.loads(encode(FEEDBACK))
     body = orjson.dumps({"specversion": "1.0", "id": "x", "source": "/ehr", "type": "any", "data": whole})
