@@ -20,6 +20,10 @@ MOST_CONNECTIONS: Final = 1_024
 """Of which each is a file, and may hold a body: who has no token could open any number."""
 
 
+SHUTDOWN_S: Final = 65.0
+"""For what is under way when a gateway is told to stop: longer than `DEMUR_DEADLINE_S` can let anybody wait."""
+
+
 class Health:
     """Ready when every check holds: the model is loaded, the calibrations are caught up, the stages run."""
 
@@ -54,7 +58,7 @@ async def serve(
 
     app = web.Application() if app is None else app
     app.add_routes([web.get("/healthz", healthz), web.get("/metrics", exposition)])
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
         async with _listening(cast("web.Server", runner.server), settings) as address:

@@ -1,5 +1,6 @@
 """What deploys agrees with itself and with the code; Docker is not needed to know it."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ from ruamel.yaml import YAML
 from models.encoder.artifact import seal
 from models.policy import Policy
 from models.tiers import Facts, tier
-from streams import gateway
+from streams import gateway, health
 from streams.cli import app
 from streams.metrics import Metrics
 from streams.settings import Settings, load
@@ -88,6 +89,37 @@ def test_the_settings_are_taken(name: str, services: dict[str, Any], monkeypatch
         monkeypatch.setenv(variable, value)
     assert load().bootstrap == services[name]["environment"]["DEMUR_BOOTSTRAP"]
     assert name == "worker" or gateway._unguarded(load()) is None
+
+
+def test_a_gateway_may_end_when_all_that_was_asked_is_answered(services: dict[str, Any]) -> None:
+    (_, most) = Settings.model_fields["deadline_s"].metadata
+    granted = float(services["gateway"]["stop_grace_period"].removesuffix("s"))
+    assert most.le + gateway.MARGIN_S < health.SHUTDOWN_S < granted
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> dict[str, Path]:
+    files = {"http_keyfile": tmp_path / "key.pem", "http_certfile": tmp_path / "cert.pem"}
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=demur"]
+    make += ["-keyout", str(files["http_keyfile"]), "-out", str(files["http_certfile"])]
+    subprocess.run(make, check=True, capture_output=True)
+    return files
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_health_is_asked_for_as_it_is_answered(
+    services: dict[str, Any], certified: dict[str, Path], *, secure: bool
+) -> None:
+    files = certified if secure else {}
+    script = services["gateway"]["healthcheck"]["test"][-1]
+    ready = [True]
+    async with health.serve(load(http_port=0, **files), health.Health({"ready": lambda: ready[0]}), Metrics()) as url:
+        asks = [sys.executable, "-c", script.replace("127.0.0.1:8321", url.partition("://")[2])]
+        for status in (0, 1):
+            environment = {"DEMUR_HTTP_CERTFILE": str(files["http_certfile"])} if secure else {}
+            child = await asyncio.create_subprocess_exec(*asks, env=environment, stderr=subprocess.DEVNULL)
+            assert await child.wait() == status
+            ready[0] = False
 
 
 def test_the_model_is_trained_only_if_it_is_not_there_whole(services: dict[str, Any], tmp_path: Path) -> None:
