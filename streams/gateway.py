@@ -5,8 +5,8 @@
     POST /cds-services/{service}/feedback   feedback as CDS Hooks has it; 200
 
 **It fails closed.** Whatever is not 200 with a decision on this very text says `"action": "review"`: a broker that is
-away, a score that is late, an id that was used for another text. Errors are RFC 9457 problem details, and quote nothing
-of what was sent. Feedback is taken in when the broker has it; what is sent again counts once.
+away, a score that is late, a decision of long ago, an id that was used for another text. Errors are RFC 9457
+problem details, and quote nothing of what was sent. Feedback is taken in when the broker has it, and counts once.
 """
 
 import asyncio

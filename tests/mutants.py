@@ -156,6 +156,20 @@ MUTANTS = (
         "tests/unit/test_score.py",
     ),
     Mutant(
+        "I6 a text is told what was decided on it elsewhere",
+        "models/deciding.py",
+        "told == (input_digest(response, key), *where)",
+        "told[0] == input_digest(response, key)",
+        "tests/unit/test_score.py",
+    ),
+    Mutant(
+        "I6 a gateway shows by a decision of long ago",
+        "streams/answers.py",
+        "elif self._is_stale(event, (record.timestamp or 0) / 1000):",
+        "elif False:",
+        "tests/unit/test_gateway.py",
+    ),
+    Mutant(
         "I4 a feedback id counts twice",
         "models/joining.py",
         "if old.feedback_id == new.feedback_id:",
@@ -445,8 +459,8 @@ MUTANTS = (
     Mutant(
         "plain text to another machine",
         "streams/settings.py",
-        "if (host := far(s.bootstrap)) and not (s.encrypted or s.allow_plaintext):",
-        "if (host := None):",
+        "if (host := far(s.bootstrap)) is not None and not (s.encrypted or s.allow_plaintext):",
+        "if (host := None) is not None:",
         "tests/unit/test_settings.py",
     ),
     Mutant(
@@ -466,13 +480,13 @@ MUTANTS = (
     Mutant(
         "what was decided on one text answers for another",
         "streams/answers.py",
-        "if self._is_on(event, asked.response):",
-        "if True:",
+        "if not self._is_on(event, asked.response):",
+        "if False:",
         "tests/unit/test_gateway.py",
     ),
     Mutant(
         "an error shows something",
-        "streams/gateway.py",
+        "streams/protocol.py",
         '"detail": detail, "action": "review"}',
         '"detail": detail}',
         "tests/unit/test_gateway.py",
