@@ -63,6 +63,13 @@ MUTANTS = (
         "tests/unit/test_fold.py",
     ),
     Mutant(
+        "F5 an id that a crash cut off counts again",
+        "streams/agents/fold.py",
+        "cut_off = [id_ for id_ in held.recent if not self.state.get(partition, _id(id_))]",
+        "cut_off: list[str] = []",
+        "tests/unit/test_fold.py",
+    ),
+    Mutant(
         "what a newer version wrote is set aside for good",
         "streams/agents/common.py",
         "if record.topic.removeprefix(self.prefix) in WRITTEN_BY_OTHERS:",

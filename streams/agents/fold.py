@@ -198,8 +198,9 @@ class Fold:
         What a batch has touched is its own until it is stored: in the pauses between, another may make us forget.
         """
         partition, (id_, deployment, at) = record.partition, self.kind.identify(event)
+        seen = self._clock.bounded(at, record.at)
         if (taken := touched.get(deployment)) is None:
-            taken = touched[deployment] = Taken(self._hold(partition, deployment))
+            taken = touched[deployment] = self._begin(partition, deployment, seen)
         held, key = taken.held, _id(id_)
         if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):
             return
@@ -210,13 +211,18 @@ class Fold:
         except EventError as error:
             taken.news.append(self.context.letter(self.name, record, error))
         held.places[record.topic] = record.offset
-        taken.ids[id_] = self._expiry.set(partition, key, self._clock.bounded(at, record.at))
+        taken.ids[id_] = self._expiry.set(partition, key, seen)
 
-    def _hold(self, partition: int, deployment: str) -> Held:
-        if (held := self._held.get((partition, deployment))) is None:
-            stored = self.state.get(partition, row_of(deployment))
-            held = self._held[partition, deployment] = self._load(deployment, stored)
-        return held
+    def _begin(self, partition: int, deployment: str, at: datetime) -> Taken:
+        """Begin a batch of a deployment. Its ids will stand where those of the last one do: of these, the rows that a
+        crash cut off are kept with it, from `at`.
+        """
+        if held := self._held.get((partition, deployment)):
+            return Taken(held)
+        held = self._load(deployment, self.state.get(partition, row_of(deployment)))
+        self._held[partition, deployment] = held
+        cut_off = [id_ for id_ in held.recent if not self.state.get(partition, _id(id_))]
+        return Taken(held, {id_: self._expiry.set(partition, _id(id_), at) for id_ in cut_off})
 
     def _load(self, deployment: str, stored: bytes | None) -> Held:
         if stored is None:
