@@ -31,6 +31,9 @@ PART: Final = itemgetter(0, 1)
 PLACE: Final = itemgetter(0, 1, 2)
 """Those and its offset."""
 
+NO_FAULT: Final = (DeliveryError, MemoryError, OSError)
+"""What no record can be blamed for, and none is set aside for: the worker ends, and the machine may recover."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -213,7 +216,7 @@ class Delivery:
                 plan = await self._stage.handle(partition, records)
                 await self.act(partition, plan)
                 records = records[len(records) - plan.left :]
-        except (DeliveryError, LeaseLost):
+        except (LeaseLost, *NO_FAULT):
             raise
         except Exception as error:  # noqa: BLE001 (no input may stop the stream: it is tried alone, then set aside)
             await self._one_by_one(records, error)
@@ -231,7 +234,7 @@ class Delivery:
     async def _plan_for(self, record: Record) -> Plan:
         try:
             return await self._stage.handle(record.partition, [record])
-        except DeliveryError:
+        except NO_FAULT:
             raise
         except Exception as error:  # noqa: BLE001 (see above)
             log.error("dead letter: internal", stage=self._stage.name, error=type(error).__name__, offset=record.offset)  # noqa: TRY400 (a traceback may quote patient text)

@@ -79,7 +79,7 @@ MUTANTS = (
     Mutant(
         "what ends a worker is taken for a fault of a record",
         "streams/delivery.py",
-        "        except DeliveryError:\n            raise\n        except Exception",
+        "        except NO_FAULT:\n            raise\n        except Exception",
         "        except Exception",
         "tests/unit/test_delivery.py",
     ),

@@ -273,6 +273,24 @@ def test_what_ends_a_worker_ends_it_also_when_records_are_tried_alone() -> None:
     assert made._released == {}, "nothing of the batch is settled"
 
 
+@pytest.mark.parametrize("fails", [MemoryError(), OSError(5, "Input/output error")])
+def test_what_a_machine_lacks_is_no_fault_of_a_record(fails: Exception) -> None:
+    """All that came while it lasted became dead letters."""
+    made, crashed = consumer(10, 11), list[BaseException]()
+
+    class Starved(Stage):
+        async def handle(self, partition: int, records: Any) -> Any:
+            raise fails
+
+    async def crash(error: BaseException) -> None:
+        crashed.append(error)
+
+    stage = Starved()
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made)))
+    assert (stage.poisoned, [str(error) for error in crashed]) == ([], [type(fails).__name__])
+    assert made._released == {}, "nothing of the batch is settled"
+
+
 @pytest.mark.parametrize("when", ["before the rows", "before the outcomes"])
 def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None:
     """Its session may be over and another worker at work; if not, the batch is read again."""
