@@ -73,8 +73,8 @@ class Stage(Protocol):
     def done(self, partition: int) -> None:
         """The plan just made is durable."""
 
-    def forget(self) -> None:
-        """The partitions are no longer ours: drop what is cached."""
+    def forget(self, *partitions: int) -> None:
+        """These partitions, or all, are no longer ours, or not as we hold them: drop what is cached."""
 
 
 class Delivery:
@@ -192,7 +192,7 @@ class Delivery:
     def _put_off(self, partition: int) -> None:
         """Forget what a batch began; if the partition is still ours, the batch is read again."""
         log.warning("the partition may not be ours for long: a batch is put off", stage=self._stage.name)
-        self._stage.forget()
+        self._stage.forget(partition)
         self._stage.state.close(partition)
 
     async def _deliver_part(self, tp: TP, records: Sequence[Record]) -> None:
@@ -223,7 +223,7 @@ class Delivery:
 
     async def _one_by_one(self, records: Sequence[Record], error: Exception) -> None:
         log.warning("a batch failed; its records are tried alone", stage=self._stage.name, error=type(error).__name__)
-        self._stage.forget()
+        self._stage.forget(records[0].partition)
         for record in records:
             left = 1
             while left:
@@ -238,7 +238,7 @@ class Delivery:
             raise
         except Exception as error:  # noqa: BLE001 (see above)
             log.error("dead letter: internal", stage=self._stage.name, error=type(error).__name__, offset=record.offset)  # noqa: TRY400 (a traceback may quote patient text)
-            self._stage.forget()  # what it changed before it failed
+            self._stage.forget(record.partition)  # what it changed before it failed
             return await self._stage.poison(record)
 
 

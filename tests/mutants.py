@@ -445,7 +445,7 @@ MUTANTS = (
     Mutant(
         "what a failed record had changed stays",
         "streams/delivery.py",
-        "            self._stage.forget()  # what it changed before it failed\n",
+        "            self._stage.forget(record.partition)  # what it changed before it failed\n",
         "",
         "tests/unit/test_delivery.py",
     ),

@@ -18,16 +18,13 @@ from msgspec import Struct
 
 from models.errors import DeliveryError, EventError, StateError
 from models.events import Alarm, Change, DeadLetter, Event, Watermark
-from streams.agents.common import Context, Internal, unreadable
+from streams.agents.common import Context, Internal, gently, unreadable
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
 from streams.delivery import Plan
 from streams.settings import Stage
 from streams.state import State
 from streams.wire import Record, Send
-
-AT_ONCE: Final = 256
-"""Events after which others may use the event loop: five milliseconds' worth."""
 
 ROW: Final = b"d/"
 """What the key of a deployment's row begins with."""
@@ -129,11 +126,9 @@ class Fold:
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Fold a batch; publish each deployment it touches once."""
-        plan = Plan(self._expiry.take(partition, self.state), [])
+        plan = Plan(await self._expiry.take(partition, self.state), [])
         touched: dict[str, Taken] = {}
-        for n, record in enumerate(self.kind.arrange(records)):
-            if n % AT_ONCE == 0:
-                await asyncio.sleep(0)
+        async for record in gently(self.kind.arrange(records)):
             try:
                 event = self.context.decode(self.kind.types, record)
             except EventError as error:
@@ -155,7 +150,7 @@ class Fold:
         Once in a worker's life: at every rebalance, a thousand deployments would be four megabytes. What it has folded
         itself it has published.
         """
-        plan = Plan(self._expiry.idle(partition, self.state), [])
+        plan = Plan(await self._expiry.idle(partition, self.state), [])
         if self.kind.publishes and partition not in self._shown:
             self._shown.add(partition)
             for key, stored in self.state.items(partition, ROW):
@@ -186,11 +181,13 @@ class Fold:
             for at in batch.taken_at:
                 self.context.metrics.threshold_seconds.observe(max(0.0, now.timestamp() - at))
 
-    def forget(self) -> None:
-        """Drop what is cached."""
-        self._held.clear()
-        self._batches.clear()
-        self._expiry.forget()
+    def forget(self, *partitions: int) -> None:
+        """Drop what is cached of these partitions, or of all."""
+        for place in [place for place in self._held if not partitions or place[0] in partitions]:
+            del self._held[place]
+        for partition in partitions or tuple(self._batches):
+            self._batches.pop(partition, None)
+        self._expiry.forget(*partitions)
 
     def _take(self, record: Record, event: Any, touched: dict[str, Taken]) -> None:
         """Fold an event that is new. One that cannot be is taken too: when it comes again, it might.

@@ -196,7 +196,8 @@ class Stage:
         self.poisoned: list[int] = []
         self.written: list[Any] = []
         self.opened: list[int] = []
-        self.ticks = self.forgotten = self.finished = 0
+        self.forgotten: list[tuple[int, ...]] = []
+        self.ticks = self.finished = 0
 
     def plan(self) -> Any:
         sends: Any = ["an outcome"] if self.rows else []
@@ -230,8 +231,8 @@ class Stage:
     def done(self, partition: int) -> None:
         self.finished += 1
 
-    def forget(self) -> None:
-        self.forgotten += 1
+    def forget(self, *partitions: int) -> None:
+        self.forgotten.append(partitions)
 
 
 def test_a_partition_that_was_lost_is_not_touched() -> None:
@@ -249,7 +250,7 @@ def test_what_cannot_be_processed_is_set_aside_alone() -> None:
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
     asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
     assert (stage.handled, stage.poisoned, made._released) == ([10, 12], [11], {PART: 13})
-    assert stage.forgotten == 2, "what a stage began with the batch, and with that record, must not count"
+    assert stage.forgotten == [(0,), (0,)], "what a stage began with the batch, and with that record, must not count"
 
 
 def test_what_ends_a_worker_ends_it_also_when_records_are_tried_alone() -> None:
@@ -300,7 +301,7 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
         made.lease.end()
     asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
     assert stage.written == ([] if when == "before the rows" else [{b"k": b"v"}])
-    assert (made._released, stage.forgotten, stage.finished, stage.opened) == ({}, 1, 0, [])
+    assert (made._released, stage.forgotten, stage.finished, stage.opened) == ({}, [(0,)], 0, [])
 
 
 @pytest.mark.parametrize("fails", [LeaseLost(), DeliveryError("the broker is gone")])
@@ -317,7 +318,7 @@ def test_time_passes_under_the_same_guards(fails: Exception) -> None:
     app = SimpleNamespace(rebalancing=False, consumer=consumer(), crash=crash)
     asyncio.run(Delivery(app, stage).tick([0]))
     if isinstance(fails, LeaseLost):
-        assert (crashed, stage.forgotten, stage.opened, stage.finished) == ([], 1, [], 0)
+        assert (crashed, stage.forgotten, stage.opened, stage.finished) == ([], [(0,)], [], 0)
     else:
         assert (crashed, stage.finished) == ([fails], 0)
 
@@ -404,7 +405,7 @@ def test_whoever_has_much_to_make_up_for_lets_go_when_asked() -> None:
     delivery = Delivery(SimpleNamespace(consumer=made), stage)
     delivery._draining = True
     asyncio.run(delivery._deliver(under_way(made)))
-    assert (stage.course, stage.finished, stage.forgotten, made._released) == ([10], 1, 1, {})
+    assert (stage.course, stage.finished, stage.forgotten, made._released) == ([10], 1, [(0,)], {})
 
 
 class Slow(Stage):
@@ -905,7 +906,7 @@ def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
 
     asyncio.run(run())
     assert seen == ["finished", "committed"]
-    assert (stage.ticks, stage.forgotten, stage.opened) == (0, 1, [])
+    assert (stage.ticks, stage.forgotten, stage.opened) == (0, [()], [])
 
 
 async def _say(seen: list[str], word: str) -> None:

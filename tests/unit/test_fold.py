@@ -14,6 +14,7 @@ from models.errors import MOST_SAID, DeliveryError, Invalid
 from models.events import Alarm, Calibration, Change, Closure, DeadLetter, Instruction, Label, Scored, decode
 from models.policy import Policies, Policy
 from streams.agents import fold
+from streams.agents.common import AT_ONCE
 from streams.agents.expiry import Expiry
 from streams.agents.learn import Learn
 from streams.agents.watch import Watch
@@ -122,7 +123,7 @@ def _counted(stage: Theatre) -> Any:
 
 def test_what_others_make_us_forget_in_the_middle_of_a_batch_loses_nothing() -> None:
     """A long batch leaves the event loop to others; one may lose its lease, and all that is cached is dropped."""
-    stage, batch = theatre(), [record(label(n), n) for n in range(3 * fold.AT_ONCE)]
+    stage, batch = theatre(), [record(label(n), n) for n in range(3 * AT_ONCE)]
 
     async def forgotten() -> Any:
         folding = asyncio.create_task(stage.stage.handle(0, batch))
@@ -251,13 +252,13 @@ def test_what_is_noted_after_a_partition_went_hides_no_older_row() -> None:
     clock, state = Stopwatch(), FakeState()
     expiry: Any = Expiry(timedelta(days=14), fold.read_time, clock)
     state.rows[0, b"i/old"] = msgspec.json.encode(at(0))
-    expiry.take(0, state)
+    asyncio.run(expiry.take(0, state))
     expiry.forget()
     assert expiry.set(0, b"i/new", at(20 * 86_400)) == at(20 * 86_400)
     state.rows[0, b"i/new"] = msgspec.json.encode(at(20 * 86_400))
-    expiry.take(0, state)
+    asyncio.run(expiry.take(0, state))
     clock.seconds += GRACE_S
-    assert list(expiry.take(0, state)) == [b"i/old"]
+    assert list(asyncio.run(expiry.take(0, state))) == [b"i/old"]
 
 
 def closures(*reasons: Any) -> list[Any]:
