@@ -10,7 +10,7 @@ DemurError
 └── EventError           a message breaks the contract: dead letter, and red for its response
     ├── Undecodable      not JSON, not UTF-8, NaN or infinity
     ├── Oversized        larger than the declared bound
-    ├── UnknownSchema    a `schema` number this version does not read
+    ├── UnknownSchema    the `schema` of another version, which this one does not read
     ├── Forged           not signed by a producer that may write it, where records are signed
     ├── Misplaced        not in the partition of its key
     ├── Excessive        more feedback on one response than clinicians give
@@ -74,7 +74,7 @@ class Oversized(EventError):
 
 
 class UnknownSchema(EventError):
-    """The `schema` number is not one that this version reads."""
+    """The `schema` is that of another version, which this one does not read."""
 
     code = "unknown_schema"
 

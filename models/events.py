@@ -20,7 +20,7 @@ from functools import cache
 from inspect import isclass
 from operator import attrgetter
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 import orjson
@@ -52,6 +52,7 @@ Whole = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 Tier = Literal["green", "yellow", "red"]
+TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 Target = Literal["any", "deep"]
 """Which rejections steer the tiers: any, or only those that change the content."""
 Depth = Literal["none", "surface", "deep"]
@@ -407,8 +408,9 @@ def _within(value: dict[str, Any]) -> dict[str, Any]:
 def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
     """Check a JSON object against the contract. Raises `UnknownSchema` or `Invalid`, which name the field."""
     if (schema := value.get("schema", SCHEMA)) != SCHEMA:
-        shown = schema if isinstance(schema, int) else "of another type"
-        raise UnknownSchema(f"field `schema` is {shown}; this version reads {SCHEMA}: upgrade the older side")
+        if not isinstance(schema, int) or schema < 1:
+            raise Invalid(f"field `schema` is not that of any version: give {SCHEMA}, or leave it out")
+        raise UnknownSchema(f"field `schema` is {schema}; this version reads {SCHEMA}: upgrade the older side")
     if _is_structured(value):
         raise Invalid("field `data` of the CloudEvent is not an event: send it as a JSON object, not as text or base64")
     try:

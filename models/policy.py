@@ -56,7 +56,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
     """Nor when the last label is older than this: nobody would have noticed a change since."""
     max_loosening: Annotated[float, Meta(ge=0.0, le=20.0)] = 0.5
     """Logits by which a green threshold may rise within a day; 0: never without a person. Tightening is immediate.
-    That of several groups together may rise somewhat further (see `calibration.brake`)."""
+    It holds for groups and for combinations of them that had labels before; for others nearly (`calibration.brake`)."""
     rater_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.2
     """Largest share of the recent evidence that any one clinician carries (1: no bound)."""
     calibrator: FilterSettings = FilterSettings()

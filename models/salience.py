@@ -1,13 +1,16 @@
-"""What an edit must not touch lightly: numbers, doses, drugs, negations. Compared by a keyed digest, never as text.
+"""What an edit must not touch lightly: numbers, units, frequencies, comparisons, drugs, negations, and their order.
+
+Compared by a keyed digest, never as text.
 
 SCORE puts the digest of a response into its decision; JOIN compares it with the digest of the edited text, so that
 depth is decided without any patient text after SCORE. Drug names are recognised by the stems of the WHO's
 international non-proprietary names (WHO/EMP/RHT/TSN/2018.1, "The use of stems in the selection of INN") and a few
-common drugs without one; this is a heuristic and says so.
+common drugs without one; this is a heuristic and says so. In doubt an edit is deep: `twice` is not `bid`, nor `0.5`
+`.5`; but a blank before a unit, marks around a dose and other words between are form.
 
 >>> tokens("Give 5 mg of amlodipine, do not stop lisinopril.")
-('5 mg', 'amlodipine', 'lisinopril', 'not', 'stop')
->>> digest("Take 5 mg daily", b"key") == digest("Please take 5 mg daily.", b"key")
+('5', 'mg', 'amlodipine', 'not', 'stop', 'lisinopril')
+>>> digest("Take 5 mg daily", b"key") == digest("Please take 5mg daily.", b"key")
 True
 >>> digest("Take 5 mg daily", b"key") == digest("Take 50 mg daily", b"key")
 False
@@ -25,9 +28,21 @@ MAX_KEY: Final = 64
 """Bytes that BLAKE2b takes as a key."""
 _MICRO = "\u03bc"
 """What the compatible form makes of the micro sign."""
-_UNITS = rf"mcg|{_MICRO}g|ug|mg|g|kg|ml|l|mmol|mol|iu|units?|%|hours?|h|days?|weeks?|months?|years?"
-_NUMBER = rf"\d+(?:[.,/]\d+)*(?:\s?(?:{_UNITS}))?"
-_NEGATION = r"no|not|never|none|without|avoid|stop|hold|discontinue|contraindicated|cannot|\w+n't"
+_NUMBER = r"(?:(?<!\w)[-\u2212])?(?:(?<!\w)\.)?\d+(?:[.,/:\u2044]\d+)*"
+"""Also after letters (q6h, D5W, pH7.4). A hyphen or point before it counts where nothing stands before that."""
+_COMPARISON = "[<>\u2264\u2265=\u00b1%]"
+"""And percent, a unit that is no letter."""
+_LETTER = r"[^\W\d_]"
+_UNITS = (
+    rf"mcg|{_MICRO}g|ug|ng|mg|kg|ml|dl|mmol|mol|meq|iu|units?|hours?|hrs?|days?|weeks?|months?|years?|minutes?|mins?|"
+    r"(?<![.'])[glhdu]"
+)
+_FREQUENCIES = (
+    "once|twice|thrice|two|three|four|five|six|seven|eight|nine|ten|twelve|second|third|half|double|every|other|alternate|"
+    "hourly|daily|nightly|weekly|monthly|yearly|morning|noon|evening|night|bedtime|"
+    r"[btq]\.?i\.?d|q\.?o?\.?d|q\.?h\.?s|o\.?d|b\.?d|t\.?d\.?s|q\.?d\.?s|prn|stat"
+)
+_NEGATION = rf"no|not|never|none|without|avoid|stop|hold|discontinue|contraindicated|cannot|{_LETTER}+n't"
 _STEMS = (
     "pril|prilat|sartan|olol|statin|cillin|mycin|micin|azole|prazole|tidine|gliptin|gliflozin|glutide|mab|nib|parin|"
     "xaban|gatran|dipine|zepam|zolam|caine|profen|oxacin|cycline|setron|triptan|vir|sone|olone|onide|terol|tropium|"
@@ -41,23 +56,18 @@ _ENDS = "|".join(sorted({stem[-2:] for stem in _STEMS.split("|")}))
 _LIKELY = rf"(?=[a-z]{{5,}}+(?:(?<={_ENDS})|(?<=s)))"
 """A look at how a word ends spares most words the search for a stem, which is half of the time."""
 _SALIENT: Final = re.compile(
-    rf"(?<![\w.])(?:{_NUMBER}|(?:{_NEGATION}|{_DRUGS}|{_LIKELY}[a-z]{{2,}}(?:{_STEMS})s?)(?!\w))"
+    rf"{_NUMBER}|{_COMPARISON}|"
+    rf"(?<!{_LETTER})(?:{_UNITS}|{_FREQUENCIES}|{_NEGATION}|{_DRUGS}|{_LIKELY}[a-z]{{2,}}(?:{_STEMS})s?)(?!{_LETTER})"
 )
 """Of `plain` text: to ignore case would cost more than twice as much."""
-_BETWEEN: Final = re.compile(r" (?<!\d )")
-"""Where no token reaches across: only a number takes what follows a blank."""
 
 
 def tokens(text: str) -> tuple[str, ...]:
-    """Return the sorted multiset of salient tokens of a text, lower-case."""
-    return tuple(sorted(chain.from_iterable(map(_FOUND.__getitem__, _BETWEEN.split(plain(text))))))
+    """Return the salient tokens of a text as they follow each other, lower-case. None reaches across a blank."""
+    return tuple(chain.from_iterable(map(_FOUND.__getitem__, plain(text).split())))
 
 
-def _find(part: str) -> tuple[str, ...]:
-    return tuple(" ".join(found.split()) for found in _SALIENT.findall(part))
-
-
-_FOUND: Final = Memo(_find)
+_FOUND: Final = Memo(lambda word: tuple(_SALIENT.findall(word)))
 
 
 def plain(text: str) -> str:

@@ -21,7 +21,6 @@ from msgspec import Struct
 from models.events import Tier
 from models.policy import Policy
 
-RANK: Final[dict[Tier, int]] = {"green": 0, "yellow": 1, "red": 2}
 DOUBTS: Final[dict[str, dict[str, Any]]] = {
     "truncated": {"truncated": True},
     "out_of_distribution": {"in_distribution": False},

@@ -64,6 +64,10 @@ class Calibrations:
             held = self._held[deployment] = read(value)
         return held if self.in_contact else held._replace(current=False)
 
+    def took_away(self, deployment: str) -> bool:
+        """Whether a deployment's calibrator was taken away, and no newer version has come."""
+        return deployment in self._heard and not self._heard[deployment][1]
+
     @property
     def in_contact(self) -> bool:
         """Whether lately all was read that the broker had."""
@@ -82,7 +86,7 @@ class Calibrations:
 
     async def follow(self) -> None:
         """Read for ever; a lost broker is waited for."""
-        await for_ever(self._follow, "lost the calibrations; nothing is green until they are back")
+        await for_ever(self._follow, "lost the calibrations; until they are back, nothing is green here")
 
     def hear(self, record: Any) -> None:
         """Take in a record, unless it is forged. One without a value takes its deployment's calibrator away: until a

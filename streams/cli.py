@@ -14,7 +14,7 @@ from rich.text import Text
 
 from models.errors import DemurError, SettingsError
 from streams.commands import Config, calibrator, policy
-from streams.commands.records import records
+from streams.commands.records import Since, records
 from streams.commands.studies import progress, studies
 from streams.settings import STAGES, Settings, load, variable
 
@@ -156,7 +156,7 @@ def topics(
 
 
 @app.command()
-def verify(
+def verify(  # noqa: PLR0913, PLR0917 (one parameter per option)
     bootstrap: Annotated[
         str | None, typer.Option("--bootstrap", help="A Kafka broker; by default the settings'.")
     ] = None,
@@ -166,21 +166,24 @@ def verify(
     ] = None,
     config: Config = None,
     replayed: Annotated[bool, typer.Option("--replayed", help="The topics of `demur demo` or `replay`.")] = False,
+    since: Since = None,
 ) -> None:
     """Recompute every decision, label and calibrator version from the topics, and name each difference.
 
-    Needs the settings of the workers (horizons, digest key, policies). Events may flow meanwhile: what is not yet due
-    is counted as pending. Ends with status 1 if anything differs.
+    Needs the settings of the workers (horizons, digest key, policies), and memory for all that it reads: with `--from`
+    it checks what the broker took then or later, and reads no more before that than this needs. Events may flow
+    meanwhile: what is not yet due is counted as pending. Ends with status 1 if anything differs, or if no decision,
+    label or closure could be checked.
     """
-    from streams.verify import sentence
+    from streams.verify import is_proof, sentence
     from streams.verify import verify as compare
 
     given = _given(bootstrap=bootstrap, topic_prefix=prefix) | (REPLAYED if replayed else {})
-    report = compare(load(config, **given), policy or ())
+    report = compare(load(config, **given), policy or (), since=since)
     for difference in report.differences:
         typer.echo(str(difference))
-    typer.echo(sentence(report))
-    raise typer.Exit(bool(report.differences))
+    typer.echo(sentence(report, since))
+    raise typer.Exit(bool(report.differences) or not is_proof(report))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Any
 from faust import SASLCredentials, SSLCredentials
 
 from models.errors import SettingsError
+from streams import lenient  # noqa: F401 (no client reads without it)
 from streams.settings import Settings, unreadable
 
 

@@ -13,6 +13,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
   and how much does is told to whoever asks;
 - a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
 - a batch in a codec that is not installed ends a worker, again and again, and no word says where it lies;
+- whoever reads and is told to stop in a rebalance is said to have crashed, for want of a supervisor to wake;
 - four tasks are made for every message, and two dozen calls, so slowly that batches hardly fill: what was fetched of a
   partition is passed on as one message, whose value is the list of what was read.
 """
@@ -30,7 +31,6 @@ from typing import Any, Final, NamedTuple, cast
 import structlog
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import OffsetOutOfRangeError, UnsupportedCodecError
-from aiokafka.record.default_records import DefaultRecordBase
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
@@ -38,7 +38,7 @@ from faust.types.tuples import ConsumerMessage
 
 from models.errors import DeliveryError
 from streams.places import go_back, pass_over
-from streams.wire import Record, told
+from streams.wire import Record, by_broker, told
 
 FETCH_WAIT_MS: Final = 50
 """The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs twenty fetches a second."""
@@ -132,7 +132,8 @@ def _load(records: Iterable[Record]) -> int:
 def _record(found: Any) -> Record:
     """Keep what a stage reads: Faust's own message has twice as many fields."""
     at = (found.timestamp or 0) / 1e3
-    return Record(found.topic, found.partition, found.offset, found.key, found.value or b"", told(found.headers), at)
+    what = found.key, found.value or b"", told(found.headers)
+    return Record(found.topic, found.partition, found.offset, *what, at, by_broker(found))
 
 
 class ConsumerThread(AIOKafkaConsumerThread):
@@ -240,6 +241,9 @@ class Consumer(AIOKafkaConsumer):
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
+        except asyncio.CancelledError:
+            if not fetcher.should_stop:
+                raise
 
     async def _seek_again(self) -> None:
         """Go back to what is committed, as Faust does with what was fetched while the flow was being stopped."""
@@ -270,7 +274,7 @@ class Consumer(AIOKafkaConsumer):
     def _hear(self, fetched: Iterable[Sequence[Any]]) -> None:
         """Let the clock know when the broker took what was fetched, where it is the broker that says so."""
         for records in fetched:
-            if records and records[-1].timestamp_type == DefaultRecordBase.LOG_APPEND_TIME:
+            if records and by_broker(records[-1]):
                 self.app.clock.heard(records[-1].timestamp / 1e3)
 
     def _note_ends(self) -> None:

@@ -1,7 +1,7 @@
 """What people ask of a calibrator, read from the topics; and what they tell it, sent to its label log."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,16 +30,19 @@ class Running(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What lies in a deployment's label log from an offset on: its records, where it begins, and what comes next."""
+    """What lies in a deployment's label log from an offset on: its records, where it begins, and how many partitions
+    there are.
+    """
 
     records: list[Any]
     begin: int
-    following: int
+    partitions: int
 
 
 def history(settings: Settings, deployment: str, policy: Policy) -> History:
     """Read a deployment's label log, in its partition, and its calibrator's log."""
-    return history_of(settings, deployment, policy, label_log(settings, deployment))
+    with label_log(settings, deployment) as more:
+        return history_of(settings, deployment, policy, more())
 
 
 def history_of(settings: Settings, deployment: str, policy: Policy, log: Part) -> History:
@@ -49,21 +52,25 @@ def history_of(settings: Settings, deployment: str, policy: Policy, log: Part) -
     return History(deployment, policy, labels(settings, log), changes, whole=whole)
 
 
-def label_log(settings: Settings, deployment: str, start: int = 0) -> Part:
-    """Read a deployment's label log from an offset of its partition on."""
+@contextmanager
+def label_log(settings: Settings, deployment: str) -> Iterator[Callable[[], Part]]:
+    """Yield what returns a deployment's label log, read in its partition; asked again, what came since."""
     key = deployment.encode()
     with reader(settings, [Label.topic]) as (consumer, partitions):
         [place] = [one for one in partitions if one.partition == home(key, len(partitions))]
-        ends, begin = consumer.end_offsets([place]), max(start, consumer.beginning_offsets([place])[place])
         consumer.assign([place])
-        consumer.seek(place, begin)
-        records = [record for record in read_to(consumer, ends) if record.key == key]
-        return Part(records, begin, consumer.position(place))
+        consumer.seek_to_beginning(place)
+
+        def more() -> Part:
+            begin, ends = consumer.position(place), consumer.end_offsets([place])
+            return Part([record for record in read_to(consumer, ends) if record.key == key], begin, len(partitions))
+
+        yield more
 
 
 def labels(settings: Settings, log: Part) -> list[Any]:
     """Return the labels and instructions of a label log that are genuine."""
-    return _events(settings, log.records)
+    return _events(settings, log.records, log.partitions)
 
 
 def running(settings: Settings, deployment: str) -> Running:
@@ -92,25 +99,36 @@ def decisions_in(path: Path) -> list[Decision]:
     return list(read_lines(path, lambda line: decode(Decision, line)))
 
 
-def instruct(settings: Settings, instruction: Instruction) -> tuple[int, int]:
-    """Put an instruction into a deployment's label log, and return at which partition and offset the broker has it."""
-    send = outgoing(settings.topic_prefix, instruction, keys_in(settings.keys))
+@contextmanager
+def instructing(settings: Settings) -> Iterator[Callable[[Instruction], tuple[int, int]]]:
+    """Yield what puts an instruction into its deployment's label log, and returns at which partition and offset the
+    broker has it.
+    """
     reach(settings)
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
-        sent = producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
-    return sent.partition, sent.offset
+        producer.partitions_for(settings.topic_prefix + Instruction.topic)  # connects
+
+        def instruct(instruction: Instruction) -> tuple[int, int]:
+            send = outgoing(settings.topic_prefix, instruction, keys_in(settings.keys))
+            sent = producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
+            return sent.partition, sent.offset
+
+        yield instruct
 
 
-def genuine(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event, int]]:
+def genuine(settings: Settings, records: Iterable[Any], partitions: int = 0) -> Iterator[tuple[Event, int]]:
     """Yield what keeps to the contract, lies in its partition, and has a signature that fits where records are signed;
     and the broker's time in milliseconds. The rest is in the dead letters, or `demur verify` names it.
     """
-    return ((event, at_ms) for event, at_ms in judged(settings, records) if event is not None)
+    return ((event, at_ms) for event, at_ms in judged(settings, records, partitions) if event is not None)
 
 
-def judged(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event | None, int]]:
-    """Yield each record that has a value as `genuine` does, or None in place of one that would be passed over."""
-    keys, prefix, partitions = keys_in(settings.keys), settings.topic_prefix, 0
+def judged(settings: Settings, records: Iterable[Any], partitions: int = 0) -> Iterator[tuple[Event | None, int]]:
+    """Yield each record that has a value as `genuine` does, or None in place of one that would be passed over.
+
+    `partitions`: how many there are; 0: the broker is asked.
+    """
+    keys, prefix = keys_in(settings.keys), settings.topic_prefix
     for record in records:
         if record.value is None:
             continue
@@ -125,5 +143,5 @@ def judged(settings: Settings, records: Iterable[Any]) -> Iterator[tuple[Event |
         yield event, record.timestamp
 
 
-def _events(settings: Settings, records: Iterable[Any]) -> list[Any]:
-    return [event for event, _ in genuine(settings, records)]
+def _events(settings: Settings, records: Iterable[Any], partitions: int = 0) -> list[Any]:
+    return [event for event, _ in genuine(settings, records, partitions)]

@@ -14,14 +14,14 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from models.errors import EventError
-from models.events import KINDS, Alarm, Calibration, Closure, Decision, Ending, Event, Label, Tier
+from models.events import KINDS, TIERS, Alarm, Calibration, Closure, Decision, Ending, Event, Label
 from models.policy import ACTIONS, act
 from streams.settings import STAGES
 
 LATENCIES_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 DELAYS_S: Final = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400)
 """Feedback comes within seconds or within days."""
-ENDS: Final = tuple(product(get_args(Tier), ACTIONS, (True, False)))
+ENDS: Final = tuple(product(TIERS, ACTIONS, (True, False)))
 """Tier, plan, and whether a response is audited: what its action follows from."""
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 

@@ -1,13 +1,14 @@
 """A person's word on a calibrator: sent to its label log, and what LEARN made of it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from kafka import KafkaConsumer
 
 from models.events import Change, DeadLetter, Instruction
-from streams.logbook import genuine, instruct
+from streams.logbook import genuine, instructing
 from streams.reading import poll, reader
 from streams.settings import Settings
 
@@ -19,16 +20,25 @@ Answer = Change | DeadLetter
 """The entry of the calibrator's log that an instruction made, or why it could not be followed."""
 
 
-def give(settings: Settings, instruction: Instruction, wait_s: float = WAIT_S) -> Answer | None:
-    """Send an instruction and return LEARN's answer; None if there is none within `wait_s` seconds."""
-    with reader(settings, [Change.topic, DeadLetter.topic]) as (consumer, partitions):
+@contextmanager
+def giving(settings: Settings, wait_s: float = WAIT_S) -> Iterator[Callable[[Instruction], Answer | None]]:
+    """Yield what sends an instruction at once and returns LEARN's answer; None: there is none within `wait_s` seconds.
+
+    An instruction that was made before connections are would be overtaken by what comes meanwhile.
+    """
+    answers = reader(settings, [Change.topic, DeadLetter.topic])
+    with instructing(settings) as instruct, answers as (consumer, partitions):
         for partition, end in consumer.end_offsets(partitions).items():
             consumer.seek(partition, end)
-        place = settings.topic_prefix + Instruction.topic, *instruct(settings, instruction)
-        for answer, _ in genuine(settings, _records(consumer, wait_s)):
-            if isinstance(answer, Change | DeadLetter) and _is_on(answer, instruction, place):
-                return answer
-    return None
+
+        def give(instruction: Instruction) -> Answer | None:
+            place = settings.topic_prefix + Instruction.topic, *instruct(instruction)
+            for answer, _ in genuine(settings, _records(consumer, wait_s), len({one.partition for one in partitions})):
+                if isinstance(answer, Change | DeadLetter) and _is_on(answer, instruction, place):
+                    return answer
+            return None
+
+        yield give
 
 
 def _records(consumer: KafkaConsumer, wait_s: float) -> Iterator[Any]:

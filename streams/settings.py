@@ -45,6 +45,9 @@ PREFIX: Final = "DEMUR_"
 INPUT_RETENTION: Final = timedelta(days=30)
 """How long topics with patients' text are kept; the join cannot wait longer, for its inputs must be there to replay."""
 
+NO_KEY: Final = "none"
+"""Stands for no key of the digests, beside one that is to come or that came."""
+
 _LINK: Final = r"(tcp|udp|sctp)://\S+"
 _SERVICE_LINK: Final = re.compile(
     rf"DEMUR_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)=\S+|PORT={_LINK}"
@@ -67,6 +70,15 @@ def _addresses(value: str) -> str:
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise ValueError("write host:port, several with commas: 127.0.0.1:9092")
     return value
+
+
+def _key(value: SecretStr) -> SecretStr:
+    if len(value) < 32 and value.get_secret_value() != NO_KEY:  # as long as all secrets
+        raise ValueError(f"give 32 characters or more of a good source, or `{NO_KEY}`")
+    return value
+
+
+Key = Annotated[SecretStr, AfterValidator(_key)]
 
 
 class Settings(BaseSettings):
@@ -135,12 +147,13 @@ class Settings(BaseSettings):
     """Seconds of waiting, after a first verdict, for contradictions and further clinicians."""
     orphan_s: Annotated[float, Field(gt=0, le=INPUT_RETENTION.total_seconds())] = 86_400.0
     """Seconds of waiting for the response of a feedback that came first: longer than SCORE may stand still."""
-    salience_key: Annotated[SecretStr, Field(min_length=32)] | None = None
+    salience_key: Key | None = None
     """Keys the digests of patients' text that decisions carry (`input_digest`; `salience_digest` of doses, drugs and
     negations), which could be guessed without it: 32 characters or more of a good source, the same for SCORE, JOIN and
     `demur verify`. A broker on another machine is refused without it."""
-    salience_key_accepted: Annotated[SecretStr, Field(min_length=32)] | None = None
-    """Another key, by which no digest is made, but whose digests are known too: for changing the key without loss."""
+    salience_key_accepted: Key | None = None
+    """Another key, by which no digest is made, but whose digests are known too: for changing the key without loss; in
+    both `none` stands for no key."""
 
     http_host: str = "127.0.0.1"
     """Address of `/healthz`, `/metrics` and, of a gateway, all that it answers."""
@@ -270,7 +283,7 @@ def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
                 f"signed its certificate, or DEMUR_ALLOW_PLAINTEXT=true to let {what} travel in the clear"
             ),
         )
-    if far(s.bootstrap) and not s.salience_key:
+    if far(s.bootstrap) and (not s.salience_key or s.salience_key.get_secret_value() == NO_KEY):
         yield (
             "salience_key",
             (
@@ -279,7 +292,7 @@ def _disagreements(s: Settings) -> Iterator[tuple[str, str]]:
             ),
         )
     if s.salience_key_accepted and not s.salience_key:
-        yield "salience_key_accepted", "is beside DEMUR_SALIENCE_KEY: set that one too"
+        yield "salience_key_accepted", f"is beside DEMUR_SALIENCE_KEY: set that one too, `{NO_KEY}` for no key"
     if s.password and not s.username:
         yield "username", "a password is set without it: set both or neither"
     if s.username and not s.password:

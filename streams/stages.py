@@ -32,7 +32,7 @@ from streams.calibrations import Calibrations
 from streams.clock import WallClock, clock_for
 from streams.metrics import Metrics
 from streams.scorer import Scorer
-from streams.settings import STAGES, Settings, Stage, load, unreadable
+from streams.settings import NO_KEY, STAGES, Settings, Stage, load, unreadable
 from streams.state import State
 
 CACHE: Final = Path(".cache/demur")
@@ -114,9 +114,10 @@ def horizons(settings: Settings) -> Horizons:
 
 
 def digest_keys(settings: Settings) -> tuple[bytes, ...]:
-    """Return the key of the digests that decisions carry, then the one that is known beside it, if any."""
+    """Return the key of the digests that decisions carry, then the one known beside it, if any; empty is no key."""
     found = (settings.salience_key, settings.salience_key_accepted)
-    return tuple(key.get_secret_value().encode()[:MAX_KEY] for key in found if key) or (b"",)
+    keys = [key.get_secret_value() for key in found if key] or [NO_KEY]
+    return tuple(b"" if key == NO_KEY else key.encode()[:MAX_KEY] for key in keys)
 
 
 def scorer(settings: Settings, metrics: Metrics) -> Scorer:
@@ -170,7 +171,10 @@ def _join(settings: Settings, context: Context) -> Built:
 
 
 def _learn(settings: Settings, context: Context) -> Built:
-    return _fold(Learn(policies(settings.policy)), settings, context)
+    calibrations = Calibrations(settings, context.keys)
+    built = _fold(Learn(policies(settings.policy), calibrations), settings, context)
+    built.app.task(calibrations.follow)
+    return built
 
 
 def _watch(settings: Settings, context: Context) -> Built:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from aiokafka.errors import KafkaError
+from aiokafka.record.default_records import DefaultRecordBase
 from faust.exceptions import ProducerSendError
 
 from models.errors import DeliveryError, Forged
@@ -36,7 +37,8 @@ class Record(NamedTuple):
     value: bytes
     headers: Mapping[str, bytes]
     at: float
-    """When the broker took it, in seconds since the epoch."""
+    """When the broker took it, in seconds since the epoch; what its producer says of that, if not `by_broker`."""
+    by_broker: bool = False
 
 
 class Send(NamedTuple):
@@ -92,14 +94,25 @@ def told(headers: Any) -> dict[str, bytes]:
     return {name: value or b"" for name, value in dict(headers or ()).items()}
 
 
+def by_broker(record: Any) -> bool:
+    """Whether it was the broker that dated a record of a client's, not its producer, who may write any date."""
+    return bool(record.timestamp_type == DefaultRecordBase.LOG_APPEND_TIME)
+
+
 def fault(record: Any, prefix: str, keys: Keys | None) -> Forged | None:
     """Return what is wrong with the signature of a consumed record, where records are signed."""
     if keys is None:
         return None
     found = told(record.headers)
     signed = Signed.of(record.topic.removeprefix(prefix), record.key, record.value or b"", found)
-    taken_at = record.at if isinstance(record, Record) else (record.timestamp or 0) / 1000
-    return keys.fault(signed, found, taken_at)
+    return keys.fault(signed, found, _taken_at(record))
+
+
+def _taken_at(record: Any) -> float:
+    """When the broker took it, in seconds since the epoch; 0: nobody knows."""
+    if isinstance(record, Record):
+        return record.at if record.by_broker else 0.0
+    return record.timestamp / 1000 if record.timestamp and by_broker(record) else 0.0
 
 
 async def send_all(app: Any, sends: Sequence[Send]) -> None:

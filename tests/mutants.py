@@ -105,6 +105,20 @@ MUTANTS = (
         "tests/unit/test_calibrations.py",
     ),
     Mutant(
+        "I6 LEARN puts back what was taken away when it starts",
+        "streams/agents/fold.py",
+        "not in self._held and not published.took_away(deployment):",
+        "not in self._held:",
+        "tests/unit/test_fold.py",
+    ),
+    Mutant(
+        "I6 LEARN puts back what was taken away when a label comes twice",
+        "streams/agents/fold.py",
+        "if stands and await self._took_away(deployment):",
+        "if False:",
+        "tests/unit/test_fold.py",
+    ),
+    Mutant(
         "F14 a stop cuts a batch in half",
         "streams/delivery.py",
         "await asyncio.gather(*self._under_way, return_exceptions=True)",
@@ -412,6 +426,20 @@ MUTANTS = (
         "models/calibration/brake.py",
         "max(most, value, most + value - general + spare)",
         "max(0.0, value)",
+        "tests/property/test_brake.py",
+    ),
+    Mutant(
+        "I9 a combination of groups loosens further than each",
+        "models/calibration/serving.py",
+        "max(together(self._brakes, scopes(groups)), self._combined.get(groups, 0.0))",
+        "together(self._brakes, scopes(groups))",
+        "tests/property/test_brake.py",
+    ),
+    Mutant(
+        "I9 a combination is given the allowance anew each day, held back or not",
+        "models/calibration/brake.py",
+        "min(cut - together(over, scopes(groups)), before)",
+        "cut - together(over, scopes(groups))",
         "tests/property/test_brake.py",
     ),
     Mutant(

@@ -30,7 +30,7 @@ from streams.metrics import Metrics
 from streams.scorer import Decide, Hinges
 from streams.stages import INPUTS
 from streams.wire import Record, Send
-from tests.stagecraft import Stopwatch, Theatre
+from tests.stagecraft import Published, Stopwatch, Theatre
 
 DIGEST_KEYS = (b"a key of digests",)
 HORIZONS = Horizons(timedelta(minutes=2), timedelta(days=7), timedelta(days=1))
@@ -120,7 +120,7 @@ class Rehearsal:
         self.stages = {
             "score": Theatre(lambda s: score.Score(context, s, Expiry(horizon, score.read_time, time), parts())),
             "join": Theatre(lambda s: Join(context, s, HORIZONS, time, self._digest_keys)),
-            "learn": Theatre(lambda s: fold.Fold(Learn(self.policies), context, s, _long(time), time)),
+            "learn": Theatre(lambda s: fold.Fold(Learn(self.policies, Published()), context, s, _long(time), time)),
             "watch": Theatre(lambda s: fold.Fold(Watch(self.policies), context, s, _long(time), time)),
         }
 

@@ -51,6 +51,19 @@ class HospitalClock(LiveClock):
         self.at += timedelta(seconds=seconds)
 
 
+class Published:
+    """What LEARN knows of the topic that it publishes to: all of it, unless a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.caught_up, self.gone = True, set[str]()
+
+    async def ready(self) -> None:
+        return
+
+    def took_away(self, deployment: str) -> bool:
+        return deployment in self.gone
+
+
 class FakeState:
     """What `streams.state.State` is to a stage."""
 

@@ -7,7 +7,6 @@ from math import exp
 from typing import Final, TypeVar
 
 from models.accounts.changes import Changes
-from models.accounts.interval import Interval, anytime
 from models.accounts.lags import Lags
 from models.accounts.lives import ARRIVED, DECIDED, LABELLED, UNLABELLED, Lives
 from models.accounts.reliability import Curve
@@ -47,10 +46,9 @@ class Accounts:
     calibrations or, where Kafka has compacted those, by its log: give one of the two.
     """
 
-    def __init__(self, policies: Policies | None = None, interval: Interval = anytime) -> None:
+    def __init__(self, policies: Policies | None = None) -> None:
         self.policies = policies or Policies()
         """Each deployment's own says which rejections count: any, or only deep ones."""
-        self.interval = interval
         self.records: Counter[str] = Counter()
         """Records read per topic, repeats and invalid ones included."""
         self.invalid: Counter[str] = Counter()
@@ -70,7 +68,6 @@ class Accounts:
         """Decisions by the hash of the encoder."""
         self.configs: Counter[tuple[str, str]] = Counter()
         """Decisions by deployment and the hash of its policy."""
-        self.actions: Counter[str] = Counter()
         self.audits = 0
         """Decisions drawn into the random audit sample."""
         self.tallies = Tallies()
@@ -116,7 +113,6 @@ class Accounts:
             return
         groups = decision.groups | {"deployment": decision.deployment}
         self.tallies.decided(groups, _hour(decision.occurred_at), decision.tier)
-        self.actions[decision.action] += 1
         self.audits += decision.audit
         _count(self.models, decision.model_hash, OTHER)
         _count(self.configs, (decision.deployment, decision.config_hash), (OTHER, ""))

@@ -1,19 +1,10 @@
 """The interval around a realised rejection rate. One place, so that every view shows the same one."""
 
-from typing import Protocol
-
 from models.monitors import confidence
 
 
-class Interval(Protocol):
-    """From rejected and labelled weight to lower and upper bound of the rate."""
-
-    def __call__(self, rejected: float, labelled: float) -> tuple[float, float]:
-        """Return the bounds; (0, 1) without labels."""
-
-
 def anytime(rejected: float, labelled: float) -> tuple[float, float]:
-    """Return the 95 % confidence sequence: it may be watched live, for it holds at all times at once.
+    """Return the 95 % confidence sequence, (0, 1) without labels: to be watched live, as it holds at all times.
 
     A label of weight w < 1 counts as w labels: by Jensen's inequality the w-th power of a factor with mean at most 1
     has mean at most 1.

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from models.accounts.tallies import TIERS, Tiers, empty
+from models.accounts.tallies import Tiers, empty
+from models.events import TIERS
 
 
 class Span(NamedTuple):

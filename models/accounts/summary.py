@@ -5,12 +5,13 @@ from typing import Any
 
 from models.accounts.accounts import Accounts
 from models.accounts.balance import balances
+from models.accounts.interval import anytime
 from models.accounts.lags import quantiles
 from models.accounts.lives import ARRIVED, DECIDED
 from models.accounts.run import Drift, Promise, Run
 from models.accounts.selection import Selection
-from models.accounts.tallies import TIERS, Cell
-from models.events import Alarm
+from models.accounts.tallies import Cell
+from models.events import TIERS, Alarm
 
 SUMMARY_SCHEMA = 1
 
@@ -61,9 +62,9 @@ def first_alarm(accounts: Accounts, drift: Drift) -> Alarm | None:
     return min(fitting, key=lambda a: (a.raised_at, a.alarm_id), default=None)
 
 
-def bounded(accounts: Accounts, cell: Cell) -> dict[str, float]:
+def bounded(cell: Cell) -> dict[str, float]:
     """Return a cell with the interval of its realised rejection rate."""
-    lower, upper = accounts.interval(cell.rejected, cell.labelled)
+    lower, upper = anytime(cell.rejected, cell.labelled)
     return {
         "count": cell.count,
         "labelled": whole(cell.labelled),
@@ -132,7 +133,7 @@ def _deployments(accounts: Accounts) -> dict[str, Any]:
 
 def _tiers(accounts: Accounts, scope: str = "") -> dict[str, dict[str, float]]:
     total = accounts.tallies.total(scope)
-    return {tier: bounded(accounts, total[tier]) for tier in TIERS}
+    return {tier: bounded(total[tier]) for tier in TIERS}
 
 
 def _iso(at: datetime) -> str:

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from models.events import Tier
+from models.events import TIERS, Tier
 
-TIERS: Final[tuple[Tier, ...]] = ("green", "yellow", "red")
 MAX_VALUES: Final = 200
 """Values kept apart per dimension; the rest are counted together, so that odd input cannot fill the memory."""
 OTHER: Final = "(other)"

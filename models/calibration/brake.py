@@ -11,17 +11,21 @@ each scope's distance from its ceiling is published, below it (negative) too, an
 and by what each of its groups adds to it: two groups that improve on one day do not add up to twice the allowance. Nor
 is it held back by less than any one of its scopes (see `together`).
 
-**How far that holds.** A scope alone rises by no more than the allowance a day. So does every response, as far as
-thresholds are sums (`tests/property/test_brake.py`). They are not quite: the curve is none, and uncertainties do not
-add up. Where answers become better by leaps, in courses made at random, a response of two groups rose by .55 logits on
-a day where .5 are allowed, one of three by up to .89, two in 24 courses by more than .55.
+Thresholds are not quite sums, though: the curve is no line, and uncertainties do not add up. So each combination of
+groups that a label has had has a ceiling of its own, as a scope has, and is held back that far where that is farther.
+
+**How far that holds.** A scope, and a combination that had a label before the day began, rises by no more than the
+allowance a day (`tests/property/test_brake.py`). Of combinations `KNOWN` are remembered, those labelled last. Any other
+keeps to it as far as thresholds are sums: in the worst of 120 courses made at random, in which answers became better by
+leaps, one of two groups would have risen by up to .96 logits on a day where .5 are allowed, one of three by up to 1.04.
 
 The brake starts with the first day that begins warm: before, nothing is green. A scope that the morning did not know is
 held to the ceiling of all. A person may approve higher ceilings; a broken promise lowers them (see `ledger`).
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -30,7 +34,34 @@ from models.errors import StateError
 
 DAY_S: Final = 86_400.0
 
+KNOWN: Final = 500
+"""Combinations of groups: those of eight categories, three histories and twenty sites. They fit into a message, however
+long their names are."""
+
 Cuts = Mapping[str, Mapping[str, float | None]]
+
+Combination = tuple[tuple[str, str], ...]
+"""The groups of a response, by name and value, sorted."""
+
+Greens = Mapping[Combination, float]
+"""The raw logit below which each combination is green."""
+
+NONE: Final[Greens] = MappingProxyType({})
+
+
+class Ceiling(NamedTuple):
+    """A combination's, and what of it is released until the day's end."""
+
+    value: float
+    withheld: float
+
+    def at(self, part: float) -> float:
+        """Return where it is at a part of the day in [0, 1]."""
+        return self.value - (1.0 - part) * self.withheld
+
+
+FREE: Final = Ceiling(LIMIT, 0.0)
+"""No threshold is higher."""
 
 
 class Brake:
@@ -49,7 +80,7 @@ class Brake:
     {}
     """
 
-    __slots__ = ("_ceilings", "_day", "_part", "_withheld", "allowance")
+    __slots__ = ("_ceilings", "_combined", "_day", "_part", "_withheld", "allowance")
 
     def __init__(self, allowance: float) -> None:
         self.allowance = allowance
@@ -58,18 +89,39 @@ class Brake:
         self._ceilings: dict[str, float] = {}
         self._withheld: dict[str, float] = {}
         """What of the ceilings is released until the day's end."""
+        self._combined: dict[Combination, Ceiling] = {}
+        """First those that are longest without a label."""
+
+    @property
+    def combined(self) -> dict[Combination, float]:
+        """The ceilings of combinations, once the brake has begun."""
+        return {groups: ceiling.at(self._part) for groups, ceiling in self._combined.items()} if self._ceilings else {}
+
+    @property
+    def known(self) -> dict[Combination, float]:
+        """All combinations, as if their ceilings were the lowest."""
+        return dict.fromkeys(self._combined, -LIMIT)
+
+    def know(self, groups: Combination) -> None:
+        """Take note of a label's groups; alone, one is a scope."""
+        if len(groups) > 1:
+            self._combined[groups] = self._combined.pop(groups, FREE)
+            if len(self._combined) > KNOWN:
+                del self._combined[next(iter(self._combined))]
 
     def is_new(self, day: int) -> bool:
         """Whether `day` (days since the epoch) begins; a clock running backwards begins none."""
         return day > self._day
 
-    def start(self, day: int, cuts: Cuts) -> None:
+    def start(self, day: int, cuts: Cuts, greens: Greens = NONE) -> None:
         """Begin a day at the thresholds in force: those of the calibrator, under the ceilings of the day before.
 
         What of the new ceilings lies above those of yesterday is released as the day goes on.
         """
         follows, self._part = day == self._day + 1, 1.0
-        held = shares(self._over(cuts)) if self._ceilings else {}
+        over = self._over(cuts) if self._ceilings else {}
+        held = shares(over) if over else {}
+        self._combined |= {groups: self._begun(groups, cut, over, follows=follows) for groups, cut in greens.items()}
         ceilings = {scope: green(cut) + self.allowance - held.get(scope, 0.0) for scope, cut in cuts.items()}
         rises = {scope: value - self._ceiling(scope) for scope, value in ceilings.items()}
         self._ceilings, self._withheld = ceilings, shares(rises) if follows else {}
@@ -80,7 +132,7 @@ class Brake:
         if day == self._day:
             self._part = max(self._part, part)
 
-    def excess(self, cuts: Cuts) -> dict[str, float]:
+    def excess(self, cuts: Cuts, greens: Greens = NONE) -> dict[str, float]:
         """Return by how many logits each scope's threshold lies above its ceiling (or below); empty: all may pass."""
         if not self._ceilings:
             return {}
@@ -89,7 +141,19 @@ class Brake:
         for scope in sorted(over, key=over.__getitem__):
             worst[scope.partition("=")[0]] = scope  # of each name the value that is most held back
         held = together(over, [scope for scope in worst.values() if over[scope] > over["all"]])
-        return over if held > 0.0 else {}
+        return over if held > 0.0 or self.beyond(greens, over) else {}
+
+    def beyond(self, greens: Greens, excess: Mapping[str, float]) -> dict[Combination, float]:
+        """Return by how many logits combinations lie above their ceilings, where that is more than by `excess`.
+
+        >>> brake, both = Brake(allowance=0.5), (("category", "b"), ("site", "a"))
+        >>> brake.know(both)
+        >>> brake.start(20_000, {"all": {"green": -3.0}}, {both: -2.0})
+        >>> brake.beyond({both: -1.0}, {"all": 0.25}), brake.beyond({both: -1.0}, {"all": 0.75})
+        ({(('category', 'b'), ('site', 'a')): 0.5}, {})
+        """
+        over = {groups: round(cut - self._combined[groups].at(self._part), 6) for groups, cut in greens.items()}
+        return {groups: one for groups, one in over.items() if one > round(together(excess, scopes(groups)), 6)}
 
     def tighten(self, scope: str, cuts: Cuts, step: float) -> None:
         """Lower a scope's threshold by `step` at once; it may rise again by the allowance a day.
@@ -106,16 +170,24 @@ class Brake:
         """Let thresholds rise to what a person approved, today no further."""
         for scope, ceiling in ceilings.items():
             self._put(scope, ceiling)
+        for groups in self._combined:
+            if not ceilings.keys().isdisjoint(("all", *scopes(groups))):
+                self._combined[groups] = FREE
 
-    def cap(self, cuts: Cuts) -> None:
+    def cap(self, cuts: Cuts, greens: Greens = NONE) -> None:
         """Hold ceilings to the allowance above thresholds that a person has put in place."""
         for scope in self._ceilings.keys() & cuts.keys():
             self._ceilings[scope] = min(self._ceilings[scope], green(cuts[scope]) + self.allowance)
+        for groups, cut in greens.items():
+            ceiling = self._combined[groups]
+            self._combined[groups] = ceiling._replace(value=min(ceiling.value, cut + self.allowance))
 
     def state(self) -> dict[str, Any]:
         """Return the state as JSON types."""
         held = {scope: value for scope, value in self._withheld.items() if value}
-        return {"day": self._day, "part": self._part, "ceilings": dict(self._ceilings), "withheld": held}
+        combined = [(groups, *ceiling) for groups, ceiling in self._combined.items()]
+        known = {"day": self._day, "part": self._part, "ceilings": dict(self._ceilings), "withheld": held}
+        return {**known, "combined": combined}
 
     @classmethod
     def restore(cls, state: object, allowance: float) -> "Brake":
@@ -127,6 +199,7 @@ class Brake:
         self = cls(allowance)
         self._day, self._part = saved.day, saved.part
         self._ceilings, self._withheld = saved.ceilings, saved.withheld
+        self._combined = {groups: Ceiling(value, withheld) for groups, value, withheld in saved.combined}
         return self
 
     def _over(self, cuts: Cuts) -> dict[str, float]:
@@ -136,6 +209,12 @@ class Brake:
         """Return where a scope's ceiling is now; one that is not known is held to that of all."""
         known = scope if scope in self._ceilings else "all"
         return self._ceilings.get(known, LIMIT) - (1.0 - self._part) * self._withheld.get(known, 0.0)
+
+    def _begun(self, groups: Combination, cut: float, over: Mapping[str, float], *, follows: bool) -> Ceiling:
+        """Return the ceiling of a day that begins where a combination stands, held back as `over` and yesterday say."""
+        before = self._combined[groups].value
+        value = min(cut - together(over, scopes(groups)), before) + self.allowance
+        return Ceiling(round(value, 6), round(max(0.0, value - before), 6) if follows else 0.0)
 
     def _put(self, scope: str, ceiling: float) -> None:
         self._ceilings[scope], self._withheld[scope] = ceiling, 0.0
@@ -184,11 +263,21 @@ def effective(cuts: Cuts, excess: Mapping[str, float]) -> dict[str, dict[str, fl
     }
 
 
+def scopes(groups: Combination) -> Iterator[str]:
+    """Return the scopes that a combination has.
+
+    >>> [*scopes((("category", "b"), ("site", "a")))]
+    ['category=b', 'site=a']
+    """
+    return map("=".join, groups)
+
+
 class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     day: int
     part: float
     ceilings: dict[str, float]
     withheld: dict[str, float]
+    combined: list[tuple[Combination, float, float]]
 
 
 def green(cut: Mapping[str, float | None]) -> float:

@@ -34,7 +34,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from models.calibration.brake import DAY_S, Brake, effective, green
+from models.calibration.brake import DAY_S, Brake, Combination, effective, green
 from models.calibration.filter import Filter, Observation
 from models.calibration.influence import Influence
 from models.calibration.jumps import Jump
@@ -48,7 +48,7 @@ from models.monitors.guarantee import Finding, Guarantee
 from models.policy import Policy
 from models.tiers import missing_labels
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 LINEAGE: Final = 10**9
 """Versions of one beginning: at a label a second, those of thirty years."""
@@ -63,7 +63,7 @@ SAMPLE: Final = 200
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `Ledger.snapshot` returns, as a type."""
 
-    schema: Literal[3]
+    schema: Literal[4]
     deployment: str
     version: int
     cause: str
@@ -79,10 +79,14 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`Calibration.parameters`: what is served of the filter, and by scope the logits held back (see `brake`)."""
+    """`Calibration.parameters`: what is served of the filter, and by scope the logits held back (see `brake`).
+
+    `combined`: combinations of groups that are held back farther; absent if none is.
+    """
 
     filter: dict[str, Any]
     brakes: dict[str, float]
+    combined: list[tuple[Combination, float]] = []
 
 
 class Ledger:
@@ -137,6 +141,7 @@ class Ledger:
         weight = self._influence.grant(label.clinician, label.weight)
         seen = observation(label, self.policy, weight)
         self._scores.append(seen.logit)
+        self._brake.know(combination(seen))
         known = self.filter.clock
         jump = self.filter.observe(seen)
         above = self._go_above(label.decision.calibrator_version)
@@ -173,7 +178,8 @@ class Ledger:
     def _pass(self, day: float, seconds: float) -> None:
         """Let the brake's time come to `seconds` of a day since the epoch."""
         if self._brake.is_new(int(day)) and self.labels >= self.policy.warm_up_labels and self.missing_labels() == 0:
-            self._brake.start(int(day), self._cuts(self.filter.thresholds()))
+            reading = self.filter.thresholds()
+            self._brake.start(int(day), self._cuts(reading), reading.greens(self._brake.known, self.policy.green))
         self._brake.go_on(int(day), seconds / DAY_S)
 
     def _cuts(self, reading: Thresholds) -> dict[str, dict[str, float | None]]:
@@ -210,7 +216,8 @@ class Ledger:
         if by.order == "rollback" and policy.basis != self.policy.basis:
             raise StateError(f"version {by.version} was learnt for other settings: rebuild for them instead")
         self.filter, self.policy = restored, policy
-        self._brake.cap(self._cuts(restored.thresholds()))
+        reading = restored.thresholds()
+        self._brake.cap(self._cuts(reading), reading.greens(self._brake.known, self.policy.green))
 
     def under(self, policy: Policy) -> "Ledger":
         """Return the calibrator as it goes on under another policy, as a new version.
@@ -234,13 +241,17 @@ class Ledger:
             return None
         reading = self.filter.thresholds()
         cuts, missing = self._cuts(reading), self.missing_labels()
-        excess = self._brake.excess(cuts)
+        greens = reading.greens(self._brake.combined, self.policy.green)
+        excess = self._brake.excess(cuts, greens)
         in_force = effective(cuts, excess) if excess else cuts
+        parameters: dict[str, Any] = {"filter": self.filter.served(state or self.filter.state()), "brakes": excess}
+        if combined := self._brake.beyond(greens, excess) if excess else None:
+            parameters["combined"] = [*combined.items()]
         return Calibration(
             deployment=self.deployment,
             version=self.version,
             basis=self.policy.basis,
-            parameters={"filter": self.filter.served(state or self.filter.state()), "brakes": excess},
+            parameters=parameters,
             cuts=in_force,
             shares=shares(self._scores, in_force["all"], warm=missing == 0),
             labels=self.labels,
@@ -310,7 +321,7 @@ def thresholds(calibration: Calibration) -> Thresholds:
         saved = msgspec.convert(calibration.parameters, Parameters)
     except msgspec.ValidationError as error:
         raise StateError(f"parameters of version {calibration.version} are damaged: {error}") from None
-    return Filter.reading(saved.filter).braked(saved.brakes)
+    return Filter.reading(saved.filter).braked(saved.brakes, dict(saved.combined))
 
 
 def shares(scores: Sequence[float], cuts: Mapping[str, float | None], *, warm: bool) -> dict[Tier, float]:
@@ -357,6 +368,15 @@ def observation(label: Label, policy: Policy, weight: float) -> Observation:
     groups = (*known, ("clinician", label.clinician))
     logit = nan if scored.logit is None else scored.logit
     return Observation(logit, groups, rejects(label, policy.target), weight, shown_at(label).timestamp(), scored.audit)
+
+
+def combination(seen: Observation) -> Combination:
+    """Return the groups that a response is served by: all but who judged it.
+
+    >>> combination(Observation(0.0, (("site", "a"), ("category", "b"), ("clinician", "c")), rejected=True))
+    (('category', 'b'), ('site', 'a'))
+    """
+    return tuple(sorted(seen.groups[:-1]))
 
 
 def shown_at(label: Label) -> datetime:

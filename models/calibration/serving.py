@@ -15,7 +15,7 @@ from math import exp, log, pi, sqrt
 from typing import Final
 
 from models.calibration.basis import LIMIT, basis
-from models.calibration.brake import together
+from models.calibration.brake import NONE, Combination, Greens, scopes, together
 
 PROBIT: Final = pi / 8.0
 MAX_ETA: Final = 60.0
@@ -24,8 +24,10 @@ MAX_ETA: Final = 60.0
 MAX_CACHE: Final = 4096
 """Combinations of group values remembered per version; then the cache starts anew."""
 
-GRID: Final = tuple(LIMIT * k / 40.0 for k in range(-40, 41))
-"""Raw logits at which the inverse is tabulated: steps of 0.25, read off linearly in between."""
+STEP: Final = 0.25
+
+GRID: Final = tuple(STEP * k for k in range(-40, 41))
+"""Raw logits from -LIMIT to LIMIT at which the inverse is tabulated, read off linearly in between."""
 
 FEATURES: Final = tuple(basis(logit) for logit in GRID)
 
@@ -64,7 +66,7 @@ class Thresholds:
     Made by `Filter.thresholds()`; a thousand of them may serve while one writer learns.
     """
 
-    __slots__ = ("_brakes", "_cache", "_curve", "_groups", "_prior", "_unserved", "_z")
+    __slots__ = ("_brakes", "_cache", "_combined", "_curve", "_groups", "_prior", "_unserved", "_z")
 
     def __init__(  # noqa: PLR0913, PLR0917  # what one version consists of
         self,
@@ -74,6 +76,7 @@ class Thresholds:
         unserved: Iterable[str],
         z: float,
         brakes: Mapping[str, float] | None = None,
+        combined: Greens = NONE,
     ) -> None:
         self._curve = curve
         self._groups = dict(groups)
@@ -81,11 +84,15 @@ class Thresholds:
         self._unserved = frozenset(unserved)
         self._z = z
         self._brakes = dict(brakes or {})
+        self._combined = combined
         self._cache: dict[tuple[Key, ...], tuple[float, float, float]] = {}
 
-    def braked(self, brakes: Mapping[str, float]) -> "Thresholds":
-        """Return the same version with its upper risk read `brakes` logits higher, by scope (see `brake`)."""
-        return Thresholds(self._curve, self._groups, self._prior[1], self._unserved, self._z, brakes)
+    def braked(self, brakes: Mapping[str, float], combined: Mapping[Combination, float] = NONE) -> "Thresholds":
+        """Return the same version with its upper risk read `brakes` logits higher, by scope (see `brake`).
+
+        `combined`: for some combinations, what holds them back farther.
+        """
+        return Thresholds(self._curve, self._groups, self._prior[1], self._unserved, self._z, brakes, combined)
 
     def risk(self, logit: float, groups: Mapping[str, str]) -> tuple[float, float]:
         """Return (risk, upper risk) in [0, 1]; an unseen group value is served from the prior, with its variance.
@@ -113,6 +120,19 @@ class Thresholds:
             for scope, moments in scopes.items()
         }
 
+    def greens(self, limits: Greens, level: float) -> dict[Combination, float]:
+        """Return the raw logit below which responses of these groups keep the level; none at all is the lowest.
+
+        Only for those where it lies above their limit, or less than a step of the grid below.
+        """
+        curve, odds, found = cache(lambda k: curve_moments(self._curve, *FEATURES[k])), _log_odds(level), {}
+        for groups, limit in limits.items():
+            moments = self._moments(groups)
+            if self._keeps(curve, moments, odds, limit):
+                cut = self._crossing(curve, moments, odds)
+                found[groups] = -LIMIT if cut is None else cut
+        return found
+
     def parameters(self) -> dict[str, float]:
         """Return intercept, slopes and each group's offset, in logits to four places: for people."""
         names = ("intercept", "slope_low", "slope_high")
@@ -126,14 +146,27 @@ class Thresholds:
     def _remember(self, keys: tuple[Key, ...]) -> tuple[float, float, float]:
         if len(self._cache) >= MAX_CACHE:
             self._cache.clear()
+        groups = tuple(sorted(keys))
+        offset, spread = self._moments(groups)
+        brake = max(together(self._brakes, scopes(groups)), self._combined.get(groups, 0.0)) if self._brakes else 0.0
+        self._cache[keys] = offset, spread, brake
+        return offset, spread, brake
+
+    def _moments(self, groups: Combination) -> Moments:
+        """Return what these groups add, in their order."""
         offset = spread = 0.0
-        for key in sorted(keys):
+        for key in groups:
             if key[0] not in self._unserved:
                 mean, var = self._groups.get(key, self._prior)
                 offset, spread = offset + mean, spread + var
-        brake = together(self._brakes, [f"{name}={value}" for name, value in keys]) if self._brakes else 0.0
-        self._cache[keys] = offset, spread, brake
-        return offset, spread, brake
+        return offset, spread
+
+    def _keeps(self, curve: Callable[[int], Moments], group: Moments, odds: float, limit: float) -> bool:
+        """Whether the upper risk is below `odds` where the grid comes to the limit; that rules most of them out."""
+        if not -LIMIT < limit < LIMIT:
+            return limit < LIMIT
+        (offset, spread), (mean, var) = group, curve(int((limit + LIMIT) / STEP))
+        return mean + offset + self._z * sqrt(var + spread) < odds * sqrt(1.0 + PROBIT * (self._curve[3] + spread))
 
     def _crossing(self, curve: Callable[[int], Moments], group: Moments, odds: float) -> float | None:
         """Return the logit whose upper risk is `odds`: it rises with the logit, so few points need be looked at."""

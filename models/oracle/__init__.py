@@ -4,7 +4,7 @@
     wire.py         each record of ours: contract, canonical bytes, digest, key, identical repeats
     decisions.py    responses against decisions;  tiering.py, risk.py: tier, reasons, action and risk anew
     verdicts.py     feedback and decisions against labels and closures;  rows.py the join anew, tides.py its clock
-    told.py         labels against outcomes;  edges.py since when each log is whole
+    told.py         labels against outcomes;  edges.py since when each log is whole;  period.py what a period needs
     calibrators.py  labels and instructions against every published or cited version;  changes.py the calibrator's log
     letters.py      dead letters against the records that they point at
 
@@ -21,7 +21,8 @@ partition of a key (`partitions`: Kafka's), and the normal form of text (`templa
 - I5: labels, weights, corrections and closures are what the rules give for *some* moment at which the settle window may
   have closed: in a replay, where the watermark follows from the logs, a moment that it can have reached, and live one
   that the clock had when they were written; what lies in another partition than its key's has its dead letter;
-- I6, I7: risk (to 1e-9), tier, reasons, action, audit draw and digests of every decision;
+- I6, I7: risk (to 1e-9), tier, reasons, action, audit draw and digests of every decision; no calibrator that was taken
+  away from the scorers is put back;
 - I8: version n is the fold of the first n changes of the label log, labels and instructions, bit for bit, published or
   cited; a rollback takes what its version was; the calibrator's log has its entries, bit for bit, and no other;
 - I12: each record of ours has canonical bytes and the digest that its `ce_id` header says.
@@ -42,6 +43,9 @@ partition of a key (`partitions`: Kafka's), and the normal form of text (`templa
   Kafka has compacted away are recomputed if cited; where the label log has begun to expire, those that still stand are
   believed, and of a decision under another version all is checked that does not depend on it.
 
+Of a period (`Logs.period`) all is checked that was written since it began. What was not read before it is as if it had
+expired, but for the labels: calibrators are folded from their beginning, and no id may count on both sides.
+
 On a live system inputs that are not committed or not due, and whatever was written in the last moments, are pending.
 """
 
@@ -49,17 +53,17 @@ from models.oracle.calibrators import Versions
 from models.oracle.decisions import Decisions
 from models.oracle.edges import Edges
 from models.oracle.letters import check_letters
-from models.oracle.logs import Difference, Entry, Logs, Report, Rules, Topics
+from models.oracle.logs import Difference, Entry, Logs, Period, Report, Rules, Topics
 from models.oracle.told import check_labels
 from models.oracle.verdicts import Verdicts
 from models.oracle.wire import check_wire
 
-__all__ = ["Difference", "Entry", "Logs", "Report", "Rules", "check"]
+__all__ = ["Difference", "Entry", "Logs", "Period", "Report", "Rules", "check"]
 
 
 def check(logs: Logs, rules: Rules) -> Report:
     """Recompute everything and return what differs; pure, and the same for the same logs."""
-    topics, report = Topics(logs, rules.keys), Report()
+    topics, report = Topics(logs, rules.keys), Report(logs.period.since_ms if logs.period else 0)
     check_wire(topics, report)
     versions = Versions(topics, rules, report)
     versions.check()

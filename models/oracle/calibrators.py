@@ -7,6 +7,7 @@ version by the scorers (`risk`).
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 from zlib import compress, decompress
@@ -15,9 +16,9 @@ import msgspec
 
 from models.calibration.ledger import Ledger, alarm
 from models.errors import StateError
-from models.events import Alarm, Calibration, Change, Decision, Event, Instruction, Label, decode, digest, encode
+from models.events import Alarm, Calibration, Change, Decision, Instruction, Label, decode, digest, encode
 from models.oracle.changes import Course, superfluous
-from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
+from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ, folded_as
 from models.policy import Policy
 
 LEARNT: Final = frozenset({"jump", "quarantine", "bias", "tightening"})
@@ -170,6 +171,7 @@ class Versions:
             self._check_published(found)
             deployment, version = found.event.deployment, found.event.version
             newest[deployment] = max(version, newest.get(deployment, 0))
+        self._check_withdrawn()
         for deployment, due in self._due.items():
             self._check_newest(deployment, due, newest.get(deployment, 0))
         self._check_alarms()
@@ -189,7 +191,16 @@ class Versions:
 
     def _folded(self) -> list[Found[Any]]:
         beyond = {deployment for deployment in self._homes if self.is_beyond(deployment)}
-        return [found for found in self._topics.folded if found.event.deployment not in beyond]
+        mine = (found for found in self._topics.folded if found.event.deployment not in beyond)
+        return [found for found in mine if folded_as(found.event) not in self._topics.older]
+
+    def _log(self) -> Iterator[Found[Any]]:
+        """Yield what calibrators fold, from the beginning on."""
+        for found in self._topics.before():
+            self._homes[found.event.deployment] = found.entry.partition
+            if not self.is_beyond(found.event.deployment):
+                yield found
+        yield from self._folded()
 
     def _fold(self) -> None:
         cited = {(d.event.deployment, d.event.calibrator_version) for d in self._topics.decisions.values()}
@@ -197,7 +208,7 @@ class Versions:
         needed = cited | published
         self._passed = {(by.deployment, by.version): [] for by in self._instructions() if by.order == "rollback"}
         running: dict[str, Calibrator] = {}
-        for found in self._folded():
+        for found in self._log():
             deployment = found.event.deployment
             if (calibrator := running.get(deployment)) is None:
                 calibrator = running[deployment] = self._begin(deployment)
@@ -225,7 +236,7 @@ class Versions:
         if isinstance(event, Label) and event.decision.calibrator_version > before[0]:
             what = f"its decision cites version {event.decision.calibrator_version}, which did not exist before it"
             self._report.differ("I8", found.entry, what)
-        if (told := self._told.get((event.deployment, _id(event)))) is not None:
+        if (told := self._told.get((event.deployment, folded_as(event)))) is not None:
             calibrator.go_by(self._policy(event.deployment, told, calibrator.policy))
         refusal = calibrator.fold(event)
         key = event.deployment, calibrator.state[0]
@@ -238,9 +249,10 @@ class Versions:
             self._due[event.deployment], self._last[event.deployment] = key[1], found
         if refusal is not None:
             self.unfollowed.append((found.entry, refusal))
-        elif isinstance(event, Instruction):
+        elif isinstance(event, Instruction) and event.instruction_id not in self._topics.older:
             self._check_instruction(found.entry, event)
-        self._report.checked["instructions" if isinstance(event, Instruction) else "labels folded"] += 1
+        kind = "instructions" if isinstance(event, Instruction) else "labels folded"
+        self._report.note(self._report.checked, kind, found.entry)
 
     def _instructions(self) -> list[Instruction]:
         return [found.event for found in self._topics.folded if isinstance(found.event, Instruction)]
@@ -262,12 +274,12 @@ class Versions:
     def _check_published(self, found: Found[Calibration]) -> None:
         entry, published = found
         if self.is_beyond(published.deployment):
-            self._report.beyond["calibrations"] += 1
+            self._report.note(self._report.beyond, "calibrations", entry)
             return
         if not self._topics.logs.judged(entry):
-            self._report.pending["calibrations"] += 1
+            self._report.note(self._report.pending, "calibrations", entry)
             return
-        self._report.checked["calibrations"] += 1
+        self._report.note(self._report.checked, "calibrations", entry)
         made = self._made.get((published.deployment, published.version), [])
         if not made:
             self._report.differ("I8", entry, f"version {published.version}: no beginning of the label log leads to it")
@@ -277,9 +289,19 @@ class Versions:
             what = f"version {published.version} is not the fold of the labels before it: {', '.join(names)}"
             self._report.differ("I8", entry, what)
 
+    def _check_withdrawn(self) -> None:
+        """What was taken away, or an older one, must not stand again: scorers that begin then would take it."""
+        before: dict[str, int] = {}
+        for entry, published in self._topics.found[Calibration.topic]:
+            partition, offset = self._topics.withdrawn.get(entry.key, entry.place)
+            if partition != entry.partition or entry.offset <= offset:
+                before[published.deployment] = max(published.version, before.get(published.deployment, 0))
+            elif published.version <= before.get(published.deployment, 0):
+                self._report.differ("I6", entry, f"version {published.version} was put back after it was taken away")
+
     def _check_newest(self, deployment: str, due: int, newest: int) -> None:
         if newest < due and deployment.encode() in self._topics.withdrawn:
-            self._report.beyond["calibrations"] += 1
+            self._report.note(self._report.beyond, "calibrations", self._last[deployment].entry)
         elif newest < due:
             what = f"the log up to here leads to version {due}; the newest that was published is {newest}"
             self._report.differ("I8", self._last[deployment].entry, what)
@@ -288,7 +310,7 @@ class Versions:
         raised = {found.event.alarm_id for found in self._topics.found[Alarm.topic]}
         for entry, found in self._topics.found[Alarm.topic]:
             if found.kind in LEARNT and not self.is_beyond(found.deployment) and self._topics.logs.judged(entry):
-                self._report.checked["alarms of LEARN"] += 1
+                self._report.note(self._report.checked, "alarms of LEARN", entry)
                 if self._alarms.get(found.alarm_id) != entry.value:
                     self._report.differ("I8", entry, "an alarm that the fold of the labels does not raise")
         for id_ in self._alarms.keys() - raised:
@@ -297,14 +319,14 @@ class Versions:
     def _check_changes(self) -> None:
         for key, (entry, event) in self._told.items():
             if self.is_beyond(event.deployment):
-                self._report.beyond["changes"] += 1
+                self._report.note(self._report.beyond, "changes", entry)
             elif self._topics.logs.judged(entry):
-                self._report.checked["changes"] += 1
+                self._report.note(self._report.checked, "changes", entry)
                 self._check_change(entry, self._changes.get(key))
             else:
-                self._report.pending["changes"] += 1
+                self._report.note(self._report.pending, "changes", entry)
         for found in self._folded() if not self._topics.logs.is_cut(Change.topic) else ():
-            key = found.event.deployment, _id(found.event)
+            key = found.event.deployment, folded_as(found.event)
             if key in self._changes and key not in self._told:
                 self._missing_change(found.entry)
 
@@ -319,21 +341,19 @@ class Versions:
         if self._topics.logs.consumed("learn", entry):
             self._report.differ("I8", entry, "makes an entry of the calibrator's log, and it is not there")
         else:
-            self._report.pending["changes"] += 1
+            self._report.note(self._report.pending, "changes", entry)
 
     def _missing_alarm(self, id_: str) -> None:
         label_id = msgspec.json.decode(self._alarms[id_], type=Alarm).evidence["label"]
-        entry = self._topics.labels[str(label_id)].entry
+        if (label := self._topics.labels.get(str(label_id))) is None:
+            return  # it lies before what is read
+        entry = label.entry
         if self._topics.logs.is_cut(Alarm.topic, entry.partition):
-            self._report.beyond["alarms of LEARN"] += 1
+            self._report.note(self._report.beyond, "alarms of LEARN", entry)
         elif self._topics.logs.consumed("learn", entry):
             self._report.differ("I8", entry, "this label raises an alarm that was not published")
         else:
-            self._report.pending["alarms of LEARN"] += 1
-
-
-def _id(event: Event) -> str:
-    return event.label_id if isinstance(event, Label) else str(getattr(event, "instruction_id", ""))
+            self._report.note(self._report.pending, "alarms of LEARN", entry)
 
 
 @lru_cache(maxsize=256)

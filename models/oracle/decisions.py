@@ -80,13 +80,13 @@ class Decisions:
 
     def _check_asked(self, asked: Asked) -> None:
         if asked.whose.response_id in self._topics.decisions:
-            self._report.checked["responses"] += 1
+            self._report.note(self._report.checked, "responses", asked.entry)
         elif not self._edges.whole(Decision.topic, self._asked_since(asked)):
-            self._report.beyond["responses"] += 1
+            self._report.note(self._report.beyond, "responses", asked.entry)
         elif self._topics.logs.consumed("score", asked.entry):
             self._report.differ("I1", asked.entry, "a response without a decision, though its offset is committed")
         else:
-            self._report.pending["responses"] += 1
+            self._report.note(self._report.pending, "responses", asked.entry)
 
     def _asked_since(self, asked: Asked) -> datetime | None:
         """Return since when its decision may have been written: that of its id stands for as long as SCORE keeps it."""
@@ -121,14 +121,14 @@ class Decisions:
     def _check_decided(self, decided: Found[Decision]) -> None:
         logs, candidates = self._topics.logs, self._asked.get(decided.event.response_id, [])
         if not logs.judged(decided.entry):
-            self._report.pending["decisions"] += 1
+            self._report.note(self._report.pending, "decisions", decided.entry)
         elif not (candidates or self._edges.whole(Response.topic, self._since(decided))):
-            self._report.beyond["decisions"] += 1
+            self._report.note(self._report.beyond, "decisions", decided.entry)
         elif not candidates:
             self._report.differ("I1", decided.entry, "decides on a response that is not in the log")
         else:
             found = [list(self._complaints(decided, asked)) for asked in candidates]
-            self._report.checked["decisions"] += 1
+            self._report.note(self._report.checked, "decisions", decided.entry)
             for invariant, what in min(found, key=len):
                 self._report.differ(invariant, decided.entry, what)
 
@@ -151,7 +151,7 @@ class Decisions:
             yield "I8", f"cites version {decision.calibrator_version}, to which no beginning of the label log leads"
             return
         if not cited:
-            self._report.beyond["risks"] += 1
+            self._report.note(self._report.beyond, "risks", decided.entry)
             yield from complaints_of_any(decision, policy)
             return
         found = [list(complaints(decision, policy, one)) for one in cited]

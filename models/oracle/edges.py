@@ -32,7 +32,7 @@ class Edges:
         self._edges: dict[str, dict[int, datetime]] = defaultdict(dict)
         for (topic, partition), start in topics.logs.starts.items():
             if start > 0:
-                self._edges[topic][partition] = self._edge(topic, partition)
+                self._edges[topic][partition] = self._left_out(topic, partition) or self._edge(topic, partition)
 
     def whole(self, topic: str, since: datetime | None, partition: int | None = None) -> bool:
         """Whether all that was written of `since` and later still stands: in one partition, or in every one."""
@@ -62,6 +62,14 @@ class Edges:
 
     def _is_dated(self, entry: Entry) -> bool:
         return not self._rules.replayed and entry.at_ms > 0
+
+    def _left_out(self, topic: str, partition: int) -> datetime | None:
+        """Since when all was read of a log whose beginning was left out; None if it has expired."""
+        period = self._topics.logs.period
+        start = self._topics.logs.starts[topic, partition]
+        if period is None or start <= period.begins.get((topic, partition), 0):
+            return None
+        return EPOCH + timedelta(milliseconds=period.read_ms)
 
     def _edge(self, topic: str, partition: int) -> datetime:
         """The time of the first record that can be read; for ever if nothing is left."""

@@ -34,24 +34,25 @@ def check_letters(topics: Topics, versions: Versions, edges: Edges, reused: Iter
         place = (topic, letter.partition, letter.offset)
         there.add((letter.stage, place))
         if (letter.stage, topic) == ("learn", Label.topic) and _is_beyond(topics, place, versions):
-            report.beyond["dead letters"] += 1
+            report.note(report.beyond, "dead letters", found.entry)
             continue
         if letter.code == IdReused.code and not topics.logs.judged(found.entry):
-            report.pending["dead letters"] += 1  # the decision that it means may not have been read
+            # The decision that it means may not have been read.
+            report.note(report.pending, "dead letters", found.entry)
             continue
         for what in _complaints(topics, found, topic, refused.get((letter.stage, place)), loops):
             report.differ("I1", found.entry, what)
-        report.checked["dead letters"] += 1
+        report.note(report.checked, "dead letters", found.entry)
     for stage, place in refused.keys() - there:
         one = refused[stage, place]
         if isinstance(one.error, UnknownSchema) and one.entry.topic not in WRITTEN_BY_OTHERS:
             continue  # `wire` names it: an older stage leaves it to a newer one
         if not edges.whole(DeadLetter.topic, edges.time(Found(one.entry, None))):
-            report.beyond["dead letters"] += 1
+            report.note(report.beyond, "dead letters", one.entry)
         elif topics.logs.consumed(stage, one.entry):
             report.differ("I1", one.entry, f"cannot be processed, and {stage} wrote no dead letter: {one.error}")
         else:
-            report.pending["dead letters"] += 1
+            report.note(report.pending, "dead letters", one.entry)
 
 
 class _Loops:
@@ -84,7 +85,8 @@ def _is_beyond(topics: Topics, place: tuple[str, int, int], versions: Versions) 
     """Whether it can no longer be known if LEARN could follow an instruction that it set aside."""
     source = topics.at(*place)
     told = isinstance(source, Found) and versions.is_beyond(source.event.deployment)
-    return told or topics.logs.is_cut(*place[:2])
+    unread = source is None and topics.logs.is_before(*place)
+    return told or unread or topics.logs.is_cut(*place[:2])
 
 
 def _is_feedback(source: Source | None) -> TypeGuard[Found[Feedback]]:
@@ -101,7 +103,7 @@ def _complaints(
     letter = found.event
     source = topics.at(topic, letter.partition, letter.offset)
     if source is None:
-        if letter.offset >= topics.logs.starts.get((topic, letter.partition), 0):
+        if not topics.logs.is_before(topic, letter.partition, letter.offset):
             yield "points at no record"
         return
     if not letter.source_topic.startswith(topics.logs.prefix) or letter.stage not in READERS.get(topic, ()):

@@ -55,7 +55,8 @@ HEADERS: Final = ("ce_id", KEY_ID, SIGNATURE)
 
 
 class Entry(NamedTuple):
-    """One record of a log. `topic` without its prefix; `at_ms`: the record's timestamp; `digest`, `size`: the value's.
+    """One record of a log. `topic` without its prefix; `at_ms`: its timestamp, which is its producer's unless
+    `by_broker`; `digest`, `size`: the value's.
 
     Of what is read, digest and size are noted; value and headers are kept only where they are needed (see `Topics`).
     """
@@ -67,6 +68,7 @@ class Entry(NamedTuple):
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
     at_ms: int = 0
+    by_broker: bool = False
     digest: bytes = b""
     size: int = 0
 
@@ -74,6 +76,22 @@ class Entry(NamedTuple):
     def place(self) -> tuple[int, int]:
         """Partition and offset."""
         return self[1:3]
+
+
+class Period(NamedTuple):
+    """What is checked of logs that began before: what was written since `since_ms`, milliseconds since the epoch.
+
+    Some of what lies before is read, too (see `period`), and the rest is as if it had expired; but calibrators are
+    folded from their beginning.
+    """
+
+    since_ms: int
+    read_ms: int
+    """Since when all was read that still stands; what is not written of each response is read whole."""
+    begins: Mapping[tuple[str, int], int]
+    """First offsets that still stand, by topic and partition: `Logs.starts` are later where something was left out."""
+    labels: Iterable[Entry]
+    """From there to `Logs.starts`, each partition in its order: folded, and not kept."""
 
 
 class Logs(NamedTuple):
@@ -89,9 +107,11 @@ class Logs(NamedTuple):
     until_ms: int | None = None
     """What is younger may be half of a batch: evidence, but not judged. None: the stream is at rest."""
     starts: Mapping[tuple[str, int], int] = {}
-    """First offsets above 0: what lay before them is beyond retention."""
+    """First offsets above 0: what lay before them is beyond retention, or was left out (see `Period`)."""
     partitions: int = 1
     """Of each topic."""
+    period: Period | None = None
+    """None: all that still stands is checked."""
 
     def consumed(self, stage: str, entry: Entry) -> bool:
         """Whether the stage has committed past this record, so that its outcomes must be durable (I2)."""
@@ -104,10 +124,15 @@ class Logs(NamedTuple):
         return self.until_ms is None or entry.at_ms <= self.until_ms
 
     def is_cut(self, topic: str, partition: int | None = None) -> bool:
-        """Whether records of a topic, or of one partition of it, are beyond retention."""
+        """Whether records of a topic, or of one partition of it, are lost to the check: labels, even to the fold."""
+        starts = self.period.begins if self.period and topic == Label.topic else self.starts
         if partition is not None:
-            return self.starts.get((topic, partition), 0) > 0
-        return any(start > 0 for (name, _), start in self.starts.items() if name == topic)
+            return starts.get((topic, partition), 0) > 0
+        return any(start > 0 for (name, _), start in starts.items() if name == topic)
+
+    def is_before(self, topic: str, partition: int, offset: int) -> bool:
+        """Whether a place lies before what is read."""
+        return offset < self.starts.get((topic, partition), 0)
 
 
 class Rules(NamedTuple):
@@ -155,9 +180,10 @@ class Difference(NamedTuple):
 
 
 class Report:
-    """What was found."""
+    """What was found. `since_ms`: what was written before is evidence, and does not count as checked."""
 
-    def __init__(self) -> None:
+    def __init__(self, since_ms: int = 0) -> None:
+        self._since_ms = since_ms
         self.differences: list[Difference] = []
         self.checked: Counter[str] = Counter()
         """Facts recomputed, by kind."""
@@ -165,6 +191,10 @@ class Report:
         """Not judged yet: inputs not yet committed or due, and what is too young."""
         self.beyond: Counter[str] = Counter()
         """Not to be judged any more: what it followed from is beyond retention."""
+
+    def note(self, counts: Counter[str], kind: str, *entries: Entry) -> None:
+        """Count records of the period, in `checked`, `pending` or `beyond`."""
+        counts[kind] += sum(entry.at_ms >= self._since_ms for entry in entries)
 
     def differ(self, invariant: str, entry: Entry, what: str) -> None:
         """Note a difference."""
@@ -180,12 +210,16 @@ class Topics:
         self._alike: dict[Any, Any] = {}
         self.found: dict[str, list[Found[Any]]] = {topic: [] for topic in CONTRACT}
         self.refused: dict[str, list[Refused]] = {topic: [] for topic in CONTRACT}
-        self.withdrawn: set[bytes | None] = set()
-        """Keys of the deployments whose calibrator was taken away from the scorers: a calibration without a value."""
+        self.withdrawn: dict[bytes | None, tuple[int, int]] = {}
+        """Where, by deployment, its calibrator was last taken away from the scorers: a calibration without a value."""
         self.garbled: list[Entry] = []
         """Records of ours whose bytes are not those that their event is written in."""
         self.misnamed: list[Entry] = []
         """Records of ours whose header `ce_id` is not their digest."""
+        self.older: dict[str, bytes] = {}
+        """Digests of labels and instructions before what is read, by id; known when `before` has gone through them."""
+        self.counted_before: set[str] = set()
+        """Ids of the feedback that those labels count."""
         for topic, type_ in CONTRACT.items():
             for entry in logs.entries.get(topic, ()):
                 self._take(topic, type_, entry)
@@ -219,8 +253,8 @@ class Topics:
 
     @cached_property
     def labels(self) -> dict[str, Found[Label]]:
-        """By label id."""
-        return self.first(Label, "label_id")
+        """By label id; without repeats of what lies before what is read."""
+        return {id_: found for id_, found in self.first(Label, "label_id").items() if id_ not in self.older}
 
     @cached_property
     def closures(self) -> dict[str, Found[Closure]]:
@@ -238,8 +272,19 @@ class Topics:
         known: dict[str, Found[Label | Instruction]] = {}
         for found in self.found[Label.topic]:
             event = found.event
-            known.setdefault(event.label_id if isinstance(event, Label) else event.instruction_id, found)
+            known.setdefault(folded_as(event), found)
         return list(known.values())
+
+    def before(self) -> Iterator[Found[Label | Instruction]]:
+        """Yield what calibrators folded before what is read, each once, and keep nothing of it but ids."""
+        for entry in self.logs.period.labels if self.logs.period else ():
+            event = self._read(Label.topic, CONTRACT[Label.topic], entry)
+            if not isinstance(event, Label | Instruction) or (id_ := folded_as(event)) in self.older:
+                continue
+            self.older[id_] = bytes.fromhex(digest(entry.value)[:32])
+            if isinstance(event, Label):
+                self.counted_before.add(event.feedback_id)
+            yield Found(entry, event)
 
     def ours(self) -> Iterator[Found[Any]]:
         """Yield every record that our stages wrote."""
@@ -250,17 +295,12 @@ class Topics:
     def _take(self, topic: str, type_: Any, entry: Entry) -> None:
         named = digest(entry.value)
         entry = entry._replace(digest=bytes.fromhex(named), size=len(entry.value))
-        try:
-            if self._keys and (error := _fault(self._keys, entry)):
-                raise error
-            if topic == Calibration.topic and not entry.value:
-                self.withdrawn.add(entry.key)
-                return
-            event: Any = decode(type_, entry.value)
-            if error := misplaced(event, entry.partition, self.logs.partitions):
-                raise error
-        except EventError as error:
-            self.refused[topic].append(Refused(entry, error))
+        event = self._read(topic, type_, entry)
+        if isinstance(event, EventError):
+            self.refused[topic].append(Refused(entry, event))
+            return
+        if event is None:
+            self.withdrawn[entry.key] = entry.place
             return
         if topic not in WRITTEN_BY_OTHERS and not isinstance(event, Watermark):
             if encode(event) != entry.value:
@@ -274,6 +314,18 @@ class Topics:
             entry = entry._replace(value=b"", headers=())
         self.found[topic].append(Found(entry, event))
 
+    def _read(self, topic: str, type_: Any, entry: Entry) -> Any:
+        """Return the event, or why it is refused; None: a calibration that was taken away."""
+        if self._keys and (error := _fault(self._keys, entry)):
+            return error
+        if topic == Calibration.topic and not entry.value:
+            return None
+        try:
+            event: Any = decode(type_, entry.value)
+        except EventError as error:
+            return error
+        return misplaced(event, entry.partition, self.logs.partitions) or event
+
     def _share(self, event: Any) -> None:
         """Let events hold one copy of what many say alike."""
         for part in (event, event.decision) if isinstance(event, Label) else (event,):
@@ -283,9 +335,15 @@ class Topics:
                     msgspec.structs.force_setattr(part, name, self._alike.setdefault(key, value))
 
 
+def folded_as(event: Label | Instruction) -> str:
+    """Return the id of what a calibrator folds."""
+    return event.label_id if isinstance(event, Label) else event.instruction_id
+
+
 def _fault(keys: Keys, entry: Entry) -> EventError | None:
     headers = dict(entry.headers)
-    return keys.fault(Signed.of(entry.topic, entry.key, entry.value, headers), headers, entry.at_ms / 1000)
+    taken_at = entry.at_ms / 1000 if entry.by_broker else 0.0
+    return keys.fault(Signed.of(entry.topic, entry.key, entry.value, headers), headers, taken_at)
 
 
 def fields_that_differ(one: Any, other: Any) -> list[str]:

@@ -2,7 +2,8 @@
 
     eta   = b0 + b1 x1 + b2 x2 + sum of the offsets,   x1 = (ln p + 2.8) / 1.8,  x2 = -1.5 ln(1 - p) - 0.25
     risk  = sigmoid(eta / k),                  k^2 = 1 + pi/8 (variance of b0 and offsets)
-    upper = sigmoid((eta + z sd(eta)) / k)     at the logit raised by the brakes of all and of the groups, together
+    upper = sigmoid((eta + z sd(eta)) / k)     at the logit raised by the brakes of all and of the groups, together,
+                                               or by that of just these groups, if that is more
 
 An offset drifts back to its prior with the labels since its own: mean by half in `half_life`, variance twice as fast.
 """
@@ -27,6 +28,7 @@ def risks(parameters: Mapping[str, Any], logit: float, groups: Mapping[str, str]
     moments = [offset(state, settings, name, value) for name, value in served.items()]
     shift, spread = sum(mean for mean, _ in moments), sum(var for _, var in moments)
     brake = _held_back(brakes.get("all", 0.0), [brakes[one] for one in map("=".join, groups.items()) if one in brakes])
+    brake = max(brake, *(held for just, held in parameters.get("combined", ()) if dict(just) == {**groups}), 0.0)
     plain, _ = _log_odds(state, logit, shift, spread)
     eta, deviation = _log_odds(state, logit + brake, shift, spread)
     k = sqrt(1.0 + pi / 8.0 * (state["covariance"][0] + spread))

@@ -3,11 +3,12 @@
 from models.events import Label, Outcome
 from models.oracle import rows
 from models.oracle.edges import Edges
-from models.oracle.logs import Found, Report, Topics, fields_that_differ
+from models.oracle.logs import Found, Report, Topics, fields_that_differ, folded_as
 
 
 def check_labels(topics: Topics, edges: Edges, report: Report) -> None:
     """Each feedback id counts once, a revision follows what it revises, and a conversation learns of each verdict."""
+    _check_older(topics, report)
     counted: dict[str, Found[Label]] = {}
     for found in topics.labels.values():
         if not topics.logs.judged(found.entry):
@@ -17,21 +18,32 @@ def check_labels(topics: Topics, edges: Edges, report: Report) -> None:
         if other is not found:
             where = f"{other.entry.partition}/{other.entry.offset}"
             report.differ("I4", found.entry, f"its feedback id is counted in {where} too")
+        if label.feedback_id in topics.counted_before:
+            report.differ("I4", found.entry, "its feedback id is counted before what was read, too")
         if label.revises is not None:
             _check_revision(topics, found, edges, report)
         _check_told(topics, found, edges, report)
     for id_, outcome in topics.outcomes.items():
-        if id_ in topics.labels or not topics.logs.judged(outcome.entry):
+        if id_ in topics.labels or id_ in topics.older or not topics.logs.judged(outcome.entry):
             continue
         if not edges.whole(Label.topic, edges.time(outcome)):
-            report.beyond["outcomes"] += 1
+            report.note(report.beyond, "outcomes", outcome.entry)
         else:
             report.differ("I1", outcome.entry, "tells of a label that is not in the log")
+
+
+def _check_older(topics: Topics, report: Report) -> None:
+    """Hold what repeats a label or instruction from before what is read against its digest, all that is kept of it."""
+    for entry, event in topics.found[Label.topic]:
+        known = topics.older.get(folded_as(event))
+        if known is not None and not entry.digest.startswith(known):
+            report.differ("I4", entry, "has the id of one before what was read and other bytes")
 
 
 def _check_revision(topics: Topics, found: Found[Label], edges: Edges, report: Report) -> None:
     revised = topics.labels.get(str(found.event.revises))
     before = revised is not None and revised.entry.place < found.entry.place
+    before = before or str(found.event.revises) in topics.older
     since = edges.since(found.entry, found.event.decision.occurred_at)
     if not before and edges.whole(Label.topic, since, found.entry.partition):
         report.differ("I5", found.entry, "revises a label that does not stand before it")
@@ -40,9 +52,9 @@ def _check_revision(topics: Topics, found: Found[Label], edges: Edges, report: R
 def _check_told(topics: Topics, found: Found[Label], edges: Edges, report: Report) -> None:
     wanted, told = rows.outcome(found.event), topics.outcomes.get(found.event.label_id)
     if wanted is not None and told is None and not edges.whole(Outcome.topic, edges.time(found)):
-        report.beyond["outcomes"] += 1
+        report.note(report.beyond, "outcomes", found.entry)
         return
-    report.checked["outcomes"] += 1
+    report.note(report.checked, "outcomes", found.entry)
     if wanted is None and told is not None:
         report.differ("I5", told.entry, "tells of a label that is no first verdict or carries no evidence")
     elif wanted is not None and told is None:

@@ -101,7 +101,7 @@ class Verdicts:
         ends += [closure.entry for told in row.told for closure in told.closed.values()]
         if not all(map(self._logs.judged, ends)):
             self._explained |= {label.event.label_id for label in labels}
-            self._report.pending["rows in the making"] += 1
+            self._report.note(self._report.pending, "rows in the making", _begun(row))
             return
         if self._is_old(row):
             self._check_old(row, self._labels.get(row.response_id, []))
@@ -126,8 +126,8 @@ class Verdicts:
 
     def _check_old(self, row: Row, labels: Sequence[Found[Label]]) -> None:
         """Hold against each other what is left of a row, as far as what is not left cannot matter."""
-        self._report.beyond["rows"] += 1
-        self._report.beyond["labels"] += len(labels)
+        self._report.note(self._report.beyond, "rows", _begun(row))
+        self._report.note(self._report.beyond, "labels", *(label.entry for label in labels))
         known, named = {told.said.feedback_id for told in row.told}, {label.event.feedback_id for label in labels}
         for told in row.told:
             self._check_old_feedback(row, told, named)
@@ -152,12 +152,14 @@ class Verdicts:
         for reason, found in told.closed.items():
             if (wanted := self._wanted(row, told, reason)) is not None:
                 self._compare(found, wanted)
+            else:
+                self._report.note(self._report.beyond, "closures", found.entry)
         if told.closed or told.said.feedback_id in named:
             return
         if self._edges.whole(Label.topic, at) and self._edges.whole(Closure.topic, at, row.partition):
             self._check_missing(row, told, UNENDED, at_once=False)
         else:
-            self._report.beyond["feedback"] += 1
+            self._report.note(self._report.beyond, "feedback", told.entry)
 
     def _wanted(self, row: Row, told: Told, reason: Ending) -> Closure | None:
         """Return the closure that a feedback must have if it ended so."""
@@ -168,7 +170,7 @@ class Verdicts:
         return rows.orphan(told.said, told.origin, self._rules.horizons.orphan)
 
     def _check_one_end(self, told: Told) -> None:
-        self._report.checked["feedback"] += 1
+        self._report.note(self._report.checked, "feedback", told.entry)
         if len(told.closed) > 1:
             self._report.differ("I1", told.entry, f"has {len(told.closed)} ends: {', '.join(told.closed)}")
 
@@ -242,14 +244,16 @@ class Verdicts:
         if due and self._logs.consumed("join", told.entry):
             self._report.differ("I1", told.entry, what)
         else:
-            self._report.pending["feedback"] += 1
+            self._report.note(self._report.pending, "feedback", told.entry)
 
     def _check_settled(
         self, row: Row, decided: Found[Decision], heard: Sequence[Told], labels: Sequence[Found[Label]]
     ) -> None:
         """Take the course of things that leaves least to complain of."""
         self._explained |= {label.event.label_id for label in labels}
-        self._report.checked["labels"] += len(labels)
+        self._report.note(self._report.checked, "labels", *(label.entry for label in labels))
+        superseded = (told.closed[reason].entry for told in heard for reason in told.closed)
+        self._report.note(self._report.checked, "closures", *superseded)
         known = {told.said.feedback_id: told for told in heard}
         horizons = self._rules.horizons
         end = rows.shown(decided) + horizons.response
@@ -265,7 +269,7 @@ class Verdicts:
             for course in courses(start, arrivals, lambda judged: not any(self._wrong(row, known, judged)))
         )
         if (least := _least(tries)) is None:
-            self._report.beyond["rows of many verdicts"] += 1
+            self._report.note(self._report.beyond, "rows of many verdicts", decided.entry)
             least = list(_unfounded(labels, known))
         for complaint in least:
             self._report.differ(*complaint)
@@ -315,7 +319,7 @@ class Verdicts:
 
     def _check_silence(self, row: Row, decided: Found[Decision], *, heard: bool, settled: bool) -> None:
         """A response is closed as unlabelled at its horizon, exactly when nobody judged it."""
-        self._report.checked["responses joined"] += 1
+        self._report.note(self._report.checked, "responses joined", decided.entry)
         wanted = rows.unlabelled(decided, self._rules.horizons.response)
         found = self._topics.closures.get(wanted.closure_id)
         if found is None:
@@ -336,10 +340,10 @@ class Verdicts:
         if due and self._logs.consumed("join", decided.entry):
             self._report.differ("I1", decided.entry, "nobody judged its response in time, and it was not closed")
         else:
-            self._report.pending["responses without feedback"] += 1
+            self._report.note(self._report.pending, "responses without feedback", decided.entry)
 
     def _compare(self, found: Found[Closure], wanted: Closure) -> None:
-        self._report.checked["closures"] += 1
+        self._report.note(self._report.checked, "closures", found.entry)
         if names := fields_that_differ(found.event, wanted):
             what = f"not the closure that feedback and decision give: {', '.join(names)}"
             self._report.differ("I5", found.entry, what)
@@ -349,9 +353,9 @@ class Verdicts:
         if id_ in self._explained:
             return
         if not self._logs.judged(found.entry):
-            self._report.pending["ends in the making"] += 1
+            self._report.note(self._report.pending, "ends in the making", found.entry)
         elif self._may_follow(found):
-            self._report.beyond["ends"] += 1
+            self._report.note(self._report.beyond, "ends", found.entry)
         else:
             self._report.differ("I1", found.entry, "follows from no feedback and no decision in the log")
 
@@ -364,6 +368,11 @@ class Verdicts:
         waited = {"unlabelled": horizons.response, "orphan": horizons.orphan}.get(event.reason, timedelta(0))
         topic = Decision.topic if event.reason == "unlabelled" else Feedback.topic
         return not self._edges.whole(topic, self._edges.since(entry, event.closed_at - waited), entry.partition)
+
+
+def _begun(row: Row) -> Entry:
+    """Return the record with which a row began."""
+    return row.decided.entry if row.decided else row.told[0].entry
 
 
 def _unfounded(labels: Iterable[Found[Label]], known: Container[str]) -> Iterator[Complaint]:

@@ -57,7 +57,7 @@ def check_wire(topics: Topics, report: Report) -> None:
 
 def _check_record(found: Found[Any], report: Report) -> None:
     entry, event = found
-    report.checked["records of ours"] += 1
+    report.note(report.checked, "records of ours", entry)
     if entry.key != KEYS[entry.topic](event).encode():
         report.differ("I12", entry, "the key is not what the topic is keyed by")
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 import msgspec
 
 from models.errors import Invalid
-from models.events import Depth, Event, Feedback, Instruction, Label, Response, as_id, decode, parse, unquoted
+from models.events import Depth, Feedback, Instruction, Label, Response, as_id, decode, parse, unquoted
 from models.labels import reason_of, verdict
 from models.salience import tokens
 from models.training.draw import Draw
@@ -33,8 +33,6 @@ PANEL: Final = "expert-panel"
 
 REASONS: Final = {"deep": "recipient-disagrees-evidence", "surface": "cds-not-applicable"}
 """HL7 override reasons that tell JOIN the depth that a file states."""
-
-E = TypeVar("E", bound=Event)
 
 
 class _Row(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.encoder.artifact import verify
 from models.encoder.loading import load
 from models.errors import SettingsError
-from models.events import Tier
+from models.events import TIERS, Tier
 from models.training.baselines import BASELINES, Judge, out_of_fold
 from models.training.examples import Example, digest, pending
 from models.training.intervals import Interval, bootstrap, rate_interval
@@ -173,8 +173,7 @@ def figures(scored: Scored, seconds: float) -> Figures:
 def tier_table(scored: Scored, cuts: tuple[float, float]) -> tuple[TierRow, ...]:
     """Green, yellow, red by risk."""
     tier = np.digitize(scored.risk, cuts)
-    names: tuple[Tier, ...] = ("green", "yellow", "red")
-    return tuple(_tier(name, scored.rejected, tier == index) for index, name in enumerate(names))
+    return tuple(_tier(name, scored.rejected, tier == index) for index, name in enumerate(TIERS))
 
 
 def _tier(name: Tier, rejected: NDArray[np.bool_], inside: NDArray[np.bool_]) -> TierRow:

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from models.events import Label, Target, Tier
+from models.events import TIERS, Label, Target
 from models.labels import is_evidence, rejects
 
 Z: Final = NormalDist().inv_cdf(0.975)
@@ -35,8 +35,6 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     missing: int
     days: float | None
 
-
-TIERS: Final[tuple[Tier, ...]] = ("green", "yellow", "red")
 
 STEPS: Final = 10
 """Points of the learning curve."""

@@ -55,8 +55,8 @@ class Kind(Protocol):
         """The types of event that are folded."""
 
     @property
-    def publishes(self) -> bool:
-        """Whether its states are published, so that the lag until then is worth measuring."""
+    def published(self) -> "Published | None":
+        """What stands where its states are published; None: they are not."""
 
     def identify(self, event: Any) -> tuple[str, str, datetime]:
         """Return an event's id, its deployment, and its event time."""
@@ -69,6 +69,22 @@ class Kind(Protocol):
 
     def restore(self, deployment: str, snapshot: Any) -> Folded:
         """Continue from a snapshot. Raises `StateError`."""
+
+
+class Published(Protocol):
+    """What is known of the topic that states are published to. A record without a value takes one away: until a new
+    one is published, for where the last one stands again, Kafka forgets that it was taken away.
+    """
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether what stood there at the start is read."""
+
+    async def ready(self) -> None:
+        """Wait for that, but not for ever."""
+
+    def took_away(self, deployment: str) -> bool:
+        """Whether the newest of a deployment was taken away."""
 
 
 class Row(Struct, frozen=True):
@@ -87,6 +103,7 @@ class Held(Struct):
     """A deployment's fold in memory. `recent` has only keys: it is asked for each event."""
 
     folded: Folded
+    shown: Sequence[Event]
     recent: dict[str, Any]
     news: tuple[News, ...]
     places: dict[str, int]
@@ -137,7 +154,7 @@ class Fold:
             if not isinstance(event, Watermark):
                 self._take(record, event, touched)
         for deployment, taken in touched.items():
-            self._publish(deployment, taken, plan)
+            await self._publish(deployment, taken, plan)
             await asyncio.sleep(0)
         for taken in touched.values():
             plan.rows.update((_id(id_), msgspec.json.encode(at)) for id_, at in taken.ids.items())
@@ -145,16 +162,18 @@ class Fold:
         return plan
 
     async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
-        """Forget ids that are long past; publish once what stands, for what was published may be lost.
+        """Forget ids that are long past; publish once what stands and was not taken away: it may be lost.
 
         Once in a worker's life: at every rebalance, a thousand deployments would be four megabytes. What it has folded
         itself it has published.
         """
         plan = Plan(await self._expiry.idle(partition, self.state), [])
-        if self.kind.publishes and partition not in self._shown:
+        published = self.kind.published
+        if published and published.caught_up and partition not in self._shown:
             self._shown.add(partition)
             for key, stored in self.state.items(partition, ROW):
-                if (partition, deployment := key.removeprefix(ROW).decode()) not in self._held:
+                deployment = key.removeprefix(ROW).decode()
+                if (partition, deployment) not in self._held and not published.took_away(deployment):
                     plan.sends.extend(self._stands(deployment, stored))
                     await asyncio.sleep(0)
         return plan
@@ -166,7 +185,7 @@ class Fold:
         except DeliveryError as error:
             log.warning("what stands cannot be published again", deployment=deployment, error=str(error))
             return []
-        return [self.context.send(event) for event in held.folded.show()[1]]
+        return [self.context.send(event) for event in held.shown]
 
     async def poison(self, record: Record) -> Plan:
         """Set aside what cannot be processed."""
@@ -177,7 +196,7 @@ class Fold:
         batch = self._batches.pop(partition, Batch())
         for held in batch.held:
             held.news = ()
-        if (now := self._clock.time_at(self._clock.passed())) and self.kind.publishes:
+        if (now := self._clock.time_at(self._clock.passed())) and self.kind.published:
             for at in batch.taken_at:
                 self.context.metrics.threshold_seconds.observe(max(0.0, now.timestamp() - at))
 
@@ -223,13 +242,13 @@ class Fold:
 
     def _load(self, deployment: str, stored: bytes | None) -> Held:
         if stored is None:
-            return Held(self.kind.create(deployment), {}, (), {})
+            return Held(self.kind.create(deployment), (), {}, (), {})
         try:
             row = msgspec.json.decode(stored, type=Row)
             folded = self.kind.restore(deployment, row.snapshot)
         except (ValueError, StateError, LookupError) as error:
             raise self._unreadable(deployment, error) from None
-        return Held(folded, dict.fromkeys(row.recent), row.news, row.places)
+        return Held(folded, folded.show()[1], dict.fromkeys(row.recent), row.news, row.places)
 
     def _unreadable(self, deployment: str, error: Exception) -> DeliveryError:
         """Say which way leads out: what the rows hold follows from the topics that were folded."""
@@ -240,13 +259,23 @@ class Fold:
             "then `demur topics`, and start it"
         )
 
-    def _publish(self, deployment: str, taken: Taken, plan: Plan) -> None:
+    async def _took_away(self, deployment: str) -> bool:
+        """Whether what stands of a deployment must not be published again."""
+        if (published := self.kind.published) is None:
+            return False
+        await published.ready()
+        return published.took_away(deployment)
+
+    async def _publish(self, deployment: str, taken: Taken, plan: Plan) -> None:
         held = taken.held
         held.recent = taken.ids or held.recent
         held.news += tuple(taken.news)
         snapshot, shown = held.folded.show()
         row = Row(snapshot, tuple(held.recent), held.news, held.places)
         plan.rows[row_of(deployment)] = msgspec.json.encode(row)
+        stands, held.shown = shown == held.shown, shown
+        if stands and await self._took_away(deployment):
+            shown = ()
         plan.sends.extend(self.context.send(event) for event in (*held.news, *shown))
 
 

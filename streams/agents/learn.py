@@ -11,6 +11,7 @@ from models.calibration.learning import Entry, Learning, identity
 from models.calibration.ledger import Ledger
 from models.events import Instruction, Label
 from models.policy import Policies
+from streams.agents.fold import Published
 from streams.settings import Stage
 from streams.wire import Record
 
@@ -21,11 +22,11 @@ class Learn:
     """What LEARN folds."""
 
     name: Stage = "learn"
-    publishes = True
     types = Label | Instruction
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, policies: Policies, published: Published) -> None:
         self._policies = policies
+        self.published = published
 
     def identify(self, event: Entry) -> tuple[str, str, datetime]:
         """A label counts once in its deployment, and an instruction is followed once."""

@@ -83,7 +83,7 @@ class Watch:
     """What WATCH folds."""
 
     name: Stage = "watch"
-    publishes = False
+    published = None
     types = Watched | Watermark
 
     def __init__(self, policies: Policies) -> None:

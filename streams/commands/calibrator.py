@@ -1,6 +1,6 @@
 """`demur calibrator`: a calibrator's log, two versions side by side, the state rebuilt, and a person's word on it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -16,7 +16,7 @@ from models.calibration.control import Difference, compare
 from models.calibration.history import History, Revised, differences, gaps
 from models.calibration.learning import OVERTAKEN, Learning
 from models.errors import EventError, SettingsError, StateError
-from models.events import Calibration, Change, DeadLetter, Instruction, Order, Standing, decode, encode
+from models.events import TIERS, Calibration, Change, DeadLetter, Instruction, Order, Standing, decode, encode
 from models.policy import Policy
 from streams.clock import WallClock
 from streams.commands import Config, say
@@ -40,8 +40,8 @@ TAKEN = {
     "scope": "SCOPE: name a group in at most 128 characters, such as site=north",
 }
 """What LEARN reads of an instruction's words, by field."""
-TRIES = 5
-"""Of a rebuild that labels overtake: each reads what came since, and is a fraction of a second behind."""
+TRIES = 10
+"""Of a rebuild that labels overtake: each reads what came since, and is hundredths of a second behind."""
 SHOWN = 12
 """Differences of a rebuilt state that are shown."""
 
@@ -159,34 +159,39 @@ def _correct(settings: Settings, deployment: str, order: tuple[str, str] | None)
     """Needs the log and the newest calibration, not LEARN's state: that may be what cannot be read any more."""
     if order is not None and not order[0]:
         raise SettingsError("--apply needs --by: who orders it")
-    from streams.logbook import history_of, label_log
+    from streams.logbook import history_of, label_log, labels
 
-    now, log = _newest(settings, deployment), label_log(settings, deployment)
-    history = history_of(settings, deployment, _policy(settings, deployment), log)
-    then = history.corrected()
-    _say_passed_over(history)
-    say(f"{then.revisions} corrections and revocations honoured")
-    _show(_compare(settings, now, _published(then.learning)), json=False)
-    if order is not None:
-        _replace(settings, now, order, history, then, log.following)
+    now = _newest(settings, deployment)
+    with label_log(settings, deployment) as more:
+        history = history_of(settings, deployment, _policy(settings, deployment), more())
+        then = history.corrected()
+        _say_passed_over(history)
+        say(f"{then.revisions} corrections and revocations honoured")
+        _show(_compare(settings, now, _published(then.learning)), json=False)
+        if order is not None:
+            _replace(settings, now, order, history, then, lambda: labels(settings, more()))
 
 
 def _replace(  # noqa: PLR0913, PLR0917 (what a rebuild is computed from)
-    settings: Settings, now: Calibration, order: tuple[str, str], history: History, then: Revised, start: int
+    settings: Settings,
+    now: Calibration,
+    order: tuple[str, str],
+    history: History,
+    then: Revised,
+    more: Callable[[], list[Any]],
 ) -> None:
     """Order a rebuild; with the labels that came since it was computed, until LEARN has folded no further ones."""
     from streams import orders
-    from streams.logbook import label_log, labels
 
     refused: list[str] = []
-    for _ in range(TRIES):
-        log = label_log(settings, now.deployment, start)
-        start, then = log.following, history.follow(then, labels(settings, log), refused)
-        by = _instruction(settings, now, "rebuild", *order, last=then.last, **_whole(then.learning))
-        refused.append(by.instruction_id)
-        answer = orders.give(settings, by)
-        if not (isinstance(answer, DeadLetter) and OVERTAKEN in answer.detail):
-            break
+    with orders.giving(settings) as give:
+        for _ in range(TRIES):
+            then = history.follow(then, more(), refused)
+            by = _instruction(settings, now, "rebuild", *order, last=then.last, **_whole(then.learning))
+            refused.append(by.instruction_id)
+            answer = give(by)
+            if not (isinstance(answer, DeadLetter) and OVERTAKEN in answer.detail):
+                break
     _tell(by, answer)
 
 
@@ -200,7 +205,8 @@ def _send(settings: Settings, now: Calibration, order: Order, by: str, why: str,
     from streams import orders
 
     instruction = _instruction(settings, now, order, by, why, **rest)
-    _tell(instruction, orders.give(settings, instruction))
+    with orders.giving(settings) as give:
+        _tell(instruction, give(instruction))
 
 
 def _instruction(settings: Settings, now: Calibration, order: Order, by: str, why: str, **rest: Any) -> Instruction:
@@ -293,7 +299,7 @@ def _show(found: Difference, *, json: bool) -> None:
     for scope, cuts in found.cuts.items():
         for level, pair in cuts.items():
             table.add_row(Text(f"{level} below, {scope}"), *map(_number, pair))
-    for tier in ("green", "yellow", "red"):
+    for tier in TIERS:
         shares = (effect.tiers.get(tier, 0.0) for effect in (found.effect_before, found.effect_after))
         table.add_row(f"share of {tier}", *(f"{share:.1%}" for share in shares))
     table.add_row("reviews", f"{found.effect_before.review_load:.1%}", f"{found.effect_after.review_load:.1%}")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from models.calibration.control import Effect, again, rebuilding
 from models.errors import SettingsError
-from models.events import Action, Calibration, Decision, Tier
+from models.events import TIERS, Action, Calibration, Decision
 from models.policy import Policies, Policy
 from streams.commands import Config, say
 from streams.settings import load
@@ -22,7 +22,6 @@ app = typer.Typer(help="What a policy does, before it is applied.", no_args_is_h
 
 DAY_S: Final = 86_400.0
 LINES: Final = "JSON lines; by default, the topic."
-TIERS: Final[tuple[Tier, ...]] = ("green", "yellow", "red")
 ACTIONS: Final[tuple[Action, ...]] = ("show", "banner", "review", "withhold")
 
 Pair = tuple[Effect, Effect]

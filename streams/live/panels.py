@@ -10,12 +10,13 @@ from rich.text import Text
 
 from models.accounts import Accounts, Run
 from models.accounts.changes import Cuts
+from models.accounts.interval import anytime
 from models.accounts.lags import quantiles
 from models.accounts.lives import ARRIVED, DECIDED
 from models.accounts.run import Standing
 from models.accounts.spans import spans
-from models.accounts.tallies import TIERS, Cell, Tiers
-from models.events import Alarm, Tier
+from models.accounts.tallies import Cell, Tiers
+from models.events import TIERS, Alarm, Tier
 from streams.live.strip import bar, strip
 from streams.words import between, brief, ground, lag, percent, promised, rate, score, visible
 
@@ -70,7 +71,7 @@ def tiers(accounts: Accounts, run: Run, width: int) -> RenderableType:
 
 def _tier_row(accounts: Accounts, run: Run, tier: Tier, width: int) -> list[Text | str]:
     cell = accounts.tallies.total()[tier]
-    lower, upper = accounts.interval(cell.rejected, cell.labelled)
+    lower, upper = anytime(cell.rejected, cell.labelled)
     mark, style = STANDING[run.promise.standing(tier, lower, upper)]
     share = cell.count / max(1, accounts.lives.count(DECIDED))
     return [

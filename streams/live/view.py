@@ -10,7 +10,8 @@ from rich.live import Live
 from models.accounts import Accounts, Run
 from models.accounts.lags import quantiles
 from models.accounts.lives import DECIDED
-from models.accounts.tallies import TIERS, Cell
+from models.accounts.tallies import Cell
+from models.events import TIERS
 from streams.live.screen import Screen
 from streams.words import brief, lag, percent, rate
 

@@ -4,10 +4,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.accounts import Accounts, Promise, Run
+from models.accounts.interval import anytime
 from models.accounts.reliability import Point
 from models.accounts.spans import Span, spans
-from models.accounts.tallies import TIERS
-from models.events import Tier
+from models.events import TIERS, Tier
 from streams.report.axes import at, draw_marks, marks, quiet, root_scale, time_axis
 from streams.report.theme import ACCENT, INK, MUTED, PAPER, RULE, TIER, svg, themed
 from streams.words import percent
@@ -25,8 +25,8 @@ def reliability(accounts: Accounts, run: Run) -> str:
         quiet(axes)
         _bands(axes, run.promise)
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
-        _curve(axes, accounts.raw.points(accounts.interval), "encoder's probability", MUTED, "s")
-        _curve(axes, accounts.calibrated.points(accounts.interval), "calibrated risk", ACCENT, "o")
+        _curve(axes, accounts.raw.points(), "encoder's probability", MUTED, "s")
+        _curve(axes, accounts.calibrated.points(), "calibrated risk", ACCENT, "o")
         axes.set(xlabel="predicted probability of rejection", ylabel="realised share rejected")
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.0, 0.94), labelcolor=INK)
         return svg(figure, "reliability", "Reliability diagram: predicted against realised rejection.")
@@ -72,7 +72,7 @@ def _promise(axes: Axes, row: int, tier: Tier, accounts: Accounts, run: Run) -> 
     cell = accounts.tallies.total()[tier]
     if not cell.labelled:
         return
-    lower, upper = accounts.interval(cell.rejected, cell.labelled)
+    lower, upper = anytime(cell.rejected, cell.labelled)
     axes.plot([lower, upper], [row, row], color=INK, linewidth=2.2, solid_capstyle="butt")
     axes.plot(cell.rejected / cell.labelled, row, "o", color=INK, markersize=6)
     said = percent(cell.rejected / cell.labelled)
@@ -90,7 +90,7 @@ def over_time(accounts: Accounts, run: Run) -> str:
             axes.set_title(_title(scope), pad=16 if n == 0 else 6)
             _stack(axes, spans(accounts.tallies.hours(scope), min(hours), max(hours), at_most=84))
             draw_marks(axes, found, named=n == 0)
-        _green(every[-1], spans(hours, min(hours), max(hours), at_most=21), accounts, run.promise)
+        _green(every[-1], spans(hours, min(hours), max(hours), at_most=21), run.promise)
         draw_marks(every[-1], found, named=False)
         time_axis(every[-1], hours)
         return svg(figure, "over-time", "Tier shares over time, with the planted drift and the alarm marked.")
@@ -133,12 +133,12 @@ def _length(found: list[Span]) -> int:
     return found[1].start - found[0].start if len(found) > 1 else 1
 
 
-def _green(axes: Axes, found: list[Span], accounts: Accounts, promise: Promise) -> None:
+def _green(axes: Axes, found: list[Span], promise: Promise) -> None:
     axes.set_title("Green: share rejected, with 95 % intervals", pad=6)
     quiet(axes)
     drawn = [s for s in found if s.tiers["green"].labelled]
     for span in drawn:
-        _green_point(axes, span, _length(found) / 2, accounts)
+        _green_point(axes, span, _length(found) / 2)
     if not drawn:
         axes.text(0.015, 0.75, "no green response has a verdict", transform=axes.transAxes, color=MUTED)
     top = max((s.tiers["green"].rejected / s.tiers["green"].labelled for s in drawn), default=0.0)
@@ -149,9 +149,9 @@ def _green(axes: Axes, found: list[Span], accounts: Accounts, promise: Promise) 
     axes.axhline(promise.green, color=INK, linewidth=0.9)
 
 
-def _green_point(axes: Axes, span: Span, half: float, accounts: Accounts) -> None:
+def _green_point(axes: Axes, span: Span, half: float) -> None:
     green = span.tiers["green"]
-    lower, upper = accounts.interval(green.rejected, green.labelled)
+    lower, upper = anytime(green.rejected, green.labelled)
     x = at(span.start + half)
     axes.plot([x, x], [lower, upper], color=TIER["green"], linewidth=1.6)
     axes.plot(x, green.rejected / green.labelled, "o", color=TIER["green"], markersize=4.5, clip_on=False)

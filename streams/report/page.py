@@ -5,11 +5,12 @@ from typing import Any, Final, NamedTuple
 from models.accounts import Accounts, Run
 from models.accounts.balance import accounts_of, followed
 from models.accounts.changes import Change, Move, explained
+from models.accounts.interval import anytime
 from models.accounts.run import Promise, Standing
 from models.accounts.selection import Selection
 from models.accounts.summary import first_alarm, whole
-from models.accounts.tallies import TIERS, Cell, Tiers
-from models.events import Alarm, Tier
+from models.accounts.tallies import Cell, Tiers
+from models.events import TIERS, Alarm, Tier
 from streams.report.charts import over_time, promises, reliability
 from streams.report.cuts import cuts_over_time
 from streams.words import (
@@ -207,7 +208,7 @@ def _drift_tile(accounts: Accounts, run: Run) -> Tile:
 def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
     total = accounts.tallies.total()
     cell, decided = total[tier], sum(c.count for c in total.values())
-    lower, upper = accounts.interval(cell.rejected, cell.labelled)
+    lower, upper = anytime(cell.rejected, cell.labelled)
     standing = run.promise.standing(tier, lower, upper)
     return TierRow(
         tier,
@@ -246,7 +247,7 @@ def _deployment(accounts: Accounts, scope: str) -> GroupRow:
 def _group(accounts: Accounts, promise: Promise, scope: str) -> GroupRow:
     row = accounts.tallies.total(scope)
     whole_row, green = sum(row.values(), Cell()), row["green"]
-    lower, upper = accounts.interval(green.rejected, green.labelled)
+    lower, upper = anytime(green.rejected, green.labelled)
     standing = promise.standing("green", lower, upper)
     return GroupRow(
         scope.partition("=")[2],

@@ -49,7 +49,7 @@ NASTY: Final[tuple[Any, ...]] = (
 )  # fmt: skip
 WAYS: Final = ("near", "near", "near", "near", "good", "bytes", "bytes", "json", "noise", "deep")
 TOKENS: Final = (b'"', b"{", b"}", b",", b"\\", b"\\ud800", b"\xed\xa0\x80", b"1e999")
-HEADERS: Final = ("ce_id", "ce_type", "content-type", "Faust-Ag-ReplyTo", "", "\u00e9")
+HEADERS: Final = ("ce_id", "ce_type", "content-type", "Faust-Ag-ReplyTo", "", "\u00e9", "Gr??e", "ce_id\x00")
 
 
 class Nasty:

@@ -1,6 +1,7 @@
 """What must hold of each reader for any bytes: a result or one of our errors; no other exception, and no silence."""
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -28,6 +29,7 @@ from models.events import (
 )
 from models.oracle import Entry, Logs, check
 from models.policy import Policies, Policy
+from models.salience import plain, tokens
 from models.training.data import read, read_logs
 from streams import runs
 from streams.calibrations import Calibrations
@@ -144,6 +146,15 @@ def oracle(values: Sequence[bytes], nasty: Nasty) -> None:
         topic = nasty.rng.choice([*CONTRACT])
         entries[topic].append(Entry(topic, 0, len(entries[topic]), nasty.key(), value, nasty.headers()))
     assert check(Logs(entries), RULES).checked is not None
+
+
+def depth(values: Sequence[bytes], _: Nasty) -> None:
+    """Any text: each of its digits is in a salient token, in order, and blanks that are wider change nothing."""
+    for value in values:
+        text = plain(value.decode("utf-8", "replace"))
+        found = tokens(text)
+        assert re.findall(r"\d", "".join(found)) == re.findall(r"\d", text)
+        assert tokens(f"\n{text.replace(' ', '  ')}\t") == found
 
 
 def files(values: Sequence[bytes], nasty: Nasty) -> None:
@@ -271,7 +282,8 @@ def _published() -> bytes:
 
 
 TARGETS: Final[dict[str, tuple[Target, float]]] = {
-    "decoding": (decoding, 0.50),
+    "decoding": (decoding, 0.48),
+    "depth": (depth, 0.02),
     "stages": (stages, 0.25),
     "oracle": (oracle, 0.10),
     "flow": (flow, 0.05),

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import orjson
@@ -110,14 +111,19 @@ def test_labels_that_come_while_a_rebuild_is_computed_are_in_it(
     learning: Settings, monkeypatch: pytest.MonkeyPatch, often: int
 ) -> None:
     """LEARN has folded them before it obeys the order, and so they were lost from the calibrator."""
-    late, give = list(log(400 + often))[400:], orders.give
+    late, giving = list(log(400 + often))[400:], orders.giving
 
-    def overtaken(settings: Settings, by: Instruction) -> orders.Answer | None:
-        if late:
-            send(learning, [late.pop(0)])
-        return give(settings, by)
+    @contextmanager
+    def overtaken(settings: Settings) -> Iterator[Callable[[Instruction], orders.Answer | None]]:
+        def late_for(by: Instruction) -> orders.Answer | None:
+            if late:
+                send(learning, [late.pop(0)])
+            return give(by)
 
-    monkeypatch.setattr(orders, "give", overtaken)
+        with giving(settings) as give:
+            yield late_for
+
+    monkeypatch.setattr(orders, "giving", overtaken)
     monkeypatch.setattr(calibrator, "load", lambda _: learning)
     order = {"corrected": True, "apply": True, "by": "dr.who"}
     if often < calibrator.TRIES:
@@ -129,6 +135,23 @@ def test_labels_that_come_while_a_rebuild_is_computed_are_in_it(
     new = until(learning, lambda version: version.cause.startswith("rebuild"))
     assert (new.version, new.labels) == (401 + often, 400 + often)
     assert "reproduces the running state bit for bit" in said(learning, "calibrator", "rebuild", "icu")
+
+
+def test_labels_that_come_while_connections_are_made_do_not_overtake_a_rebuild(
+    learning: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where labels come by the dozen a second, every order was refused."""
+    late, connect = list(log(400 + calibrator.TRIES))[400:], orders.reader
+
+    def slowly(settings: Settings, of: Sequence[str]) -> AbstractContextManager[Any]:
+        send(settings, [late.pop(0)])
+        return connect(settings, of)
+
+    monkeypatch.setattr(orders, "reader", slowly)
+    monkeypatch.setattr(calibrator, "load", lambda _: learning)
+    calibrator.rebuild("icu", corrected=True, apply=True, by="dr.who")
+    new = until(learning, lambda version: version.cause.startswith("rebuild"))
+    assert (new.version, new.labels) == (402, 401)
 
 
 def test_a_policy_is_simulated_beside_the_current_one(learning: Settings, tmp_path: Path) -> None:
@@ -186,7 +209,8 @@ def test_an_order_that_no_worker_follows_yet_is_not_called_done(settings: Settin
     by = Instruction(
         instruction_id="i1", deployment="icu", order="release", version=1, by=WHO, occurred_at=LABELS[0].occurred_at
     )
-    assert orders.give(settings, by, wait_s=0.5) is None
+    with orders.giving(settings, wait_s=0.5) as give:
+        assert give(by) is None
     [lies] = read_all(settings, Instruction.topic)
     assert lies.value == encode(by)
 
@@ -238,6 +262,25 @@ def test_learn_says_how_it_comes_by_a_state_that_it_can_read_and_that_is_the_way
     with learn(mine, tmp_path):
         until(mine, lambda version: version.version == len(LABELS))
     assert "bit for bit" in said(mine, "calibrator", "rebuild", "icu")
+
+
+def test_what_was_taken_away_stays_away_when_learn_is_started_again(settings: Settings, tmp_path: Path) -> None:
+    """It was put back, and scorers that began then took it; what only stands is published again."""
+    fixed = {"stages": ("learn",), "http_port": free_port(), "data_dir": tmp_path / "data", "time_source": "event"}
+    mine = settings.model_copy(update={**fixed, "partitions": 1})
+    topics.create(mine, changelogs(mine))
+    others = [msgspec.structs.replace(one, deployment="er", label_id=f"er-{n}") for n, one in enumerate(LABELS[:9])]
+    send(mine, [*others, *LABELS[:300]])
+    with learn(mine, tmp_path):
+        until(mine, lambda version: version.version == 300)
+    with closing(KafkaProducer(**kafka_options(mine))) as producer:
+        gone = producer.send(mine.topic_prefix + Calibration.topic, key=b"icu", value=None).get()
+    with learn(mine, tmp_path):
+        while not (again := [one.key for one in read_all(mine, Calibration.topic) if one.offset > gone.offset]):
+            time.sleep(0.2)
+        assert again == [b"er"]
+        send(mine, LABELS[300:])
+        until(mine, lambda version: version.version == len(LABELS))
 
 
 def test_no_version_of_another_model_comes_back(learning: Settings) -> None:

@@ -19,6 +19,7 @@ from streams.drive import launch
 from streams.reading import read_all
 from streams.settings import Settings
 from streams.stages import changelogs
+from tests.batches import batch_of
 from tests.integration.test_hang import until
 
 HEAD, LENGTH, CRC, ATTRIBUTES = 61, 8, 17, 21
@@ -40,20 +41,24 @@ def packed(batch: bytes) -> bytes:
     return bytes(made)
 
 
-async def send_packed(settings: Settings, topic: str, value: bytes) -> int:
-    """Send a batch in a codec that this machine has no library for; return its offset in partition 0."""
+async def send_made(settings: Settings, topic: str, made: bytes) -> int:
+    """Send the bytes of a batch to partition 0; return the offset of its first record."""
     producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap)
     await producer.start()
     try:
         batch = producer.create_batch()
-        batch.append(timestamp=1000, key=b"k", value=value)
+        batch.append(timestamp=1000, key=None, value=b"")
         batch.close()
-        made = packed(bytes(batch._build()))
         batch._build = lambda: made
         sent = await producer.send_batch(batch, settings.topic_prefix + topic, partition=0)
         return int((await sent).offset)
     finally:
         await producer.stop()
+
+
+async def send_packed(settings: Settings, topic: str, value: bytes) -> int:
+    """Send a batch in a codec that this machine has no library for; return its offset in partition 0."""
+    return await send_made(settings, topic, packed(batch_of([value])))
 
 
 @pytest.fixture

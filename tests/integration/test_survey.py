@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 import pytest
 from kafka import KafkaProducer
-from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.consumer.fetcher import ConsumerRecord
 from typer.testing import CliRunner
 
@@ -20,6 +19,7 @@ from models.accounts import Accounts, Run, Selection, balances, summary
 from models.accounts.selection import moment
 from models.errors import SettingsError
 from models.events import CONTRACT, Alarm, Decision, Event, Label, decode, encode
+from models.oracle import Logs
 from models.training.data import read_labels
 from streams import drive, logbook, topics
 from streams.cli import app
@@ -78,7 +78,8 @@ def send(settings: Settings, events: Sequence[Event], *, keys: Any = None) -> No
 
 
 def figures(settings: Settings, asked: Selection = Selection()) -> dict[str, Any]:  # noqa: B008 (immutable)
-    return summary(*survey(settings, asked))
+    found = summary(*survey(settings, asked))
+    return found | {"note": found["note"].partition(" UTC.")[2]}  # it begins with the minute
 
 
 @pytest.fixture(scope="module")
@@ -144,19 +145,25 @@ def dated(settings: Settings) -> tuple[Settings, datetime]:
 
     Some responses are dated ten years ahead.
     """
-    logs, mine = lived(1, ahead_of="t1"), settings.model_copy(update={"partitions": 2})
-    topics.create(mine, changelogs(mine))
-    as_told = {"message.timestamp.type": "CreateTime", "retention.ms": "-1"}
-    with administrator(mine) as admin:
-        names = [mine.topic_prefix + topic for topic in logs.entries]
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, as_told) for name in names])
+    logs = lived(1, ahead_of="t1")
+    came = sorted(entry.at_ms for entry in logs.entries["responses"])
+    return put_dated(settings, logs), moment(came[len(came) // 2])
+
+
+def put_dated(settings: Settings, logs: Logs) -> Settings:
+    """Write logs to topics, dated as they are."""
+    mine = settings.model_copy(update={"partitions": logs.partitions})
+    with pytest.MonkeyPatch.context() as patch:  # a topic that is altered may date its first records anew
+        patch.setitem(topics.TAKEN, "message.timestamp.type", "CreateTime")
+        for name in ("INPUT_RETENTION", "RECORD_RETENTION"):
+            patch.setattr(topics, name, timedelta(days=20_000))
+        topics.create(mine, changelogs(mine))
     with closing(KafkaProducer(**kafka_options(mine))) as producer:
         for topic, entries in logs.entries.items():
             for e in sorted(entries, key=lambda entry: entry.at_ms):
                 place = {"partition": e.partition, "key": e.key, "headers": [*e.headers], "timestamp_ms": e.at_ms}
                 producer.send(mine.topic_prefix + topic, value=e.value, **place)
-    came = sorted(entry.at_ms for entry in logs.entries["responses"])
-    return mine, moment(came[len(came) // 2])
+    return mine
 
 
 @pytest.mark.kafka

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from models.errors import EventError
+from models.errors import EventError, SettingsError
 from models.events import (
     CONTRACT,
     WRITTEN_BY_OTHERS,
@@ -26,11 +27,13 @@ from models.events import (
     decode,
     parse,
 )
+from models.oracle import check
+from models.oracle.period import IN_PART
 from models.training.reactions import Arrival
 from streams.clock import WallClock
 from streams.connection import kafka_options
 from streams.feed import Item, items
-from streams.logbook import instruct, newest
+from streams.logbook import instructing, newest
 from streams.reading import read_all
 from streams.settings import Settings, environment
 from streams.stages import changelogs
@@ -39,7 +42,10 @@ from streams.wire import outgoing
 from tests.fuzz.nasty import GOOD
 from tests.integration.test_cli import demur
 from tests.integration.test_restart import WEEK, Theatre, theatre
+from tests.integration.test_survey import put_dated
 from tests.property.test_canary import leaks, messages
+from tests.property.test_oracle import LIVE
+from tests.property.test_period import middle, month, part
 
 
 def said(settings: Settings, *words: str) -> tuple[int, list[str]]:
@@ -115,10 +121,11 @@ def test_what_people_say_to_a_calibrator_is_recomputed_and_tampering_with_it_nam
         before = max(newest(stage.settings).values(), key=lambda version: version.version)
         back = before.deployment, str(before.version // 2), "--by", "dr.who", "--why", "drill"
         assert demur("calibrator", "rollback", *back, settings=stage.settings).returncode == 0
-        instruct(stage.settings, Instruction(
-            instruction_id="i2", deployment=before.deployment, order="approval", version=1, model_hash="another",
-            ceilings={"all": 0.0}, by="dr.who", occurred_at=before.as_of,
-        ))  # fmt: skip
+        with instructing(stage.settings) as instruct:
+            instruct(Instruction(
+                instruction_id="i2", deployment=before.deployment, order="approval", version=1, model_hash="another",
+                ceilings={"all": 0.0}, by="dr.who", occurred_at=before.as_of,
+            ))  # fmt: skip
         stage.until(lambda: newest(stage.settings)[before.deployment].version > before.version, "the rollback")
         stage.until(lambda: read(stage.settings).until_ms is None, "rest")
     report = verify(stage.settings)
@@ -180,3 +187,28 @@ def test_a_real_stream_while_it_flows_at_rest_and_tampered_with(
     tampered = [str(one) for one in verify(stage.settings, at_rest=True).differences]
     assert any(line.startswith(f"{label}: has the id of ") and line.endswith("(I4)") for line in tampered), tampered
     assert any(line.startswith(f"{decision}: has the id of ") and line.endswith("(I3)") for line in tampered), tampered
+
+
+@pytest.mark.kafka
+def test_of_a_period_no_more_is_read_than_its_check_needs(settings: Settings) -> None:
+    logs = month(often=1.0, marked=True)
+    mine, since = put_dated(settings, logs), middle(logs)
+    found, wanted = read(mine, at_rest=True, since=since), part(logs, since)
+    assert found.period is not None
+    assert wanted.period is not None
+    assert found.starts == {place: wanted.starts.get(place, 0) for place in found.starts}
+    for topic in IN_PART:
+        values = [e.value for e in sorted(wanted.entries[topic], key=attrgetter("place"))]
+        assert [e.value for e in found.entries[topic]] == values, topic
+    before = sorted(found.period.labels, key=attrgetter("place"))
+    assert [e.value for e in before] == [e.value for e in wanted.period.labels]
+    again = read(mine, at_rest=True, since=since)._replace(prefix="")  # as its dead letters were written
+    report, expected = check(again, LIVE), check(wanted, LIVE)
+    assert report.differences == []
+    for name in ("decisions", "labels", "closures", "responses joined"):
+        assert report.checked[name] == expected.checked[name] > 10, name
+
+
+def test_a_replay_is_checked_whole(settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="check the replay whole"):
+        verify(settings.model_copy(update={"time_source": "event"}), since=datetime(2026, 1, 1, tzinfo=UTC))

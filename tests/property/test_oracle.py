@@ -160,9 +160,10 @@ def test_a_policy_that_changes_on_the_way_is_followed_from_where_the_log_says(ch
     assert not [*report.differences, *report.beyond]
 
 
-def test_whichever_of_two_keys_makes_the_digests_nothing_else_changes() -> None:
+@pytest.mark.parametrize("other", [b"another key of digests", b""])
+def test_whichever_of_two_keys_makes_the_digests_nothing_else_changes(other: bytes) -> None:
     """So a key can be changed: the new one is known everywhere before it is used, and the former one after it was."""
-    told, keys = week(120, 5), [*DIGEST_KEYS, b"another key of digests"]
+    told, keys = week(120, 5), [*DIGEST_KEYS, other]
     texts = {one.response_id: one.response for one in told.responses}
     arrivals = crowded([reworded(item, texts) for item in items(told.arrivals)])
     stages = Rehearsal(2, crashes=False)
@@ -340,20 +341,26 @@ class LiveClock(HandClock):
 LIVE = RULES._replace(replayed=False)
 
 
-def lived(
+def lived(  # noqa: PLR0913 (one parameter per way in which it may go)
     seed: int,
     *,
     jump: timedelta = timedelta(0),
     ahead_of: str = "",
     said_ahead: bool = False,
     behind: timedelta = timedelta(0),
+    often: float = 0.05,
+    marked: bool = False,
+    **told: Any,
 ) -> Logs:
     """What the stages leave in live operation. `jump`: how far JOIN's clock is ahead of the others'.
 
     `ahead_of`: ids that end so are of responses dated ten years ahead. `said_ahead`: so is a third of the feedback, and
-    of a third the response never comes. `behind`: how far SCORE's clock is behind.
+    of a third the response never comes. `behind`: how far SCORE's clock is behind. `often`: how often, of 1, everything
+    is worked off after an input. `marked`: leave the watermarks in, which no live log has; else there are gaps.
+    `told`: of the week.
     """
-    what = crowded(list(items(week(60, seed, **({"orphans": 0.3} if said_ahead else {})).arrivals)))
+    told = {"responses": 60, "seed": seed, **({"orphans": 0.3} if said_ahead else {}), **told}
+    what = crowded(list(items(week(**told).arrivals)))
     clock, ahead = LiveClock(what[0].arrives_at), LiveClock(what[0].arrives_at)
     stages = Rehearsal(seed, clock=clock, late=behind)
     if jump:
@@ -369,15 +376,19 @@ def lived(
             said = decode(Feedback, value)
             value = encode(msgspec.structs.replace(said, occurred_at=said.occurred_at + timedelta(days=3650)))
         stages.put(item.topic, item.key, value, item.headers)
-        if stages.rng.random() < 0.05:
+        if stages.rng.random() < often:
             stages.finish(clock.at + jump)
     for horizons in (0, 1, 2):
         clock.at += horizons * HORIZONS.response
         ahead.at = clock.at + jump
         stages.finish(clock.at + jump)
     logs = stages.left()
-    return logs._replace(
-        entries={t: [e for e in es if b'"watermark"' not in e.value] for t, es in logs.entries.items()}
+    return (
+        logs
+        if marked
+        else logs._replace(
+            entries={t: [e for e in es if b'"watermark"' not in e.value] for t, es in logs.entries.items()}
+        )
     )
 
 
@@ -477,6 +488,24 @@ def test_a_calibrator_that_was_taken_away_from_the_scorers_need_not_stand() -> N
         assert check(logs, RULES).differences == []
     without = whole()._replace(entries={**whole().entries, "calibrations": []})
     assert "the newest that was published is 0" in str(check(without, RULES).differences)
+
+
+def test_a_calibrator_that_was_taken_away_must_not_be_put_back() -> None:
+    entries = list(whole().entries["calibrations"])
+    newest = entries[-1]
+    before = next(one for one in reversed(entries[:-1]) if one.key == newest.key)
+    for again, found in ((newest, 1), (before, 1), (None, 0)):
+        gone = newest._replace(offset=newest.offset + 1, value=b"", headers=())
+        more = [again._replace(offset=newest.offset + 2)] if again else []
+        differences = check(
+            whole()._replace(entries={**whole().entries, "calibrations": [*entries, gone, *more]}), RULES
+        ).differences
+        assert ["put back" in one.what for one in differences] == [True] * found
+    early = [one._replace(offset=one.offset + (one.offset >= newest.offset)) for one in entries]
+    gone = newest._replace(value=b"", headers=())
+    calibrations = sorted([*early, gone], key=lambda one: one.place)
+    logs = whole()._replace(entries={**whole().entries, "calibrations": calibrations})
+    assert check(logs, RULES).differences == [], "a newer one may stand"
 
 
 def test_between_a_feedback_and_its_repeat_a_log_may_begin_anywhere() -> None:

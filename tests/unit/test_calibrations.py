@@ -66,6 +66,21 @@ async def test_a_deployment_whose_calibrator_was_taken_away_has_none() -> None:
     assert known.of("ward").calibration is None
 
 
+async def test_what_was_taken_away_is_known_until_a_newer_version_comes() -> None:
+    """To LEARN, which must not put it back: Kafka forgets that it was taken away where it stands again."""
+    known = Calibrations(load())
+    assert not known.took_away("ward")
+    known.hear(SimpleNamespace(key=b"ward", value=None, headers=[]))
+    assert known.took_away("ward")
+    known.take(encode(version(3)))
+    assert not known.took_away("ward")
+    known.hear(SimpleNamespace(key=b"ward", value=None, headers=[]))
+    known.take(encode(version(3)))
+    assert known.took_away("ward")
+    known.take(encode(version(4)))
+    assert (known.took_away("ward"), known.took_away("icu")) == (False, False)
+
+
 async def test_an_older_version_does_not_serve_where_a_newer_one_was_taken_away() -> None:
     """It is signed as well, and may be sent again."""
     known = Calibrations(load())

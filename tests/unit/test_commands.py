@@ -1,6 +1,7 @@
 """What the commands print: names and words of people as they stand, and one sentence when something is wrong."""
 
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from models.calibration.control import Difference, Effect
 from models.calibration.history import History
 from models.errors import SettingsError, StateError
+from models.oracle import Logs
 from models.policy import Policy
 from streams import cli, runs
 from streams.commands import calibrator, policy, say
@@ -112,6 +114,23 @@ def test_a_run_on_a_broker_of_yours_says_what_it_left_there(
     command = f"demur verify --replayed --bootstrap {bootstrap} --prefix {used[0].topic_prefix}\n"
     assert (command in said.output) == (bootstrap is not None)
     assert ("topics" in said.output) == (bootstrap is not None)
+
+
+def test_a_check_of_nothing_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[datetime | None] = []
+
+    def read(_: Settings, *, since: datetime | None, **__: bool) -> Logs:
+        asked.append(since)
+        return Logs({})
+
+    monkeypatch.setattr("streams.verify.read", read)
+    nothing = "nothing proven, for no decision, label or closure could be checked: 0 differences"
+    for words, written in (((), ""), (("--from", "2026-01-31T08:00:00+01:00"), "2026-01-31 07:00:00")):
+        said = CliRunner().invoke(cli.app, ("verify", *words))
+        assert said.exit_code == 1
+        period = f" in what was written since {written} UTC" if written else ""
+        assert said.output == f"{nothing}{period}; checked: nothing\n"
+    assert asked == [None, datetime(2026, 1, 31, 7, tzinfo=UTC)]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import faust
 import pytest
+from faust.transport.consumer import Fetcher
 from faust.types.tuples import TP
 
 from models.errors import DeliveryError, LeaseLost
@@ -677,6 +678,33 @@ def test_what_is_fetched_while_the_flow_is_stopped_is_read_again(error: Exceptio
     made._wait_next_records, made.perform_seek, made.sleep = fetch, seek, _nothing
     asyncio.run(made._drain_messages(fetcher))
     assert (fetcher.should_stop, dict(made._open)) == (True, {})
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_whoever_reads_may_be_told_to_stop_in_a_rebalance_but_not_end_by_itself(*, told: bool) -> None:
+    """Faust took the first for a crash too, and woke a supervisor that was not there."""
+    made, begun = fetching(), asyncio.Event()
+    made._stopped = made._crashed = asyncio.Event()  # not set
+    made.consumer_stopped_errors = ()
+
+    async def fetch(_: float) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    made._wait_next_records, made.sleep = fetch, _nothing  # type: ignore[assignment]
+
+    async def end() -> bool:
+        fetcher = Fetcher(SimpleNamespace(consumer=made, rebalancing=True))
+        await fetcher.start()
+        await begun.wait()
+        if not told:
+            [reading] = fetcher._futures
+            reading.cancel()
+            await asyncio.wait([reading])
+        await fetcher.stop()
+        return fetcher.crashed
+
+    assert asyncio.run(end()) != told
 
 
 @pytest.mark.parametrize(("size", "least", "most"), [(500, 3 * BATCH, (ENOUGH + 1) * BATCH), (2**20, 1, 20)])

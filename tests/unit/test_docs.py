@@ -124,7 +124,7 @@ CLASSES: dict[str, list[Reason | None]] = {
 EDITS = {
     "none": [None],
     "any": [None, True, False],
-    "keeps numbers, doses, drugs, negations": [False],
+    "keeps numbers, units, frequencies, comparisons, drugs, negations, and their order": [False],
     "changes one of them": [True],
 }
 
@@ -184,7 +184,7 @@ def test_the_table_of_topics() -> None:
             assert pages.codes(key) == [keys[topic.name]]
             assert kept == (f"{topic.retention.days} days" if topic.retention else "newest per key")
             found = {stage for stage in readers.split(", ") if stage in STAGES}
-            assert found == {*READERS.get(topic.name, ("score",) if topic.retention is None else ())}
+            assert found == {*READERS.get(topic.name, ("score", "learn") if topic.retention is None else ())}
             assert ("your gateway" in writer) == (topic.name in WRITTEN_BY_OTHERS)
 
 
@@ -192,7 +192,7 @@ def test_the_rights_of_a_stage_are_what_it_reads_and_writes() -> None:
     topics = {pages.codes(row[0])[0]: row[1] for row in pages.rows("integrate.md", "topic")}
     for stage, reads, writes, group in pages.rows("settings.md", "stage"):
         own = f"demur-{stage}-state-changelog"
-        calibrations = {"calibrations"} if stage == "score" else set()
+        calibrations = {"calibrations"} if stage in {"score", "learn"} else set()
         assert set(pages.codes(reads)) == {*INPUTS[stage], *calibrations, own}
         assert set(pages.codes(writes)) == {own} | {name for name, who in topics.items() if stage in who.split(", ")}
         assert pages.codes(group) == [f"demur-{stage}"]

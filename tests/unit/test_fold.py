@@ -22,7 +22,7 @@ from streams.clock import LiveClock
 from streams.timers import GRACE_S
 from streams.wire import Record
 from tests.rehearsal import HandClock
-from tests.stagecraft import FakeState, Stopwatch, Theatre, at, context, decision, record
+from tests.stagecraft import FakeState, Published, Stopwatch, Theatre, at, context, decision, record
 
 CRASHES = ("no", "no", "early", "written", "sent", "written written", "sent written")
 
@@ -45,7 +45,11 @@ def make(kind: Any, state: Any, clock: Stopwatch) -> fold.Fold:
     return fold.Fold(kind(Policies(Policy())), context(), state, expiry, clock)
 
 
-def theatre(kind: Any = Learn, clock: Stopwatch | None = None) -> Theatre:
+def learn(policies: Policies, published: Any = None) -> Learn:
+    return Learn(policies, published or Published())
+
+
+def theatre(kind: Any = learn, clock: Stopwatch | None = None) -> Theatre:
     watch = clock or Stopwatch()
     return Theatre(lambda state: make(kind, state, watch))
 
@@ -225,7 +229,7 @@ def test_whoever_takes_a_partition_up_again_goes_on_where_others_left_it() -> No
     assert newest(stage).version == 3
 
 
-@pytest.mark.parametrize("kind", [Learn, Watch])
+@pytest.mark.parametrize("kind", [learn, Watch])
 @pytest.mark.parametrize("row", [b"{}", b'{"snapshot":{"shares":{}},"recent":[]}', b"\xff"])
 def test_a_state_of_another_version_ends_the_worker(kind: Any, row: bytes) -> None:
     """It must not set aside, one by one, every label that waits."""
@@ -351,7 +355,7 @@ def test_the_lag_of_every_label_is_measured_while_partitions_take_turns() -> Non
     clock = LiveClock()
     clock.answered(None)
     expiry = Expiry(timedelta(days=14), fold.read_time, clock)
-    stage = fold.Fold(Learn(Policies()), shown, FakeState(), expiry, clock)  # type: ignore[arg-type]
+    stage = fold.Fold(learn(Policies()), shown, FakeState(), expiry, clock)  # type: ignore[arg-type]
     for partition, numbers in enumerate((range(3), range(3, 5))):
         asyncio.run(stage.handle(partition, [record(label(n), n, partition=partition) for n in numbers]))
     for partition in (0, 1):
@@ -469,12 +473,47 @@ def test_learn_publishes_what_stands_when_it_starts_for_what_was_published_may_b
     assert len(stage.sent) == told, "not at every rebalance"
 
 
+@pytest.mark.parametrize("crash", ["no", "sent"])
+def test_a_calibrator_that_was_taken_away_stays_away_until_its_next_version(crash: str) -> None:
+    """LEARN put it back when it was started again, or was given a label twice; scorers that began then took it."""
+    published = Published()
+    stage = theatre(lambda policies: learn(policies, published))
+    stage.run([record(label(n), n) for n in range(4)])
+    published.gone.add("ward")
+    stage.restart()
+    stage.sent.clear()
+    stage.tick()
+    stage.run([record(label(3), 3)], crash=crash)
+    stage.run([record(label(3), 4)])
+    correction = msgspec.structs.replace(label(3, rejected=True), label_id="l3b", kind="correction", revises="l3")
+    stage.run([record(correction, 5)], crash=crash)
+    assert stage.outcomes("calibrations") == {"calibrations": []}
+    assert {s.topic for s in stage.sent} <= {"changes"}
+    stage.run([record(label(3), 6), record(label(4), 7)], crash=crash)
+    assert newest(stage).version == 5
+
+
+def test_what_stands_is_published_when_it_is_known_what_was_taken_away() -> None:
+    published = Published()
+    stage = theatre(lambda policies: learn(policies, published))
+    stage.run([record(label(n), n) for n in range(4)])
+    published.caught_up = False
+    stage.restart()
+    stage.sent.clear()
+    stage.tick()
+    assert stage.sent == []
+    published.caught_up = True
+    stage.tick()
+    stage.tick()
+    assert [s.topic for s in stage.sent] == ["calibrations"]
+
+
 def test_what_stands_is_published_as_it_was_though_the_policy_is_another_by_now() -> None:
     stage, watch = theatre(), Stopwatch()
     stage.run([record(label(n), n) for n in range(4)])
     known = newest(stage)
     expiry = Expiry(timedelta(days=14), fold.read_time, watch)
-    other = Learn(Policies(Policy(green=0.1, target="deep")))
+    other = learn(Policies(Policy(green=0.1, target="deep")))
     stage.stage = fold.Fold(other, context(), stage.state, expiry, watch)  # type: ignore[arg-type]
     stage.sent.clear()
     stage.tick()

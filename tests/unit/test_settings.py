@@ -9,7 +9,7 @@ import pytest
 from models.errors import SettingsError
 from streams.connection import faust_credentials, kafka_options, ssl_context
 from streams.settings import Settings, load
-from streams.stages import keys_in, policies
+from streams.stages import digest_keys, keys_in, policies
 
 FAR = "kafka.example.org:9093"
 SALT = "k3y of thirty-two characters or more"
@@ -57,9 +57,11 @@ def test_arguments_win_over_the_environment_and_the_environment_over_the_file(
         ({"bootstrap": FAR}, "DEMUR_BOOTSTRAP: kafka.example.org is another machine and TLS is off: set DEMUR_CAFILE"),
         ({"bootstrap": f"127.0.0.1:9092,{FAR}"}, "kafka.example.org is another machine"),
         ({"bootstrap": FAR, "tls": True}, "DEMUR_SALIENCE_KEY: a broker on another machine holds digests of patients'"),
-        ({"salience_key": "k3y"}, "DEMUR_SALIENCE_KEY: Value should have at least 32 items"),
+        ({"bootstrap": FAR, "tls": True, "salience_key": "none"}, "DEMUR_SALIENCE_KEY: a broker on another machine"),
+        ({"salience_key": "k3y"}, "DEMUR_SALIENCE_KEY: give 32 characters or more of a good source, or `none`"),
+        ({"salience_key": ""}, "DEMUR_SALIENCE_KEY: give 32 characters"),
         ({"salience_key_accepted": SALT}, "DEMUR_SALIENCE_KEY_ACCEPTED: is beside DEMUR_SALIENCE_KEY: set that one"),
-        ({"salience_key": SALT, "salience_key_accepted": "k3y"}, "DEMUR_SALIENCE_KEY_ACCEPTED: Value should have at"),
+        ({"salience_key": SALT, "salience_key_accepted": "k3y"}, "DEMUR_SALIENCE_KEY_ACCEPTED: give 32 characters"),
         ({"stages": "score,jion"}, "DEMUR_STAGES: Input should be 'score', 'join', 'learn' or 'watch'"),
         ({"stages": ()}, "DEMUR_STAGES: Value should have at least 1 item"),
         ({"store": "redis"}, "DEMUR_STORE: Input should be 'memory' or 'rocksdb'"),
@@ -137,6 +139,14 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
     file = tmp_path / "demur.toml"
     file.write_text("partitions: 8")
     assert f"settings file {file} is not TOML" in sentence(file=file)
+
+
+def test_the_first_key_of_the_digests_is_brought_in_as_any_other() -> None:
+    """What was decided on without a key was not known any more: its edits counted as deep."""
+    steps = ({}, ("none", SALT), (SALT, "none"), (SALT,))
+    names = ("salience_key", "salience_key_accepted")
+    found = [digest_keys(load(**dict(zip(names, step, strict=False)))) for step in steps]
+    assert found == [(b"",), (b"", SALT.encode()), (SALT.encode(), b""), (SALT.encode(),)]
 
 
 def test_secrets_are_never_shown() -> None:

@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import ConsumerRecord
 
 from models.errors import Forged, SettingsError
 from models.events import DeadLetter, Decision, Label, decode, encode
@@ -140,7 +142,9 @@ NOTHING = [("ce_id", None), ("ce_keyid", None), ("ce_signature", None)]
 @pytest.mark.parametrize("keys", [None, KEYS])
 def test_headers_without_a_value_are_no_signature_and_stop_nothing(keys: Keys | None) -> None:
     """Kafka allows them. A record that can be neither read nor set aside would end every worker that takes it over."""
-    raw = SimpleNamespace(topic="responses", partition=0, offset=0, key=b"k", value=b"{", headers=NOTHING, timestamp=0)
+    raw = SimpleNamespace(
+        topic="responses", partition=0, offset=0, key=b"k", value=b"{", headers=NOTHING, timestamp=0, timestamp_type=0
+    )
     found = _record(raw)
     assert fault(raw, "", KEYS) is not None
     parts = score.Parts(Scorer(Stub(), Metrics()), Known(), Policies(), EventClock(), (b"",))
@@ -149,7 +153,9 @@ def test_headers_without_a_value_are_no_signature_and_stop_nothing(keys: Keys | 
     stage.run([found])
     assert [send.topic for send in stage.sent] == ["dead-letters"]
     known = Calibrations(load(), keys)
-    known.hear(SimpleNamespace(topic="calibrations", key=b"ward", value=b"{", headers=NOTHING, timestamp=0))
+    known.hear(
+        SimpleNamespace(topic="calibrations", key=b"ward", value=b"{", headers=NOTHING, timestamp=0, timestamp_type=0)
+    )
     assert known.of("ward").calibration is None
 
 
@@ -282,7 +288,7 @@ def taken(event: Any, taken_at: datetime | None, *, keys: Keys | None = None, of
     """A record of ours that the broker took then."""
     send = outgoing("", event, keys)
     known = received(event.topic, send.key or b"", send.value or b"", send.headers or [], offset)
-    return known._replace(at=taken_at.timestamp() if taken_at else 0.0)
+    return known._replace(at=taken_at.timestamp() if taken_at else 0.0, by_broker=True)
 
 
 BEFORE, AFTER = SINCE - timedelta(milliseconds=1), SINCE
@@ -296,8 +302,9 @@ def test_what_lay_there_unsigned_before_records_were_signed_is_taken(lately: Pat
         [taken(decision(), BEFORE), taken(decision("r2"), AFTER, offset=1), taken(decision("r3"), None, offset=2)]
     )
     stage.run([taken(feedback("f1"), BEFORE), taken(decision("r9", 9e4), AFTER, keys=keys, offset=3)])
+    stage.run([taken(decision("r4"), BEFORE, offset=4)._replace(by_broker=False)])
     stage.run([taken(feedback("f9", "r9", 9e4), AFTER, keys=keys, offset=1)])
-    assert [(letter.code, letter.offset) for letter in sent(stage, DeadLetter)] == [("forged", 1), ("forged", 2)]
+    assert [(letter.code, letter.offset) for letter in sent(stage, DeadLetter)] == [("forged", n) for n in (1, 2, 4)]
     assert [label.feedback_id for label in sent(stage, Label)] == ["f1"]
 
 
@@ -315,13 +322,25 @@ def test_of_what_lay_there_before_only_what_has_no_signature_is_taken_without(la
     assert fault(whole._replace(headers=headers, value=value), "", keys_in(lately)) is not None
 
 
+def test_what_its_producer_dated_back_answers_no_gateway(lately: Path) -> None:
+    """It was taken for what lay there before: where topics are not checked, as workers do, anybody could date it so."""
+    send = outgoing("", decision())
+    when, value = int(BEFORE.timestamp() * 1000), send.value or b""
+    raw = ConsumerRecord(send.topic, 0, 0, when, 1, send.key, value, None, 0, len(value), tuple(send.headers or ()))
+    assert fault(raw, "", keys_in(lately)) is None
+    assert fault(_record(raw), "", keys_in(lately)) is None
+    dated_back = replace(raw, timestamp_type=0)
+    assert fault(dated_back, "", keys_in(lately)) is not None
+    assert fault(_record(dated_back), "", keys_in(lately)) is not None
+
+
 def test_every_reader_takes_what_lay_there_before(lately: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scorers kept no calibrator, and commands dropped the past of one."""
     keys, settings = keys_in(lately), load(keys=lately)
     raw = [
         SimpleNamespace(**outgoing("", version(n))._asdict(), timestamp=int(when.timestamp() * 1000),
-                        partition=home(b"ward", settings.partitions))
-        for n, when in ((2, BEFORE), (3, AFTER))
+                        timestamp_type=type_, partition=home(b"ward", settings.partitions))
+        for n, when, type_ in ((2, BEFORE, 1), (3, AFTER, 1), (4, BEFORE, 0))
     ]  # fmt: skip
     known = Calibrations(load(), keys)
     for record in raw:
@@ -335,13 +354,16 @@ def test_every_reader_takes_what_lay_there_before(lately: Path, monkeypatch: pyt
 
 
 def test_the_oracle_too_takes_what_lay_there_before(lately: Path) -> None:
-    sends = [(outgoing("", decision(id_)), when) for id_, when in (("r1", BEFORE), ("r2", AFTER))]
+    sends = [(outgoing("", decision(id_)), when) for id_, when in (("r1", BEFORE), ("r2", AFTER), ("r3", BEFORE))]
     entries = [
-        Entry("decisions", 0, n, send.key, send.value or b"", tuple(send.headers or ()), int(when.timestamp() * 1000))
+        Entry(
+            "decisions", 0, n, send.key, send.value or b"", tuple(send.headers or ()), int(when.timestamp() * 1000),
+            by_broker=n < 2,
+        )
         for n, (send, when) in enumerate(sends)
-    ]
+    ]  # fmt: skip
     report = check(Logs({"decisions": entries}), Rules(keys=keys_in(lately)))
-    assert [one.offset for one in report.differences if "not a record that a stage" in str(one)] == [1]
+    assert [one.offset for one in report.differences if "not a record that a stage" in str(one)] == [1, 2]
 
 
 def test_a_window_for_what_is_unsigned_must_be_closed_and_its_dates_the_brokers(lately: Path) -> None:
@@ -367,7 +389,6 @@ def test_what_is_fed_is_signed(tmp_path: Path) -> None:
     [item] = items([Arrival(at(0), response())])
     send(producer, settings, item)
     send_end(producer, settings, at(0))
-    faults = [
-        fault(SimpleNamespace(**{"key": None, "timestamp": 0} | record), "ward.", keys_in(file)) for record in sent
-    ]
+    known = {"key": None, "timestamp": 0, "timestamp_type": 0}
+    faults = [fault(SimpleNamespace(**known | record), "ward.", keys_in(file)) for record in sent]
     assert faults == [None] * (1 + 2 * settings.partitions)

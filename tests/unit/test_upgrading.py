@@ -51,7 +51,11 @@ def test_whoever_cannot_sign_cannot_end_a_worker(stage: str, topic: str) -> None
     assert [letter.code for letter in letters(taken(stage, topic, keys=KEYS))] == ["forged"]
 
 
-@pytest.mark.parametrize("value", [b"{}", b'{"schema":1}', b"\xff", b"[2]"])
+NONE = [b"0", b"-1", b'"2"', b"1.5", b"2.0", b"true", b"null", b"[2]", b'{"2":2}', b"1" + b"0" * 30]
+"""What no version gives as its `schema`."""
+
+
+@pytest.mark.parametrize("value", [b"{}", b'{"schema":1}', b"\xff", b"[2]", *(b'{"schema":%b}' % one for one in NONE)])
 @pytest.mark.parametrize(("stage", "topic"), READ)
 def test_what_no_version_writes_ends_nothing(stage: str, topic: str, value: bytes) -> None:
     assert [letter.code for letter in letters(taken(stage, topic, value))] in (["invalid"], ["undecodable"])
