@@ -47,8 +47,8 @@ class Calibrations:
 
     def __init__(self, settings: Settings, keys: Keys | None = None) -> None:
         self._prefix, self._keys = settings.topic_prefix, keys
-        topic = settings.topic_prefix + Calibration.topic
-        self._partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
+        self._topic = settings.topic_prefix + Calibration.topic
+        self._partitions = [TopicPartition(self._topic, number) for number in range(settings.partitions)]
         self._options = kafka_options(settings)
         self._heard: dict[str, tuple[int, bytes]] = {}
         """By deployment the newest version, and its record; an empty one if it was taken away."""
@@ -115,7 +115,11 @@ class Calibrations:
         self._held.pop(deployment, None)
 
     async def _follow(self) -> None:
-        how = {"auto_offset_reset": "earliest", "fetch_max_wait_ms": FETCH_MS}
+        how = {
+            "auto_offset_reset": "earliest",
+            "fetch_max_wait_ms": FETCH_MS,
+            "metadata_max_age_ms": int(CONTACT_S * 1000),
+        }
         async with assigned(self._options, self._partitions, **how) as consumer:
             await consumer.seek_to_beginning(*self._partitions)
             await self._read(consumer)
@@ -124,14 +128,21 @@ class Calibrations:
         loop = asyncio.get_running_loop()
         while True:
             ends = await consumer.end_offsets(self._partitions)
-            asked = loop.time()
+            asked, whole = loop.time(), self._is_whole(consumer)
             while loop.time() - asked < CONTACT_S:
                 for records in (await consumer.getmany(timeout_ms=FETCH_MS)).values():
                     for record in records:
                         self.hear(record)
-                if self._contact != asked and await _passed(consumer, ends):
+                if whole and self._contact != asked and await _passed(consumer, ends):
                     self._contact = asked
                     self._caught_up.set()
+
+    def _is_whole(self, consumer: Any) -> bool:
+        """Whether all of the topic is read: one that was made larger may hold newer versions elsewhere."""
+        found, read = len(consumer.partitions_for_topic(self._topic) or ()), len(self._partitions)
+        if found != read:
+            log.error("nothing is green: calibrations are cut otherwise than the settings say", found=found, read=read)
+        return found == read
 
 
 def read(value: bytes) -> Calibrated:

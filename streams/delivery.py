@@ -31,6 +31,9 @@ PART: Final = itemgetter(0, 1)
 PLACE: Final = itemgetter(0, 1, 2)
 """Those and its offset."""
 
+NO_FAULT: Final = (DeliveryError, MemoryError, OSError)
+"""What no record can be blamed for, and none is set aside for: the worker ends, and the machine may recover."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -70,8 +73,8 @@ class Stage(Protocol):
     def done(self, partition: int) -> None:
         """The plan just made is durable."""
 
-    def forget(self) -> None:
-        """The partitions are no longer ours: drop what is cached."""
+    def forget(self, *partitions: int) -> None:
+        """These partitions, or all, are no longer ours, or not as we hold them: drop what is cached."""
 
 
 class Delivery:
@@ -189,7 +192,7 @@ class Delivery:
     def _put_off(self, partition: int) -> None:
         """Forget what a batch began; if the partition is still ours, the batch is read again."""
         log.warning("the partition may not be ours for long: a batch is put off", stage=self._stage.name)
-        self._stage.forget()
+        self._stage.forget(partition)
         self._stage.state.close(partition)
 
     async def _deliver_part(self, tp: TP, records: Sequence[Record]) -> None:
@@ -213,14 +216,14 @@ class Delivery:
                 plan = await self._stage.handle(partition, records)
                 await self.act(partition, plan)
                 records = records[len(records) - plan.left :]
-        except (DeliveryError, LeaseLost):
+        except (LeaseLost, *NO_FAULT):
             raise
         except Exception as error:  # noqa: BLE001 (no input may stop the stream: it is tried alone, then set aside)
             await self._one_by_one(records, error)
 
     async def _one_by_one(self, records: Sequence[Record], error: Exception) -> None:
         log.warning("a batch failed; its records are tried alone", stage=self._stage.name, error=type(error).__name__)
-        self._stage.forget()
+        self._stage.forget(records[0].partition)
         for record in records:
             left = 1
             while left:
@@ -231,11 +234,11 @@ class Delivery:
     async def _plan_for(self, record: Record) -> Plan:
         try:
             return await self._stage.handle(record.partition, [record])
-        except DeliveryError:
+        except NO_FAULT:
             raise
         except Exception as error:  # noqa: BLE001 (see above)
             log.error("dead letter: internal", stage=self._stage.name, error=type(error).__name__, offset=record.offset)  # noqa: TRY400 (a traceback may quote patient text)
-            self._stage.forget()  # what it changed before it failed
+            self._stage.forget(record.partition)  # what it changed before it failed
             return await self._stage.poison(record)
 
 

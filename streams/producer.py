@@ -20,13 +20,13 @@ class Producer(AIOKafkaProducer):
     app: Any
 
     async def send_all(self, sends: Sequence[Send]) -> None:
-        """Send records and wait until the broker has acknowledged every one."""
-        producer, parts = self._ensure_producer(), defaultdict[tuple[str, int], list[Row]](list)
-        counts = {topic: len(await producer.partitions_for(topic)) for topic in {send.topic for send in sends}}
+        """Send records and wait until the broker has acknowledged every one.
+
+        They go where our readers look, by the settings: a topic may be made larger while workers run.
+        """
+        parts, partitions = defaultdict[tuple[str, int], list[Row]](list), self.app.conf.topic_partitions
         for send in sends:
-            parts[send.topic, home(send.key or b"", counts[send.topic])].append(
-                (send.key, send.value, send.headers or [])
-            )
+            parts[send.topic, home(send.key or b"", partitions)].append((send.key, send.value, send.headers or []))
         await asyncio.gather(*(self._send(*part, rows) for part, rows in parts.items()))
 
     async def send_rows(

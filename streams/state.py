@@ -7,18 +7,18 @@ own, up to the end that the broker names; before an assignment the last owner ha
 So nothing is recovered while it changes, and there is no standby to go stale.
 
 Rows on disk are gone on with only where the changelog still holds the very record that they end with (see `mark`). Else
-they are given up and read anew: the changelog is the truth.
+they are given up and read anew: the changelog is the truth. So are rows that RocksDB finds damaged when it reads them.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
-from itertools import takewhile
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Final, Protocol
 
 import faust
 import structlog
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DbClosedError, Options, Rdict, WriteBatch
 
 from models.errors import DeliveryError
 from streams.clock import WallClock
@@ -37,6 +37,9 @@ CACHE_BYTES: Final = 8 * 2**20
 """Of blocks, for all partitions of a stage: RocksDB's own 32 MiB for each fill slowly, and were no faster."""
 BLOOM_BITS: Final = 10
 """A key: most that are asked for are new, and a filter of so many bits knows 99 of 100 of them (RocksDB's wiki)."""
+
+DAMAGED: Final = "Corruption"
+"""What RocksDB's word on damaged files begins with; the client has one type for all that it raises."""
 
 Row = tuple[bytes, bytes | None]
 """Key and value; a value of None deletes."""
@@ -108,15 +111,34 @@ class Disk:
         table.set_bloom_filter(BLOOM_BITS, block_based=False)
         options.set_block_based_table_factory(table)
         options.set_write_buffer_size(MEMTABLE_BYTES)
-        self._db: Any = Rdict(str(folder), options)
-        self.get = self._db.get
-        said = self._db.get(MARK)
+        self._folder = folder
+        self._db: Any = None
+        with self._intact():
+            self._db = Rdict(str(folder), options)
+            said = self._db.get(MARK)
         self.mark = Mark.decode(said) if said else None
 
+    def get(self, key: bytes) -> bytes | None:
+        """Return a row. Raises `DeliveryError`."""
+        try:
+            found: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise self._lost(error) from error
+        return found
+
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the rows, which lie in the order of their keys; the mark is not one of them."""
-        found = takewhile(lambda row: row[0].startswith(prefix), self._db.items(from_key=prefix))
-        yield from (row for row in found if row[0] != MARK)
+        """Iterate over the rows, which lie in the order of their keys; the mark is not one of them.
+
+        Raises `DeliveryError`: an iterator ends where it cannot read on, and says so only when asked.
+        """
+        with self._intact():
+            found = self._db.iter()
+            found.seek(prefix)
+            while found.valid() and (key := found.key()).startswith(prefix):
+                if key != MARK:
+                    yield key, found.value()
+                found.next()
+            found.status()
 
     def apply(self, rows: Iterable[Row], mark: Mark) -> None:
         """Apply changes and the mark at once."""
@@ -127,7 +149,8 @@ class Disk:
             else:
                 batch.put(key, value)
         batch.put(MARK, mark.encode())
-        self._db.write(batch)
+        with self._intact():
+            self._db.write(batch)
         self.mark = mark
 
     def clear(self) -> None:
@@ -139,8 +162,25 @@ class Disk:
         self.mark = None
 
     def close(self) -> None:
-        """Let another process open it."""
-        self._db.close()
+        """Let another process open it, if that is not done."""
+        with suppress(DbClosedError):
+            self._db.close()
+
+    @contextmanager
+    def _intact(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> DeliveryError:
+        """Return what ends the worker. Damaged rows are removed: whoever opens them next reads the changelog."""
+        if not str(error).startswith(DAMAGED):
+            return DeliveryError(f"rows on disk cannot be used: {error}")
+        if self._db is not None:
+            self.close()
+        rmtree(self._folder, ignore_errors=True)
+        return DeliveryError(f"rows on disk are damaged; they are removed, and the next start reads them anew: {error}")
 
 
 class State:

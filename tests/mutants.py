@@ -63,6 +63,13 @@ MUTANTS = (
         "tests/unit/test_fold.py",
     ),
     Mutant(
+        "F5 an id that a crash cut off counts again",
+        "streams/agents/fold.py",
+        "cut_off = [id_ for id_ in held.recent if not self.state.get(partition, _id(id_))]",
+        "cut_off: list[str] = []",
+        "tests/unit/test_fold.py",
+    ),
+    Mutant(
         "what a newer version wrote is set aside for good",
         "streams/agents/common.py",
         "if record.topic.removeprefix(self.prefix) in WRITTEN_BY_OTHERS:",
@@ -72,7 +79,7 @@ MUTANTS = (
     Mutant(
         "what ends a worker is taken for a fault of a record",
         "streams/delivery.py",
-        "        except DeliveryError:\n            raise\n        except Exception",
+        "        except NO_FAULT:\n            raise\n        except Exception",
         "        except Exception",
         "tests/unit/test_delivery.py",
     ),
@@ -366,9 +373,16 @@ MUTANTS = (
         "tests/unit/test_score.py tests/unit/test_clock.py",
     ),
     Mutant(
+        "I6 a version is current though newer ones may lie where nobody reads",
+        "streams/calibrations.py",
+        "return found == read",
+        "return True",
+        "tests/unit/test_calibrations.py",
+    ),
+    Mutant(
         "I6 a version is current before all are read",
         "streams/calibrations.py",
-        "if self._contact != asked and await _passed(consumer, ends):",
+        "if whole and self._contact != asked and await _passed(consumer, ends):",
         "if True:",
         "tests/unit/test_calibrations.py",
     ),
@@ -473,7 +487,7 @@ MUTANTS = (
     Mutant(
         "what a failed record had changed stays",
         "streams/delivery.py",
-        "            self._stage.forget()  # what it changed before it failed\n",
+        "            self._stage.forget(record.partition)  # what it changed before it failed\n",
         "",
         "tests/unit/test_delivery.py",
     ),

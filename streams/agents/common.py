@@ -1,6 +1,8 @@
 """What every stage does alike: read records by contract, and set aside those that break it."""
 
-from typing import Any, NamedTuple
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Final, NamedTuple, TypeVar
 
 from models.errors import DeliveryError, EventError, Invalid, UnknownSchema
 from models.events import WRITTEN_BY_OTHERS, DeadLetter, Event, decode, digest
@@ -8,6 +10,10 @@ from models.partitions import misplaced
 from models.signing import Keys
 from streams.metrics import Metrics
 from streams.wire import Record, Send, fault, outgoing
+
+T = TypeVar("T")
+AT_ONCE: Final = 256
+"""Rows or events after which others may use the event loop: some milliseconds' worth."""
 
 
 class Context(NamedTuple):
@@ -61,6 +67,14 @@ class Context(NamedTuple):
             size_bytes=len(record.value),
             response_id=response_id,
         )
+
+
+async def gently(many: Iterable[T]) -> AsyncIterator[T]:
+    """Yield what may be a million, and leave the event loop to others now and then."""
+    for n, one in enumerate(many, 1):
+        yield one
+        if n % AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 def unreadable(what: str, error: Exception) -> DeliveryError:

@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from streams.agents.common import gently
 from streams.clock import Clock
 from streams.state import State
 from streams.timers import EPOCH, GRACE_S
@@ -62,9 +63,10 @@ class Shelf:
         """Whether a row that was kept from then may be deleted by now."""
         return at + self._keep <= self.watermark
 
-    def fill(self, rows: Iterable[tuple[datetime, bytes]]) -> None:
+    async def fill(self, rows: Iterable[tuple[datetime, bytes]]) -> None:
         """Keep the rows that stand, in the order of their times."""
-        for at, key in sorted((self._clock.bounded(at), key) for at, key in rows):
+        dated = sorted([(self._clock.bounded(at), key) async for at, key in gently(rows)])
+        async for at, key in gently(dated):
             self.keep(key, at, again=False)
 
     def clear(self) -> list[bytes]:
@@ -108,25 +110,27 @@ class Expiry:
             return at  # forgotten meanwhile: whoever takes the partition up again reads the row itself
         return shelf.keep(key, at, again=again)
 
-    def take(self, partition: int, state: State) -> dict[bytes, bytes | None]:
+    async def take(self, partition: int, state: State) -> dict[bytes, bytes | None]:
         """Return the rows to delete now."""
-        if partition not in self._shelves:
+        if (shelf := self._shelves.get(partition)) is None:
             dated = ((self._read(key, value), key) for key, value in state.items(partition))
-            shelf = self._shelves[partition] = self._make()
-            shelf.fill((at, key) for at, key in dated if at is not None)
-        return dict.fromkeys(self._shelves[partition].clear())
+            shelf = self._make()
+            await shelf.fill((at, key) for at, key in dated if at is not None)
+            self._shelves[partition] = shelf
+        return dict.fromkeys(shelf.clear())
 
-    def idle(self, partition: int, state: State) -> dict[bytes, bytes | None]:
+    async def idle(self, partition: int, state: State) -> dict[bytes, bytes | None]:
         """Return the rows to delete while no records come: none of a partition that is new to us while nobody tells
         the time, for all in it would be dated by a clock that may be years behind.
         """
-        return self.take(partition, state) if partition in self._shelves or self._clock.is_told else {}
+        return await self.take(partition, state) if partition in self._shelves or self._clock.is_told else {}
 
     def forgets(self, partition: int, at: datetime) -> bool:
         """Whether a row that was set for this time may be deleted by now."""
         shelf = self._shelves.get(partition)
         return shelf is not None and shelf.forgets(at)
 
-    def forget(self) -> None:
-        """The partitions are no longer ours."""
-        self._shelves.clear()
+    def forget(self, *partitions: int) -> None:
+        """Drop what is cached of these partitions, or of all."""
+        for partition in partitions or tuple(self._shelves):
+            self._shelves.pop(partition, None)

@@ -18,16 +18,13 @@ from msgspec import Struct
 
 from models.errors import DeliveryError, EventError, StateError
 from models.events import Alarm, Change, DeadLetter, Event, Watermark
-from streams.agents.common import Context, Internal, unreadable
+from streams.agents.common import Context, Internal, gently, unreadable
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
 from streams.delivery import Plan
 from streams.settings import Stage
 from streams.state import State
 from streams.wire import Record, Send
-
-AT_ONCE: Final = 256
-"""Events after which others may use the event loop: five milliseconds' worth."""
 
 ROW: Final = b"d/"
 """What the key of a deployment's row begins with."""
@@ -146,11 +143,9 @@ class Fold:
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Fold a batch; publish each deployment it touches once."""
-        plan = Plan(self._expiry.take(partition, self.state), [])
+        plan = Plan(await self._expiry.take(partition, self.state), [])
         touched: dict[str, Taken] = {}
-        for n, record in enumerate(self.kind.arrange(records)):
-            if n % AT_ONCE == 0:
-                await asyncio.sleep(0)
+        async for record in gently(self.kind.arrange(records)):
             try:
                 event = self.context.decode(self.kind.types, record)
             except EventError as error:
@@ -172,7 +167,7 @@ class Fold:
         Once in a worker's life: at every rebalance, a thousand deployments would be four megabytes. What it has folded
         itself it has published.
         """
-        plan = Plan(self._expiry.idle(partition, self.state), [])
+        plan = Plan(await self._expiry.idle(partition, self.state), [])
         published = self.kind.published
         if published and published.caught_up and partition not in self._shown:
             self._shown.add(partition)
@@ -205,11 +200,13 @@ class Fold:
             for at in batch.taken_at:
                 self.context.metrics.threshold_seconds.observe(max(0.0, now.timestamp() - at))
 
-    def forget(self) -> None:
-        """Drop what is cached."""
-        self._held.clear()
-        self._batches.clear()
-        self._expiry.forget()
+    def forget(self, *partitions: int) -> None:
+        """Drop what is cached of these partitions, or of all."""
+        for place in [place for place in self._held if not partitions or place[0] in partitions]:
+            del self._held[place]
+        for partition in partitions or tuple(self._batches):
+            self._batches.pop(partition, None)
+        self._expiry.forget(*partitions)
 
     def _take(self, record: Record, event: Any, touched: dict[str, Taken]) -> None:
         """Fold an event that is new. One that cannot be is taken too: when it comes again, it might.
@@ -217,8 +214,9 @@ class Fold:
         What a batch has touched is its own until it is stored: in the pauses between, another may make us forget.
         """
         partition, (id_, deployment, at) = record.partition, self.kind.identify(event)
+        seen = self._clock.bounded(at, record.at)
         if (taken := touched.get(deployment)) is None:
-            taken = touched[deployment] = Taken(self._hold(partition, deployment))
+            taken = touched[deployment] = self._begin(partition, deployment, seen)
         held, key = taken.held, _id(id_)
         if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):
             return
@@ -229,13 +227,18 @@ class Fold:
         except EventError as error:
             taken.news.append(self.context.letter(self.name, record, error))
         held.places[record.topic] = record.offset
-        taken.ids[id_] = self._expiry.set(partition, key, self._clock.bounded(at, record.at))
+        taken.ids[id_] = self._expiry.set(partition, key, seen)
 
-    def _hold(self, partition: int, deployment: str) -> Held:
-        if (held := self._held.get((partition, deployment))) is None:
-            stored = self.state.get(partition, row_of(deployment))
-            held = self._held[partition, deployment] = self._load(deployment, stored)
-        return held
+    def _begin(self, partition: int, deployment: str, at: datetime) -> Taken:
+        """Begin a batch of a deployment. Its ids will stand where those of the last one do: of these, the rows that a
+        crash cut off are kept with it, from `at`.
+        """
+        if held := self._held.get((partition, deployment)):
+            return Taken(held)
+        held = self._load(deployment, self.state.get(partition, row_of(deployment)))
+        self._held[partition, deployment] = held
+        cut_off = [id_ for id_ in held.recent if not self.state.get(partition, _id(id_))]
+        return Taken(held, {id_: self._expiry.set(partition, _id(id_), at) for id_ in cut_off})
 
     def _load(self, deployment: str, stored: bytes | None) -> Held:
         if stored is None:

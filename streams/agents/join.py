@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
@@ -13,7 +14,7 @@ from models import joining
 from models.errors import EventError
 from models.events import Decision, Feedback, Watermark
 from models.joining import Effect, Horizons, Row
-from streams.agents.common import Context, Internal, unreadable
+from streams.agents.common import Context, Internal, gently, unreadable
 from streams.clock import Clock
 from streams.delivery import Plan
 from streams.state import State
@@ -84,7 +85,7 @@ class Join:
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Join records of one partition, in order; time advances with them."""
-        batch, taken = Batch(self, partition), 0
+        batch, taken = Batch(self, partition, *await self.desk(partition)), 0
         batch.wake()
         while taken < len(records) and not batch.late:
             batch.take(records[taken])
@@ -93,7 +94,7 @@ class Join:
 
     async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:
         """Let time reach rows while no events come: of an input, not beyond what may still lie there unread."""
-        batch = Batch(self, partition)
+        batch = Batch(self, partition, *await self.desk(partition))
         batch.wake()
         if self.clock.now() is not None:
             for topic, until in settled.items():
@@ -112,13 +113,15 @@ class Join:
                 desk.graves.lay(self._next.pop(partition, []))
             self.context.metrics.pending.labels(partition=str(partition)).set(desk.waiting)
 
-    def forget(self) -> None:
-        """Drop what is cached; rows and progress are durable."""
-        self._desks.clear()
-        self._next.clear()
-        self.context.metrics.pending.clear()  # whoever has the partitions now counts their rows
+    def forget(self, *partitions: int) -> None:
+        """Drop what is cached of these partitions, or of all; rows and progress are durable."""
+        for partition in partitions or tuple(self._desks):
+            self._desks.pop(partition, None)
+            self._next.pop(partition, None)
+            with suppress(KeyError):
+                self.context.metrics.pending.remove(str(partition))  # whoever has it now counts its rows
 
-    def desk(self, partition: int) -> tuple[Desk, list[Effect]]:
+    async def desk(self, partition: int) -> tuple[Desk, list[Effect]]:
         """Return a partition's desk; when it is new, with the outcomes that may not have been sent before a crash."""
         if desk := self._desks.get(partition):
             return desk, []
@@ -126,16 +129,19 @@ class Join:
         progress = msgspec.json.decode(stored, type=Progress) if stored else Progress()
         desk = Desk(progress, self.clock)
         try:
-            effects = list(self._recover(partition, desk, progress.sent))
+            effects = await self._recover(partition, desk, progress.sent)
         except ValueError as error:
             raise unreadable(f"rows of partition {partition}", error) from None
         self._desks[partition] = desk
         return desk, effects
 
-    def _recover(self, partition: int, desk: Desk, sent: int) -> Iterable[Effect]:
+    async def _recover(self, partition: int, desk: Desk, sent: int) -> list[Effect]:
         """Set all timers; return what may not have been sent, in the order in which it fell due."""
         found: list[tuple[datetime, str, Effect]] = []
-        for row in (read(value) for key, value in self.state.items(partition) if not key.startswith(b"\x00")):
+        async for key, value in gently(self.state.items(partition)):
+            if key.startswith(b"\x00"):
+                continue
+            row = read(value)
             desk.timers.set(row.response_id, row.due(self.horizons))
             desk.waiting += waits(row)
             desk.sequence = max(desk.sequence, row.sequence + 1)
@@ -158,10 +164,10 @@ class Join:
 class Batch:
     """The working copy of one batch: rows read and changed, effects in order."""
 
-    def __init__(self, stage: Join, partition: int) -> None:
+    def __init__(self, stage: Join, partition: int, desk: Desk, effects: Iterable[Effect]) -> None:
         self._stage = stage
         self._partition = partition
-        self._desk, effects = stage.desk(partition)
+        self._desk = desk
         self._rows: dict[str, Row] = {}
         self._sends: list[Send] = [stage.context.send(e) for e in effects]
         self._closed: list[str] = []

@@ -73,7 +73,7 @@ class Score:
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Decide on responses, all of a batch at once as far as they are answered in time; note outcomes."""
         if records[0].topic == self.context.prefix + Outcome.topic:
-            return self._outcomes(partition, records)
+            return await self._outcomes(partition, records)
         tokens = list(accumulate(max(0, len(record.value) - ENVELOPE) / BYTES for record in records))
         taken = max(1, bisect(tokens, self._room()))
         self._under_way += tokens[taken - 1]
@@ -91,7 +91,7 @@ class Score:
 
     async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
         """Forget what is long past."""
-        return Plan(self._expiry.idle(partition, self.state), [])
+        return Plan(await self._expiry.idle(partition, self.state), [])
 
     async def poison(self, record: Record) -> Plan:
         """Set aside what cannot be processed; its response is red."""
@@ -102,13 +102,13 @@ class Score:
     def done(self, partition: int) -> None:
         """Nothing is kept back."""
 
-    def forget(self) -> None:
+    def forget(self, *partitions: int) -> None:
         """Drop what is cached."""
-        self._expiry.forget()
+        self._expiry.forget(*partitions)
 
     async def _responses(self, partition: int, records: Sequence[Record]) -> Plan:
         await self._parts.calibrations.ready()
-        plan = Plan(self._expiry.take(partition, self.state), [])
+        plan = Plan(await self._expiry.take(partition, self.state), [])
         clock = self._parts.clock
         now = clock.time_at(clock.passed())
         found = [self._spare(partition, self._read(partition, record), now) for record in records]
@@ -204,8 +204,8 @@ class Score:
             return []
         return [self._keep(record, plan, first or decision, again=first is not None)]
 
-    def _outcomes(self, partition: int, records: Sequence[Record]) -> Plan:
-        plan = Plan(self._expiry.take(partition, self.state), [])
+    async def _outcomes(self, partition: int, records: Sequence[Record]) -> Plan:
+        plan = Plan(await self._expiry.take(partition, self.state), [])
         for record in records:
             try:
                 outcome: Outcome = self.context.decode(Outcome, record)

@@ -213,7 +213,7 @@ def test_a_library_that_quotes_the_patient_is_not_repeated(caplog: pytest.LogCap
         def done(self, partition: int) -> None:
             return
 
-        def forget(self) -> None:
+        def forget(self, *partitions: int) -> None:
             return
 
     asked: Response = decode(Response, orjson.dumps(GOOD[0] | {"query": CANARIES[0]}))

@@ -104,9 +104,13 @@ async def test_of_two_that_say_they_are_the_same_version_the_first_serves() -> N
 class Topic:
     """Holds versions of which one is read at a time."""
 
-    def __init__(self, versions: int) -> None:
-        self.read, self.versions = 0, versions
+    def __init__(self, versions: int, partitions: int = load().partitions) -> None:
+        self.read, self.versions, self.partitions = 0, versions, partitions
         self.seen: list[bool] = []
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        assert topic == "calibrations"
+        return set(range(self.partitions))
 
     async def end_offsets(self, partitions: list[Any]) -> dict[Any, int]:
         return {partitions[0]: self.versions}
@@ -132,6 +136,15 @@ async def test_no_version_is_current_before_all_are_read() -> None:
         await known._read(topic)
     assert topic.seen == [False, False, False]
     assert (known.in_contact, known.caught_up) == (True, True)
+
+
+async def test_where_the_topic_has_grown_no_version_is_current() -> None:
+    """Newer ones may lie in partitions that are not read: half of all deployments, of eight instead of four."""
+    topic = Topic(3, partitions=8)
+    topic.known = known = Calibrations(load())
+    with pytest.raises(KafkaError):
+        await known._read(topic)
+    assert (known.in_contact, known.caught_up) == (False, False)
 
 
 async def test_without_word_from_the_broker_no_version_is_current(monkeypatch: pytest.MonkeyPatch) -> None:

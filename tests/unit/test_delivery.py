@@ -197,7 +197,8 @@ class Stage:
         self.poisoned: list[int] = []
         self.written: list[Any] = []
         self.opened: list[int] = []
-        self.ticks = self.forgotten = self.finished = 0
+        self.forgotten: list[tuple[int, ...]] = []
+        self.ticks = self.finished = 0
 
     def plan(self) -> Any:
         sends: Any = ["an outcome"] if self.rows else []
@@ -231,8 +232,8 @@ class Stage:
     def done(self, partition: int) -> None:
         self.finished += 1
 
-    def forget(self) -> None:
-        self.forgotten += 1
+    def forget(self, *partitions: int) -> None:
+        self.forgotten.append(partitions)
 
 
 def test_a_partition_that_was_lost_is_not_touched() -> None:
@@ -250,7 +251,7 @@ def test_what_cannot_be_processed_is_set_aside_alone() -> None:
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
     asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
     assert (stage.handled, stage.poisoned, made._released) == ([10, 12], [11], {PART: 13})
-    assert stage.forgotten == 2, "what a stage began with the batch, and with that record, must not count"
+    assert stage.forgotten == [(0,), (0,)], "what a stage began with the batch, and with that record, must not count"
 
 
 def test_what_ends_a_worker_ends_it_also_when_records_are_tried_alone() -> None:
@@ -274,6 +275,24 @@ def test_what_ends_a_worker_ends_it_also_when_records_are_tried_alone() -> None:
     assert made._released == {}, "nothing of the batch is settled"
 
 
+@pytest.mark.parametrize("fails", [MemoryError(), OSError(5, "Input/output error")])
+def test_what_a_machine_lacks_is_no_fault_of_a_record(fails: Exception) -> None:
+    """All that came while it lasted became dead letters."""
+    made, crashed = consumer(10, 11), list[BaseException]()
+
+    class Starved(Stage):
+        async def handle(self, partition: int, records: Any) -> Any:
+            raise fails
+
+    async def crash(error: BaseException) -> None:
+        crashed.append(error)
+
+    stage = Starved()
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made)))
+    assert (stage.poisoned, [str(error) for error in crashed]) == ([], [type(fails).__name__])
+    assert made._released == {}, "nothing of the batch is settled"
+
+
 @pytest.mark.parametrize("when", ["before the rows", "before the outcomes"])
 def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None:
     """Its session may be over and another worker at work; if not, the batch is read again."""
@@ -283,7 +302,7 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
         made.lease.end()
     asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
     assert stage.written == ([] if when == "before the rows" else [{b"k": b"v"}])
-    assert (made._released, stage.forgotten, stage.finished, stage.opened) == ({}, 1, 0, [])
+    assert (made._released, stage.forgotten, stage.finished, stage.opened) == ({}, [(0,)], 0, [])
 
 
 @pytest.mark.parametrize("fails", [LeaseLost(), DeliveryError("the broker is gone")])
@@ -300,7 +319,7 @@ def test_time_passes_under_the_same_guards(fails: Exception) -> None:
     app = SimpleNamespace(rebalancing=False, consumer=consumer(), crash=crash)
     asyncio.run(Delivery(app, stage).tick([0]))
     if isinstance(fails, LeaseLost):
-        assert (crashed, stage.forgotten, stage.opened, stage.finished) == ([], 1, [], 0)
+        assert (crashed, stage.forgotten, stage.opened, stage.finished) == ([], [(0,)], [], 0)
     else:
         assert (crashed, stage.finished) == ([fails], 0)
 
@@ -387,7 +406,7 @@ def test_whoever_has_much_to_make_up_for_lets_go_when_asked() -> None:
     delivery = Delivery(SimpleNamespace(consumer=made), stage)
     delivery._draining = True
     asyncio.run(delivery._deliver(under_way(made)))
-    assert (stage.course, stage.finished, stage.forgotten, made._released) == ([10], 1, 1, {})
+    assert (stage.course, stage.finished, stage.forgotten, made._released) == ([10], 1, [(0,)], {})
 
 
 class Slow(Stage):
@@ -915,7 +934,7 @@ def test_draining_waits_for_the_batch_under_way_and_starts_no_other() -> None:
 
     asyncio.run(run())
     assert seen == ["finished", "committed"]
-    assert (stage.ticks, stage.forgotten, stage.opened) == (0, 1, [])
+    assert (stage.ticks, stage.forgotten, stage.opened) == (0, [()], [])
 
 
 async def _say(seen: list[str], word: str) -> None:

@@ -1,5 +1,6 @@
 """Rows that expire: none while what led to it may come again, each soon after."""
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -81,9 +82,9 @@ def test_after_a_restart_rows_go_in_the_order_of_their_times_whatever_that_of_th
     state.rows = {(0, b"%d" % n): b"" for n in range(4)} | {(0, b"d/ward"): b""}
     days = {b"%d" % n: at(86_400 * (3 - n)) for n in range(4)}
     expiry = Expiry(timedelta(days=1), lambda key, _: days.get(key), clock)
-    assert expiry.take(0, state) == {}
+    assert asyncio.run(expiry.take(0, state)) == {}
     clock.seconds += GRACE_S
-    assert expiry.take(0, state) == dict.fromkeys([b"3", b"2", b"1"])
+    assert asyncio.run(expiry.take(0, state)) == dict.fromkeys([b"3", b"2", b"1"])
     assert [expiry.forgets(0, when) for when in days.values()] == [False, True, True, True]
 
 
@@ -103,7 +104,7 @@ def test_each_partition_has_its_time_until_it_is_no_longer_ours() -> None:
     assert (expiry.watermark, expiry.set(0, b"a", at(7))) == (EPOCH, at(7))
     assert not expiry.forgets(0, EPOCH), "of a partition that is not ours nothing is known"
     for partition in (0, 1):
-        expiry.take(partition, FakeState())
+        asyncio.run(expiry.take(partition, FakeState()))
     assert expiry.set(0, b"a", at(200_000)) == at(200_000)
     assert expiry.set(0, b"b", at(0)) == at(200_000)
     assert expiry.set(1, b"c", at(0)) == at(0)

@@ -14,11 +14,13 @@ from models.errors import MOST_SAID, DeliveryError, Invalid
 from models.events import Alarm, Calibration, Change, Closure, DeadLetter, Instruction, Label, Scored, decode
 from models.policy import Policies, Policy
 from streams.agents import fold
+from streams.agents.common import AT_ONCE
 from streams.agents.expiry import Expiry
 from streams.agents.learn import Learn
 from streams.agents.watch import Watch
 from streams.clock import LiveClock
 from streams.timers import GRACE_S
+from streams.wire import Record
 from tests.rehearsal import HandClock
 from tests.stagecraft import FakeState, Published, Stopwatch, Theatre, at, context, decision, record
 
@@ -73,18 +75,59 @@ def test_duplicates_crashes_and_batches_change_nothing(ids: list[int], rng: Any)
 def test_a_write_that_is_cut_short_loses_nothing_and_repeats_nothing(written: int) -> None:
     """The broker takes the rows of a batch in their order, and a crash may leave any beginning of them."""
     stage, batch = theatre(), [record(label(n), n) for n in range(5)]
-    plan = asyncio.run(stage.stage.handle(0, batch))
-    stage.state.apply(0, plan._replace(rows=dict(list(plan.rows.items())[:written])))
-    stage.restart()
+    cut_short(stage, batch, written)
     for size in (2, 3):
         stage.run(batch[:size])
         batch = batch[size:]
     assert newest(stage).version == 5
 
 
+def cut_short(stage: Theatre, batch: list[Record], written: int) -> None:
+    """Let a worker die when the broker has taken so many rows of a batch."""
+    plan = asyncio.run(stage.stage.handle(0, batch))
+    stage.state.apply(0, plan._replace(rows=dict(list(plan.rows.items())[:written])))
+    stage.restart()
+
+
+@pytest.mark.parametrize("crash", CRASHES[1:])
+@pytest.mark.parametrize("written", range(7))
+@pytest.mark.parametrize("pause_s", [0, 20 * 86_400])
+def test_ids_that_a_crash_cut_off_are_known_when_others_stand_in_their_place(
+    written: int, crash: str, pause_s: float
+) -> None:
+    """A batch after it, a second crash, JOIN that sends its labels again at later offsets, grace over by then."""
+    clock = Stopwatch()
+    stage = theatre(clock=clock)
+    stage.run([record(label(9), 0)])
+    batch = [record(label(n, seconds=pause_s + n), n) for n in range(1, 6)]
+    cut_short(stage, batch, written)
+    stage.run([*batch, record(label(6, seconds=pause_s + 6), 6)], crash=crash)
+    clock.seconds += GRACE_S
+    stage.tick()
+    stage.run([one._replace(offset=one.offset + 6) for one in batch])
+    assert newest(stage).version == 7
+
+
+@pytest.mark.parametrize("written", range(7))
+def test_ids_that_a_crash_cut_off_are_known_when_another_topic_comes_first(written: int) -> None:
+    """WATCH folds three of them."""
+    rough, plain = theatre(Watch), theatre(Watch)
+    labels = [record(label(n, tier="green", rejected=True), n) for n in range(5)]
+    other = [record(decision("r9"), 0)]
+    cut_short(rough, labels, written)
+    for stage, batches in ((rough, (other, labels) if written else (labels, other)), (plain, (labels, other))):
+        for batch in batches:
+            stage.run(batch)
+    assert _counted(rough) == _counted(plain)
+
+
+def _counted(stage: Theatre) -> Any:
+    return msgspec.json.decode(stage.state.rows[0, b"d/ward"])["snapshot"]["guarantee"]
+
+
 def test_what_others_make_us_forget_in_the_middle_of_a_batch_loses_nothing() -> None:
     """A long batch leaves the event loop to others; one may lose its lease, and all that is cached is dropped."""
-    stage, batch = theatre(), [record(label(n), n) for n in range(3 * fold.AT_ONCE)]
+    stage, batch = theatre(), [record(label(n), n) for n in range(3 * AT_ONCE)]
 
     async def forgotten() -> Any:
         folding = asyncio.create_task(stage.stage.handle(0, batch))
@@ -213,13 +256,13 @@ def test_what_is_noted_after_a_partition_went_hides_no_older_row() -> None:
     clock, state = Stopwatch(), FakeState()
     expiry: Any = Expiry(timedelta(days=14), fold.read_time, clock)
     state.rows[0, b"i/old"] = msgspec.json.encode(at(0))
-    expiry.take(0, state)
+    asyncio.run(expiry.take(0, state))
     expiry.forget()
     assert expiry.set(0, b"i/new", at(20 * 86_400)) == at(20 * 86_400)
     state.rows[0, b"i/new"] = msgspec.json.encode(at(20 * 86_400))
-    expiry.take(0, state)
+    asyncio.run(expiry.take(0, state))
     clock.seconds += GRACE_S
-    assert list(expiry.take(0, state)) == [b"i/old"]
+    assert list(asyncio.run(expiry.take(0, state))) == [b"i/old"]
 
 
 def closures(*reasons: Any) -> list[Any]:

@@ -316,6 +316,60 @@ def test_a_folder_that_cannot_be_used_ends_the_worker(tmp_path: Path) -> None:
         rows_in("rocksdb", tmp_path)(3)
 
 
+BLOCK, FOOTER = 1000, 1000_000
+"""Where a file is damaged: in a block of rows, which is found when it is read, or at its end, when it is opened."""
+
+
+async def damaged(log: Log, folder: Path, place: int) -> None:
+    """Let a worker write and end, and its disk flip bits."""
+    made = state(log, "rocksdb", folder)
+    await made.open(3)
+    await made.write(3, {b"i/%05d" % n: b"x" * 100 for n in range(2000)})
+    made._open[3]._db.flush()  # type: ignore[attr-defined]
+    made.close()
+    [file] = (folder / "partition-3").glob("*.sst")
+    content = bytearray(file.read_bytes())
+    for n in range(min(place, len(content) - 20), min(place + 20, len(content))):
+        content[n] ^= 0xFF
+    file.write_bytes(content)
+
+
+async def read_all(made: State) -> dict[bytes, bytes]:
+    await made.open(3)
+    return dict(made.items(3, b"i/"))
+
+
+async def read_each(made: State) -> dict[bytes, bytes | None]:
+    await made.open(3)
+    return {key: made.get(3, key) for key in (b"i/%05d" % n for n in range(2000))}
+
+
+@pytest.mark.parametrize("use", [read_all, read_each])
+@pytest.mark.parametrize("place", [BLOCK, FOOTER])
+async def test_damaged_rows_on_disk_end_the_worker_and_the_next_reads_the_changelog(
+    log: Log, tmp_path: Path, place: int, use: Any
+) -> None:
+    """What could not be read was a dead letter, and what lay behind it in the file was not there."""
+    await damaged(log, tmp_path, place)
+    made = state(log, "rocksdb", tmp_path)
+    with pytest.raises(DeliveryError, match="damaged"):
+        await use(made)
+    made.close()
+    again = state(log, "rocksdb", tmp_path)
+    assert await use(again) == log.rows
+    again.close()
+
+
+async def test_rows_that_another_holds_open_are_not_taken_for_damaged(log: Log, tmp_path: Path) -> None:
+    await grown(log, tmp_path)
+    first, second = state(log, "rocksdb", tmp_path), state(log, "rocksdb", tmp_path)
+    await first.open(3)
+    with pytest.raises(DeliveryError, match="cannot be used: IO error: lock"):
+        await second.open(3)
+    assert dict(first.items(3)) == log.rows
+    first.close()
+
+
 def test_a_row_larger_than_a_batch_goes_alone_and_in_its_place() -> None:
     """The client's own batches: they refuse what does not fit, but never their first row."""
     client = SimpleNamespace(create_batch=lambda: BatchBuilder(BATCH_BYTES, 0))

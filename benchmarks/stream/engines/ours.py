@@ -50,7 +50,7 @@ class Pass:
     def done(self, partition: int) -> None:
         """Nothing is kept back."""
 
-    def forget(self) -> None:
+    def forget(self, *partitions: int) -> None:
         """Nothing is cached."""
 
 
