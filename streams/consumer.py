@@ -351,9 +351,8 @@ class Consumer(AIOKafkaConsumer):
             self._released_at[tp] = done[-1].at
 
     def _take(self, tp: TP, records: Iterable[Record]) -> list[Record]:
-        """Return those messages that were under way; now they are not, and there is room for others."""
-        under_way = self._open[tp]
-        taken = [r for r in records if under_way.pop(r.offset, None)]
+        """Return those messages that were ours; now they are not under way, and there is room for others."""
+        taken = [self._open[tp].pop(r.offset) for r in self.ours(tp, records)]
         self._loads[tp.topic] -= _load(taken)
         self._settled.set()
         return taken
@@ -377,13 +376,15 @@ class Consumer(AIOKafkaConsumer):
     async def rewind(self, tp: TP) -> None:
         """Read a partition again from the lowest message under way on; once, and then wait for it to come.
 
-        Those behind it make room for themselves: where nothing settles, whoever reads would wait for ever.
+        Those behind it make room for themselves: where nothing settles, whoever reads would wait for ever. The lowest
+        stays under way, so that nothing goes on behind it; but no agent that has it may process it: it comes again.
         """
         if monotonic() - self._rewound.get(tp, 0.0) > STRANDED_S:
             self._rewound[tp] = monotonic()
             log.warning("messages were received but given to no agent: reading them again", topic=tp.topic)
             lowest, *behind = self._open[tp].values()
             self._take(tp, behind)
+            self._open[tp][lowest.offset] = lowest._replace()
             await self.seek(tp, lowest.offset)
 
     def lose(self) -> None:

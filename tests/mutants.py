@@ -289,6 +289,13 @@ MUTANTS = (
         "tests/unit/test_delivery.py",
     ),
     Mutant(
+        "what lies between a message that is read again and the next fetch is lost",
+        "streams/consumer.py",
+        "            self._open[tp][lowest.offset] = lowest._replace()\n",
+        "",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
         "outcomes of an unfinished batch are not sent again",
         "streams/agents/join.py",
         "if row.sequence > sent:",

@@ -176,6 +176,50 @@ def test_what_is_read_again_makes_room_for_itself(monkeypatch: pytest.MonkeyPatc
     assert (made._released, made._loads.total()) == ({PART: 210}, 0)
 
 
+@pytest.fixture
+def sought(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """To which offsets a consumer went back."""
+    found: list[int] = []
+
+    async def seek(self: Any, tp: TP, offset: int) -> None:
+        self._read_offset[tp] = offset
+        found.append(offset)
+
+    monkeypatch.setattr(Consumer, "seek", seek)
+    return found
+
+
+def test_what_is_read_again_is_no_longer_that_which_an_agent_may_hold(
+    sought: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lowest counted still as given: it alone was processed, and with nothing under way, what had been fetched
+    before the seek was taken for what follows it. All between the two was lost.
+    """
+    made, stage = fetching(), Stage()
+    delivery = Delivery(SimpleNamespace(consumer=made), stage)
+    asyncio.run(made._receive_all(fetched(*range(10, 20)), 1))
+    queued = under_way(made)
+    monkeypatch.setattr("streams.consumer.monotonic", lambda: 100.0)
+    asyncio.run(made.rewind(PART))
+    asyncio.run(delivery._deliver(queued))
+    asyncio.run(made._receive_all(fetched(20, 21), 1))
+    monkeypatch.setattr("streams.consumer.monotonic", lambda: 104.0)
+    asyncio.run(delivery._deliver(under_way(made)[-2:]))
+    assert (sought, stage.handled, made._released) == ([10, 10], [], {})
+    asyncio.run(made._receive_all(fetched(*range(10, 22)), 1))
+    asyncio.run(delivery._deliver(under_way(made)))
+    assert (stage.handled, made._new_offset(PART)) == (list(range(10, 22)), 22)
+
+
+def test_a_batch_whose_partition_is_read_again_meanwhile_settles_nothing(sought: list[int]) -> None:
+    """Whoever looks for what is stranded waits for the broker between two partitions, and a batch may begin."""
+    made = consumer(10, 11, 12)
+    begun = under_way(made)[:2]
+    asyncio.run(made.rewind(PART))
+    made.settle(PART, begun)
+    assert (sought, made._released, made._new_offset(PART)) == ([10], {}, 10)
+
+
 def test_what_an_agent_works_on_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made = consumer(10, 11, 12)
     monkeypatch.setattr(Consumer, "seek", None)
