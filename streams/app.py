@@ -23,6 +23,7 @@ from streams.producer import Producer
 from streams.settings import Settings
 from streams.state import State, rows_in
 from streams.topics import MAX_STATE_BYTES
+from streams.watchdog import PATIENCE_S
 
 IDLE_S: Final = 1.0
 """How often a stage looks at what became due while no events came."""
@@ -130,6 +131,7 @@ def _conf(settings: Settings, folder: Path) -> dict[str, Any]:
         "broker_commit_interval": 0.5,
         "broker_session_timeout": settings.session_timeout_s,
         "broker_heartbeat_interval": settings.session_timeout_s / 6,
+        "broker_rebalance_timeout": PATIENCE_S,  # Faust's own; `Lease` and `Watchdog` go by it
         "producer_linger": 0.0,  # a stage sends a batch at once, and waits for it
         "producer_max_batch_size": BATCH_BYTES,
         "producer_max_request_size": MAX_STATE_BYTES,

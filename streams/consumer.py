@@ -58,7 +58,7 @@ SHEET: Final = 2**15
 """Bytes for which a message counts once more: a megabyte of text is no light thing to have under way."""
 
 SAFE: Final = 0.8
-"""Share of the session within which a write that starts is acknowledged before the session can end."""
+"""Share of the session, and of a rebalance, within which a write that starts is acknowledged before it can end."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,21 +66,28 @@ log = structlog.get_logger(__name__)
 class Lease:
     """Until when our partitions are certainly ours: a session from the last heartbeat that the broker answered.
 
-    Only after that may the group give them to another. The broker does not fence us, so we must stop by ourselves.
+    Only after that may the group give them to another; or, in a rebalance, when we have not joined again in its time,
+    though heartbeats are answered: it began after the last one that found none. The broker does not fence us, so we
+    must stop by ourselves.
 
-    >>> lease = Lease(session_s=6.0)
+    >>> lease = Lease(session_s=6.0, rebalance_s=60.0)
     >>> lease.renew(100.0)
     >>> lease.holds(104.0), lease.holds(105.0)
     (True, False)
+    >>> lease.renew(147.0, rebalancing=True)
+    >>> lease.holds(147.5), lease.holds(148.0)
+    (True, False)
     """
 
-    def __init__(self, session_s: float) -> None:
-        self._session_s = session_s
-        self._renewed = -inf
+    def __init__(self, session_s: float, rebalance_s: float) -> None:
+        self._session_s, self._rebalance_s = session_s, rebalance_s
+        self._renewed = self._at_rest = -inf
 
-    def renew(self, at: float) -> None:
-        """A heartbeat sent at `at` (seconds) was answered."""
+    def renew(self, at: float, *, rebalancing: bool = False) -> None:
+        """A heartbeat sent at `at` (seconds) was answered; `rebalancing`: we are asked to join again."""
         self._renewed = max(self._renewed, at)
+        if not rebalancing:
+            self._at_rest = max(self._at_rest, at)
 
     def end(self) -> None:
         """The group does not know us any more."""
@@ -88,7 +95,7 @@ class Lease:
 
     def holds(self, now: float) -> bool:
         """Whether a write may start at `now`."""
-        return now - self._renewed < SAFE * self._session_s
+        return now < min(self._renewed + SAFE * self._session_s, self._at_rest + SAFE * self._rebalance_s)
 
 
 class Place(NamedTuple):
@@ -158,21 +165,27 @@ class ConsumerThread(AIOKafkaConsumerThread):
             return {}
 
     async def on_start(self) -> None:
-        """Start, and take note of every heartbeat that is answered."""
+        """Start, and let the lease know of heartbeats that are answered, and when the group does not know us any more.
+
+        An answer that comes after that was given before, and says nothing.
+        """
         await super().on_start()
         worker: Any = self
         coordinator, lease = worker._consumer._coordinator, worker.consumer.lease
-        beat = coordinator._do_heartbeat
+        beat, reset = coordinator._do_heartbeat, coordinator.reset_generation
 
         async def noted() -> bool:
-            at = monotonic()
-            if answered := await beat():
-                lease.renew(at)
-            elif not coordinator.member_id:
-                lease.end()
+            at, generation = monotonic(), coordinator.generation
+            answered = await beat()
+            if answered and coordinator.generation == generation:
+                lease.renew(at, rebalancing=coordinator._rejoin_needed_fut.done())
             return bool(answered)
 
-        coordinator._do_heartbeat = noted
+        def ended() -> None:
+            lease.end()
+            reset()
+
+        coordinator._do_heartbeat, coordinator.reset_generation = noted, ended
 
     def place(self, tp: TP) -> Place | None:
         """Return what the last fetch of a partition showed; None: it is not ours, or was not fetched from."""
@@ -208,7 +221,7 @@ class Consumer(AIOKafkaConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.lease = Lease(self.app.conf.broker_session_timeout)
+        self.lease = Lease(self.app.conf.broker_session_timeout, self.app.conf.broker_rebalance_timeout)
         self._open: dict[TP, dict[int, Record]] = defaultdict(dict)
         self._seen: dict[tuple[TP, int], float] = {}
         self._rewound: dict[TP, float] = {}

@@ -261,6 +261,20 @@ MUTANTS = (
         "tests/unit/test_delivery.py",
     ),
     Mutant(
+        "I13 a worker writes when the group may have gone on without it",
+        "streams/consumer.py",
+        "lease.renew(at, rebalancing=coordinator._rejoin_needed_fut.done())",
+        "lease.renew(at)",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
+        "I13 a worker writes when a commit was refused",
+        "streams/consumer.py",
+        "            lease.end()\n",
+        "",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
         "rows on disk go on with a changelog that is not theirs",
         "streams/mark.py",
         "return None if Mark.of(found) == self else Doubt.OTHER",

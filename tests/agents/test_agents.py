@@ -38,7 +38,7 @@ class Broker:
         self.losing = False
         self.dates = -1
         """When it says that it took a record, in milliseconds since the epoch; -1: it does not say."""
-        self.lease = Lease(session_s=60.0)
+        self.lease = Lease(session_s=60.0, rebalance_s=60.0)
         self.lease.renew(monotonic())
         self._unacked_messages: set[Any] = set()
 

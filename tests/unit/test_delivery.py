@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import faust
 import pytest
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import UnknownMemberIdError
+from aiokafka.protocol.group import HeartbeatRequest
 from faust.transport.consumer import Fetcher
 from faust.types.tuples import TP
 
@@ -46,7 +49,7 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
     made.callback = _nothing
-    made.lease = Lease(session_s=6.0)
+    made.lease = Lease(session_s=6.0, rebalance_s=60.0)
     made.lease.renew(float("inf"))
     if offsets:
         asyncio.run(made._receive(PART, records(*offsets), 1))
@@ -349,6 +352,90 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
     assert (made._released, stage.forgotten, stage.finished, stage.opened) == ({}, [(0,)], 0, [])
 
 
+ANSWERED, UNKNOWN, REBALANCING = 0, 25, 27
+"""Error codes of Kafka's protocol: none, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS."""
+
+
+class Member:
+    """A consumer in a group, by aiokafka's own coordinator; a test says what the broker answers, and when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at, self.answers = 100.0, ANSWERED
+        self.lease = Lease(session_s=6.0, rebalance_s=60.0)
+        self.answer = asyncio.Event()
+        self.answer.set()
+        self.group: Any = GroupCoordinator.__new__(GroupCoordinator)
+        self.group.group_id, self.group.coordinator_id = "demur-join", 0
+        self.group.generation, self.group.member_id = 7, "me"
+        self.group._rejoin_needed_fut, self.group._send_req = asyncio.Future(), self._ask
+        self.thread: Any = ConsumerThread.__new__(ConsumerThread)
+        self.thread._consumer, self.thread.consumer = SimpleNamespace(_coordinator=self.group), self
+        monkeypatch.setattr("streams.consumer.AIOKafkaConsumerThread.on_start", _nothing)
+        monkeypatch.setattr("streams.consumer.monotonic", lambda: self.at)
+
+    async def start(self) -> "Member":
+        await self.thread.on_start()
+        return self
+
+    async def _ask(self, request: Any) -> Any:
+        answers = self.answers
+        if isinstance(request, HeartbeatRequest):
+            await self.answer.wait()
+        return SimpleNamespace(error_code=answers, topics=[(PART.topic, [(PART.partition, answers)])])
+
+    async def beat(self) -> None:
+        await self.group._do_heartbeat()
+
+    async def commit(self) -> None:
+        await self.group._do_commit_offsets(None, {PART: SimpleNamespace(offset=1, metadata="")})
+
+    @property
+    def holds(self) -> bool:
+        return self.lease.holds(self.at)
+
+
+async def test_in_a_rebalance_the_lease_ends_before_the_group_goes_on_without_us(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Heartbeats are answered all the while; whoever has not joined again after a minute is a member no longer."""
+    member = await Member(monkeypatch).start()
+    await member.beat()
+    member.answers, held = REBALANCING, []
+    for _ in range(60):
+        member.at += 1.0
+        await member.beat()
+        held.append(member.holds)
+    assert held == [True] * 47 + [False] * 13
+    member.answers, member.group._rejoin_needed_fut = ANSWERED, asyncio.Future()  # it has joined
+    await member.beat()
+    assert member.holds
+
+
+async def test_a_commit_that_the_group_refuses_ends_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, not at the next heartbeat; nor does one bring it back that was answered before."""
+    member = await Member(monkeypatch).start()
+    await member.beat()
+    member.answer.clear()
+    beating = asyncio.create_task(member.beat())
+    await asyncio.sleep(0)
+    member.answers = UNKNOWN
+    with pytest.raises(UnknownMemberIdError):
+        await member.commit()
+    assert not member.holds
+    member.answer.set()
+    await beating
+    assert not member.holds
+
+
+async def test_a_heartbeat_that_the_group_refuses_ends_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = await Member(monkeypatch).start()
+    await member.beat()
+    assert member.holds
+    member.answers = UNKNOWN
+    await member.beat()
+    assert not member.holds
+
+
 @pytest.mark.parametrize("fails", [LeaseLost(), DeliveryError("the broker is gone")])
 def test_time_passes_under_the_same_guards(fails: Exception) -> None:
     crashed: list[BaseException] = []
@@ -505,7 +592,7 @@ def test_while_one_partition_waits_another_is_worked_on_and_each_in_order() -> N
 class Idle:
     """A consumer whose messages are all ours."""
 
-    lease = Lease(session_s=6.0)
+    lease = Lease(session_s=6.0, rebalance_s=60.0)
     lease.renew(float("inf"))
 
     def __init__(self) -> None:
