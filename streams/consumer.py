@@ -21,6 +21,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import islice
 from math import inf
@@ -30,7 +31,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from aiokafka.consumer.fetcher import PartitionRecords
-from aiokafka.errors import OffsetOutOfRangeError, UnsupportedCodecError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, UnsupportedCodecError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
@@ -186,6 +187,13 @@ class ConsumerThread(AIOKafkaConsumerThread):
             reset()
 
         coordinator._do_heartbeat, coordinator.reset_generation = noted, ended
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Ask the broker, for the lease: no heartbeat is sent while we join, and the assignment may be long past."""
+        worker: Any = self
+        with suppress(KafkaError):  # there is no word of it, and no lease until there is
+            await worker._consumer._coordinator._do_heartbeat()
+        await super().on_partitions_assigned(assigned, generation_id)
 
     def place(self, tp: TP) -> Place | None:
         """Return what the last fetch of a partition showed; None: it is not ours, or was not fetched from."""
@@ -426,11 +434,6 @@ class Consumer(AIOKafkaConsumer):
         if not committed:
             self._committed_offset.update(before)
         return committed
-
-    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """The group has just given us these."""
-        self.lease.renew(monotonic())
-        await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let batches under way finish, commit them, then let the partitions go."""

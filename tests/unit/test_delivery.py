@@ -352,8 +352,8 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
     assert (made._released, stage.forgotten, stage.finished, stage.opened) == ({}, [(0,)], 0, [])
 
 
-ANSWERED, UNKNOWN, REBALANCING = 0, 25, 27
-"""Error codes of Kafka's protocol: none, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS."""
+ANSWERED, LOADING, UNKNOWN, REBALANCING = 0, 14, 25, 27
+"""Error codes of Kafka's protocol: none, COORDINATOR_LOAD_IN_PROGRESS, UNKNOWN_MEMBER_ID, REBALANCE_IN_PROGRESS."""
 
 
 class Member:
@@ -425,6 +425,37 @@ async def test_a_commit_that_the_group_refuses_ends_the_lease(monkeypatch: pytes
     member.answer.set()
     await beating
     assert not member.holds
+
+
+@pytest.mark.parametrize(
+    ("answers", "late_s", "holds"),
+    [
+        (ANSWERED, 0.0, True),
+        (ANSWERED, 10.0, False),
+        (UNKNOWN, 0.0, False),
+        (REBALANCING, 0.0, False),
+        (LOADING, 0.0, False),
+    ],
+    ids=["a member", "it was told long after", "none any more", "for the next time already", "an error"],
+)
+async def test_an_assignment_alone_says_nothing_of_whether_it_still_stands(
+    monkeypatch: pytest.MonkeyPatch, answers: int, late_s: float, *, holds: bool
+) -> None:
+    """The worker may have been suspended after it, or busy for long, before it heard of it."""
+    member, made, told = await Member(monkeypatch).start(), consumer(), list[Any]()
+    made.lease, member.answers = member.lease, answers
+
+    async def tell(_: Any, *given: Any) -> None:
+        member.at += late_s
+        await made.on_partitions_assigned(*given)
+
+    async def hear(_: Any, *given: Any) -> None:
+        told.append(given)
+
+    monkeypatch.setattr("streams.consumer.AIOKafkaConsumerThread.on_partitions_assigned", tell)
+    monkeypatch.setattr("streams.consumer.AIOKafkaConsumer.on_partitions_assigned", hear)
+    await member.thread.on_partitions_assigned({PART}, 7)
+    assert (member.holds, told) == (holds, [({PART}, 7)])
 
 
 async def test_a_heartbeat_that_the_group_refuses_ends_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
