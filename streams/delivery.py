@@ -86,6 +86,7 @@ class Delivery:
         self._locks: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By partition: its rows are shared by all input topics."""
         self._draining = False
+        self._openings: set[asyncio.Timeout] = set()
         self._writing = self._followed = 0
 
     async def consume(self, stream: Any) -> None:
@@ -107,8 +108,11 @@ class Delivery:
                 await self._run(self._tick(partition))
 
     async def drain(self) -> None:
-        """Start no further batch, wait for those under way, commit."""
+        """Start no further batch, wait for those under way, commit; put off those whose rows are still being read."""
         self._draining = True
+        for opening in self._openings:
+            if not opening.expired():
+                opening.reschedule(0.0)
         if self._under_way:
             await asyncio.gather(*self._under_way, return_exceptions=True)
             await self._app.consumer.commit()
@@ -166,10 +170,23 @@ class Delivery:
         """Whether something is being written that may not be ours any more: the worker must end at once."""
         return self._writing > 0 and not self._app.consumer.lease.holds(monotonic())
 
+    async def _open(self, partition: int) -> None:
+        """Bring a partition's rows up to date; a rebalance cuts that off. Raises `LeaseLost` then."""
+        try:
+            async with asyncio.timeout(0.0 if self._draining else None) as opening:
+                self._openings.add(opening)
+                await self._stage.state.open(partition)
+        except TimeoutError:
+            if not opening.expired():
+                raise
+            raise LeaseLost from None
+        finally:
+            self._openings.discard(opening)
+
     async def _tick(self, partition: int) -> None:
         async with self._locks[partition]:
             try:
-                await self._stage.state.open(partition)
+                await self._open(partition)
                 settled = self._app.consumer.settled_until(partition)
                 await self.act(partition, await self._stage.tick(partition, settled))
             except LeaseLost:
@@ -203,7 +220,7 @@ class Delivery:
                 await self._app.consumer.rewind(tp)
                 return
             try:
-                await self._stage.state.open(tp.partition)
+                await self._open(tp.partition)
                 await self._process(tp.partition, mine)
             except LeaseLost:
                 self._put_off(tp.partition)

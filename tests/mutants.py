@@ -126,6 +126,13 @@ MUTANTS = (
         "tests/unit/test_delivery.py",
     ),
     Mutant(
+        "a rebalance waits until rows are read",
+        "streams/delivery.py",
+        "opening.reschedule(0.0)",
+        "pass",
+        "tests/unit/test_delivery.py",
+    ),
+    Mutant(
         "F15 a failed commit counts",
         "streams/consumer.py",
         "if not committed:",

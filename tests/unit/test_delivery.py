@@ -709,6 +709,66 @@ def test_in_a_rebalance_no_batch_begins_and_after_it_they_do() -> None:
     assert asyncio.run(run()) == [[], [11]]
 
 
+class Recovering(Stage):
+    """Whose rows are read for as long as a test wants, unless that is cut off, which takes a while too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Semaphore(0)
+        self.read, self.cut_off, self.closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def open(self, partition: int) -> None:
+        self.begun.release()
+        try:
+            await self.read.wait()
+        except asyncio.CancelledError:
+            self.cut_off.set()
+            await self.closed.wait()
+            raise
+        await super().open(partition)
+
+
+async def test_a_rebalance_does_not_wait_for_rows_to_be_read() -> None:
+    """It may take minutes, the watchdog grants one, and two workers that start again would interrupt each other's."""
+    made, stage = consumer(), Recovering()
+    made.commit = Idle().commit  # type: ignore[assignment, method-assign]
+    await made._receive(PART, records(10, 11), 1)
+    delivery = Delivery(SimpleNamespace(rebalancing=False, consumer=made), stage)
+    work = [delivery._run(delivery._deliver(under_way(made))), delivery.tick([1]), delivery.tick([0])]
+    working = [asyncio.create_task(one) for one in work]  # the last waits for the first
+    for _ in range(2):
+        await stage.begun.acquire()
+    draining = asyncio.create_task(delivery.drain())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(delivery.drain())  # we are told to stop meanwhile
+    await asyncio.sleep(0)
+    stage.closed.set()
+    assert stage.cut_off.is_set()
+    await asyncio.wait_for(asyncio.gather(draining, stopping, *working), 10)
+    assert (stage.handled, stage.ticks, stage.opened, made._released) == ([], 0, [], {})
+    assert made.ours(PART, under_way(made)) == under_way(made), "whoever has the partition next reads them"
+    delivery.resume()
+    stage.read.set()
+    await delivery._deliver(under_way(made))
+    assert (stage.handled, stage.opened) == ([10, 11], [0])
+
+
+async def test_what_takes_too_long_for_another_reason_ends_the_worker() -> None:
+    made, stage, crashed = consumer(), Stage(), list[BaseException]()
+    await made._receive(PART, records(10), 1)
+
+    async def fails(_: int) -> None:
+        raise TimeoutError
+
+    async def crash(error: BaseException) -> None:
+        crashed.append(error)
+
+    stage.state.open = fails
+    await Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made))
+    assert [repr(error) for error in crashed] == ["DeliveryError('TimeoutError')"]
+
+
 class Counting(Stage):
     """How many batches it works on at once."""
 
