@@ -162,7 +162,7 @@ class Decision(Event, frozen=True, kw_only=True, tag="decision"):
     salience_digest: str = ""  # keyed, of the numbers, doses, drugs and negations answered
     truncated: bool = False  # whether the model saw only a part
     occurred_at: Instant  # of the response
-    decided_at: Instant  # by the clock of the worker
+    decided_at: Instant  # by the worker's clock or the broker's, whichever is ahead
 
 
 class Scored(Struct, frozen=True, kw_only=True):

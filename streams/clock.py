@@ -3,7 +3,7 @@
 Two clocks tell it live, and either may be wrong for a while: that of this machine, and the broker's, which dates every
 record that it takes. What is closed early is lost; what is closed late is not. So time passes by the slower of the two:
 a clock that runs ahead closes nothing, and one that stands still, or a machine that slept, holds things up until it is
-right again.
+right again. How late a decision comes is told by the faster one: in doubt too late.
 """
 
 import time
@@ -25,6 +25,9 @@ class Clock(Protocol):
 
     def now(self) -> datetime | None:
         """Return the wall time, or None in a replay."""
+
+    def latest(self) -> datetime | None:
+        """Return the time that it may be by now, or None in a replay: nothing is younger than by this."""
 
     def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
         """Return how far an event may move the watermark. `came_at`: in seconds since the epoch, if that is known."""
@@ -122,9 +125,10 @@ class LiveClock(WallClock, _Machine):
         """
         known = datetime.fromtimestamp(came_at, UTC) if came_at > 0.0 else occurred_at
         bounded = min(occurred_at, known + MAX_SKEW)
-        return bounded if bounded <= self.now() else min(bounded, self._latest() + MAX_SKEW)
+        return bounded if bounded <= self.now() else min(bounded, self.latest() + MAX_SKEW)
 
-    def _latest(self) -> datetime:
+    def latest(self) -> datetime:
+        """By the faster clock."""
         now = self.now()
         return now if self._began is None else max(now, datetime.fromtimestamp(self._began + self.passed(), UTC))
 
@@ -136,6 +140,9 @@ class EventClock(_Machine):
     ahead_s = 0.0
 
     def now(self) -> None:
+        """No wall time."""
+
+    def latest(self) -> None:
         """No wall time."""
 
     def bounded(self, occurred_at: datetime, _: float = 0.0) -> datetime:

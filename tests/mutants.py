@@ -394,6 +394,13 @@ MUTANTS = (
         "tests/unit/test_clock.py tests/unit/test_delivery.py",
     ),
     Mutant(
+        "I6 by a clock that is behind a late response is green",
+        "streams/agents/score.py",
+        "parts.clock.latest()",
+        "parts.clock.now()",
+        "tests/unit/test_score.py",
+    ),
+    Mutant(
         "I5 a clock that is behind has rows forgotten",
         "streams/clock.py",
         "return now if self._began is None else max(",

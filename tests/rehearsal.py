@@ -72,6 +72,9 @@ class HandClock(Stopwatch):
     def now(self) -> Any:
         return self.at
 
+    def latest(self) -> Any:
+        return self.now()
+
     def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
         return min(occurred_at, self.at)
 

@@ -160,8 +160,8 @@ class Score:
     def _stamp(self, response: Response | None) -> Stamp:
         parts = self._parts
         policy = self._policy(response.deployment) if response else Policy()
-        # By this machine's clock: one that is wrong keeps what it decides from being green (`MAX_WAIT`).
-        now = parts.clock.now() or (response.occurred_at if response else self._expiry.watermark)
+        # By the faster clock: by one that is behind, what waited for long would be prompt, and green (`MAX_WAIT`).
+        now = parts.clock.latest() or (response.occurred_at if response else self._expiry.watermark)
         return Stamp(policy, parts.scorer.model_hash, parts.keys[0], now)
 
     def _policy(self, deployment: str) -> Policy:

@@ -311,6 +311,16 @@ def test_what_waited_in_the_topic_is_not_green(waited_s: int, tier: str, reason:
     assert (found.tier, found.reasons[0][: len(reason)], found.logit) == (tier, reason, -5.0)
 
 
+@pytest.mark.parametrize(("machine_s", "broker_s", "tier"), [(0, 0, "green"), (0, 1200, "yellow"), (1200, 0, "yellow")])
+def test_what_waited_is_not_green_when_either_clock_says_so(machine_s: int, broker_s: int, tier: str) -> None:
+    """A machine whose clock is 20 minutes behind, with a backlog of 20 minutes: by its own, all of it is prompt."""
+    clock = HospitalClock(at(500 + machine_s))
+    clock.heard(at(500 + broker_s).timestamp())
+    found = decide(response(), clock=clock)
+    late = at(500 + max(machine_s, broker_s))
+    assert (found.tier, "deadline_missed" in found.reasons, found.decided_at) == (tier, tier == "yellow", late)
+
+
 DAY = 86_400.0
 
 
