@@ -13,6 +13,7 @@ from models.deciding import Calibrated
 from models.errors import EventError, StateError
 from models.events import Calibration, decode
 from models.signing import Keys
+from streams.clock import since_boot
 from streams.connection import kafka_options
 from streams.followers import assigned, for_ever
 from streams.settings import Settings
@@ -71,7 +72,7 @@ class Calibrations:
     @property
     def in_contact(self) -> bool:
         """Whether lately all was read that the broker had."""
-        return self._contact is not None and asyncio.get_running_loop().time() - self._contact < LOST_S
+        return self._contact is not None and since_boot() - self._contact < LOST_S
 
     @property
     def caught_up(self) -> bool:
@@ -125,11 +126,10 @@ class Calibrations:
             await self._read(consumer)
 
     async def _read(self, consumer: Any) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             ends = await consumer.end_offsets(self._partitions)
-            asked, whole = loop.time(), self._is_whole(consumer)
-            while loop.time() - asked < CONTACT_S:
+            asked, whole = since_boot(), self._is_whole(consumer)
+            while since_boot() - asked < CONTACT_S:
                 for records in (await consumer.getmany(timeout_ms=FETCH_MS)).values():
                     for record in records:
                         self.hear(record)

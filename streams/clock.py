@@ -17,7 +17,15 @@ from models.joining import MAX_SKEW
 APART_S: Final = 60.0
 """Between the two clocks: those under NTP agree far better, and a write is acknowledged in half of it or not at all."""
 
+SINCE_BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's `CLOCK_MONOTONIC` stands still while the machine is suspended; that of macOS, which has no other, goes on."""
+
 log = structlog.get_logger(__name__)
+
+
+def since_boot() -> float:
+    """Return seconds of this machine, those too in which it was suspended: what others grant us runs out meanwhile."""
+    return time.clock_gettime(SINCE_BOOT)
 
 
 class Clock(Protocol):
@@ -33,7 +41,7 @@ class Clock(Protocol):
         """Return how far an event may move the watermark. `came_at`: in seconds since the epoch, if that is known."""
 
     def passed(self) -> float:
-        """Return seconds of this machine, in a replay too: a redelivery takes its time whatever the events say."""
+        """Return seconds of this machine awake, in a replay too: a redelivery takes its time whatever events say."""
 
     def heard(self, at: float) -> None:
         """The broker took a record at `at`, seconds since the epoch by its own clock, some time ago."""

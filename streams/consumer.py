@@ -38,6 +38,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from models.errors import DeliveryError
+from streams.clock import since_boot
 from streams.places import go_back, pass_over
 from streams.wire import Record, by_broker, told
 
@@ -176,7 +177,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         beat, reset = coordinator._do_heartbeat, coordinator.reset_generation
 
         async def noted() -> bool:
-            at, generation = monotonic(), coordinator.generation
+            at, generation = since_boot(), coordinator.generation
             answered = await beat()
             if answered and coordinator.generation == generation:
                 lease.renew(at, rebalancing=coordinator._rejoin_needed_fut.done())

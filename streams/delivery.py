@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequenc
 from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
-from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 from faust.types import TP
 
 from models.errors import DeliveryError, LeaseLost
+from streams.clock import since_boot
 from streams.state import State
 from streams.wire import Record, Send, send_all
 
@@ -153,7 +153,7 @@ class Delivery:
 
     async def _ours(self, write: Coroutine[Any, Any, Any]) -> None:
         """Write while the partitions are ours. Raises `LeaseLost` when they may not be."""
-        if not self._app.consumer.lease.holds(monotonic()):
+        if not self._app.consumer.lease.holds(since_boot()):
             write.close()
             raise LeaseLost
         self._writing += 1
@@ -168,7 +168,7 @@ class Delivery:
 
     def overstays(self) -> bool:
         """Whether something is being written that may not be ours any more: the worker must end at once."""
-        return self._writing > 0 and not self._app.consumer.lease.holds(monotonic())
+        return self._writing > 0 and not self._app.consumer.lease.holds(since_boot())
 
     async def _open(self, partition: int) -> None:
         """Bring a partition's rows up to date; a rebalance cuts that off. Raises `LeaseLost` then."""

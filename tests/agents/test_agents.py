@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +16,7 @@ from models.events import Label, Watermark, decode, encode
 from models.joining import Horizons
 from streams.agents.join import Join
 from streams.app import App, create_app
-from streams.clock import EventClock
+from streams.clock import EventClock, since_boot
 from streams.consumer import Lease
 from streams.producer import Producer
 from streams.settings import Settings, load
@@ -39,7 +38,7 @@ class Broker:
         self.dates = -1
         """When it says that it took a record, in milliseconds since the epoch; -1: it does not say."""
         self.lease = Lease(session_s=60.0, rebalance_s=60.0)
-        self.lease.renew(monotonic())
+        self.lease.renew(since_boot())
         self._unacked_messages: set[Any] = set()
 
     async def partitions_for(self, topic: str) -> set[int]:

@@ -158,6 +158,18 @@ async def test_without_word_from_the_broker_no_version_is_current(monkeypatch: p
     assert not known.of("ward").current, "too long ago"
 
 
+async def test_a_machine_that_was_suspended_has_no_contact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds that timers count stand still meanwhile."""
+    at, topic = [100.0], Topic(3)
+    monkeypatch.setattr("streams.clock.time.clock_gettime", lambda _: at[0])
+    topic.known = known = Calibrations(load())
+    with pytest.raises(KafkaError):
+        await known._read(topic)
+    assert known.of("ward").current
+    at[0] += calibrations.LOST_S
+    assert not known.of("ward").current
+
+
 def test_learn_begun_anew_on_a_cut_log_is_heard_at_once_and_nothing_old_comes_back() -> None:
     """Counted from 1 again, its versions were passed over for as many labels as had expired: a jump among them, too."""
     log = [record(label(n, calibrator_version=max(0, n - 3)), n) for n in range(30)]

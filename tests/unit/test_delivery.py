@@ -371,7 +371,7 @@ class Member:
         self.thread: Any = ConsumerThread.__new__(ConsumerThread)
         self.thread._consumer, self.thread.consumer = SimpleNamespace(_coordinator=self.group), self
         monkeypatch.setattr("streams.consumer.AIOKafkaConsumerThread.on_start", _nothing)
-        monkeypatch.setattr("streams.consumer.monotonic", lambda: self.at)
+        monkeypatch.setattr("streams.clock.time.clock_gettime", lambda _: self.at)
 
     async def start(self) -> "Member":
         await self.thread.on_start()
@@ -456,6 +456,17 @@ async def test_an_assignment_alone_says_nothing_of_whether_it_still_stands(
     monkeypatch.setattr("streams.consumer.AIOKafkaConsumer.on_partitions_assigned", hear)
     await member.thread.on_partitions_assigned({PART}, 7)
     assert (member.holds, told) == (holds, [({PART}, 7)])
+
+
+async def test_a_machine_that_was_suspended_has_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds that timers count stand still meanwhile; those of the broker do not."""
+    member, made, stage = await Member(monkeypatch).start(), consumer(), Stage(rows={b"k": b"v"})
+    made.lease = member.lease
+    await made._receive(PART, records(10), 1)
+    await member.beat()
+    member.at += 3600.0
+    await Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made))
+    assert (stage.written, made._released) == ([], {})
 
 
 async def test_a_heartbeat_that_the_group_refuses_ends_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
