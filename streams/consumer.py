@@ -224,7 +224,7 @@ def packed(error: UnsupportedCodecError) -> DeliveryError:
 
 
 class Consumer(AIOKafkaConsumer):
-    """Faust's consumer, committing exactly what `settle` released."""
+    """Faust's consumer, committing exactly what `mark_processed` released."""
 
     app: Any
 
@@ -243,7 +243,7 @@ class Consumer(AIOKafkaConsumer):
         self._released_at: dict[TP, float] = {}
         """When the broker took what was released last, in seconds since the epoch."""
         self._loads = Counter[str]()
-        self._settled = asyncio.Event()
+        self._has_room = asyncio.Event()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -345,8 +345,8 @@ class Consumer(AIOKafkaConsumer):
         """Let agents work, and wait while they have enough."""
         await asyncio.sleep(0)
         while max(self._loads.values(), default=0) > ENOUGH * self.app.stage.batch:
-            self._settled.clear()
-            await self._settled.wait()
+            self._has_room.clear()
+            await self._has_room.wait()
 
     async def _receive(self, tp: TP, records: Sequence[Record], generation: int) -> None:
         """Remember messages of a partition as under way before any agent sees them; offsets arrive in order."""
@@ -366,7 +366,7 @@ class Consumer(AIOKafkaConsumer):
         under_way = self._open[tp]
         return [r for r in records if under_way.get(r.offset) is r]
 
-    def settle(self, tp: TP, records: Iterable[Record]) -> None:
+    def mark_processed(self, tp: TP, records: Iterable[Record]) -> None:
         """Release messages of a partition whose outcomes are durable."""
         if done := self._take(tp, records):
             self._released[tp] = max(self._released.get(tp, 0), max(r.offset for r in done) + 1)
@@ -376,7 +376,7 @@ class Consumer(AIOKafkaConsumer):
         """Return those messages that were ours; now they are not under way, and there is room for others."""
         taken = [self._open[tp].pop(r.offset) for r in self.ours(tp, records)]
         self._loads[tp.topic] -= _load(taken)
-        self._settled.set()
+        self._has_room.set()
         return taken
 
     def under_way(self) -> tuple[tuple[TP, int], ...] | None:
@@ -420,7 +420,7 @@ class Consumer(AIOKafkaConsumer):
         self._released.clear()
         self._released_at.clear()
         self._loads.clear()
-        self._settled.set()
+        self._has_room.set()
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
         return (tp for tp in self._released if topics is None or tp in topics or tp.topic in topics)

@@ -225,7 +225,7 @@ class Delivery:
             except LeaseLost:
                 self._put_off(tp.partition)
                 return
-        self._app.consumer.settle(tp, mine)
+        self._app.consumer.mark_processed(tp, mine)
 
     async def _process(self, partition: int, records: Sequence[Record]) -> None:
         try:

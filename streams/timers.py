@@ -30,17 +30,17 @@ class Timers:
         self.watermark = max(self.watermark, to)
 
     @property
-    def late(self) -> bool:
+    def has_due(self) -> bool:
         """Whether an entry is due."""
         return bool(self._heap) and self._heap[0][0] <= self.watermark
 
     def due(self) -> Iterator[tuple[datetime, str]]:
         """Take every entry that is due, in order; what is set meanwhile takes its place among them."""
-        while self.late:
+        while self.has_due:
             yield heapq.heappop(self._heap)
 
 
-class Graves:
+class DeletionQueue:
     """Rows that are over but stay for a while, so that what led to them is known when it comes again.
 
     By the clock of the machine: event time may run through a week while a worker restarts.
@@ -50,14 +50,14 @@ class Graves:
         self._clock = clock
         self._since: dict[str, float] = {}
 
-    def lay(self, keys: Iterable[str]) -> None:
+    def add(self, keys: Iterable[str]) -> None:
         """Note that these rows are over since now."""
         now = self._clock.passed()
         for key in keys:
             self._since.pop(key, None)
             self._since[key] = now
 
-    def ripe(self, most: int) -> list[str]:
+    def take_expired(self, most: int) -> list[str]:
         """Take rows that have been over for `GRACE_S`. Whoever deletes them looks whether they still are."""
         until = self._clock.passed() - GRACE_S
         found = list(takewhile(lambda key: self._since[key] <= until, islice(self._since, most)))

@@ -375,7 +375,7 @@ MUTANTS = (
     Mutant(
         "I4 a label counts again when a group has lost its place",
         "streams/agents/fold.py",
-        "if record.offset <= held.places.get(record.topic, -1) and self._expiry.forgets(partition, at):",
+        "if record.offset <= held.places.get(record.topic, -1) and self._expiry.is_expired(partition, at):",
         "if False:",
         "tests/unit/test_fold.py",
     ),

@@ -13,15 +13,15 @@ from streams.clock import Clock
 from streams.state import State
 from streams.timers import EPOCH, GRACE_S
 
-SHEAVES: Final = 256
+MIN_BUCKETS: Final = 256
 """Into which a horizon is cut at least: rows of one are deleted together, so they live up to 1/256 longer."""
-SHEAF: Final = 256
+BUCKET_SIZE: Final = 256
 """Rows of one at most."""
 AT_ONCE: Final = 4096
-"""Rows deleted with a batch, and the rest of a sheaf: as many as a batch brings, and no stall after a long pause."""
+"""Rows deleted with a batch, and the rest of a bucket: as many as a batch brings, and no stall after a long pause."""
 
 
-class Sheaf(Struct):
+class Bucket(Struct):
     """Rows that are over at almost the same time."""
 
     first: datetime
@@ -29,7 +29,7 @@ class Sheaf(Struct):
     keys: list[bytes]
 
 
-class Shelf:
+class ExpiryQueue:
     """The rows of a partition in the order in which they are over: time never goes back, and each is kept as long.
 
     Of a row only its key is held, for there may be millions.
@@ -38,48 +38,48 @@ class Shelf:
     def __init__(self, keep: timedelta, clock: Clock) -> None:
         self.watermark = EPOCH
         self._keep = keep
-        self._span = keep / SHEAVES
+        self._span = keep / MIN_BUCKETS
         self._clock = clock
-        self._live = deque[Sheaf]()
-        self._over = deque[tuple[float, Sheaf]]()
-        self._again: dict[bytes, Sheaf] = {}
+        self._live = deque[Bucket]()
+        self._in_grace = deque[tuple[float, Bucket]]()
+        self._latest: dict[bytes, Bucket] = {}
         """Where the rows stand last that were kept more than once."""
 
-    def keep(self, key: bytes, at: datetime, *, again: bool) -> datetime:
+    def add(self, key: bytes, at: datetime, *, again: bool) -> datetime:
         """Keep a row from `at`, or from now if that is later, and return which; time comes that far."""
         self.watermark = max(self.watermark, at)
         until = self.watermark + self._keep
-        sheaf = self._live[-1] if self._live else None
-        if sheaf is None or len(sheaf.keys) == SHEAF or until - sheaf.first > self._span:
-            sheaf = Sheaf(until, until, [])
-            self._live.append(sheaf)
-        sheaf.last = until
-        sheaf.keys.append(key)
+        bucket = self._live[-1] if self._live else None
+        if bucket is None or len(bucket.keys) == BUCKET_SIZE or until - bucket.first > self._span:
+            bucket = Bucket(until, until, [])
+            self._live.append(bucket)
+        bucket.last = until
+        bucket.keys.append(key)
         if again:
-            self._again[key] = sheaf
+            self._latest[key] = bucket
         return self.watermark
 
-    def forgets(self, at: datetime) -> bool:
+    def is_expired(self, at: datetime) -> bool:
         """Whether a row that was kept from then may be deleted by now."""
         return at + self._keep <= self.watermark
 
-    async def fill(self, rows: Iterable[tuple[datetime, bytes]]) -> None:
+    async def load(self, rows: Iterable[tuple[datetime, bytes]]) -> None:
         """Keep the rows that stand, in the order of their times."""
         dated = sorted([(self._clock.bounded(at), key) async for at, key in gently(rows)])
         async for at, key in gently(dated):
-            self.keep(key, at, again=False)
+            self.add(key, at, again=False)
 
-    def clear(self) -> list[bytes]:
+    def take_expired(self) -> list[bytes]:
         """Take the keys of the rows that may go now."""
         now = self._clock.passed()
         while self._live and self._live[0].last <= self.watermark:
-            self._over.append((now, self._live.popleft()))
+            self._in_grace.append((now, self._live.popleft()))
         gone: list[bytes] = []
-        while len(gone) < AT_ONCE and self._over and self._over[0][0] <= now - GRACE_S:
-            _, sheaf = self._over.popleft()
-            gone += [key for key in sheaf.keys if self._again.get(key, sheaf) is sheaf]
+        while len(gone) < AT_ONCE and self._in_grace and self._in_grace[0][0] <= now - GRACE_S:
+            _, bucket = self._in_grace.popleft()
+            gone += [key for key in bucket.keys if self._latest.get(key, bucket) is bucket]
         for key in gone:
-            self._again.pop(key, None)
+            self._latest.pop(key, None)
         return gone
 
 
@@ -93,44 +93,44 @@ class Expiry:
         self.keep = keep
         self._read = read
         self._clock = clock
-        self._make = partial(Shelf, keep, clock)
-        self._shelves: dict[int, Shelf] = {}
+        self._make = partial(ExpiryQueue, keep, clock)
+        self._queues: dict[int, ExpiryQueue] = {}
 
     @property
     def watermark(self) -> datetime:
         """The latest event time seen in any partition."""
-        return max((shelf.watermark for shelf in self._shelves.values()), default=EPOCH)
+        return max((queue.watermark for queue in self._queues.values()), default=EPOCH)
 
     def set(self, partition: int, key: bytes, at: datetime, *, again: bool = False) -> datetime:
         """Note that a row lives on from `at`, or from now if that is later, and return which; time comes that far.
 
         `again`: it stood already.
         """
-        if (shelf := self._shelves.get(partition)) is None:
+        if (queue := self._queues.get(partition)) is None:
             return at  # forgotten meanwhile: whoever takes the partition up again reads the row itself
-        return shelf.keep(key, at, again=again)
+        return queue.add(key, at, again=again)
 
     async def take(self, partition: int, state: State) -> dict[bytes, bytes | None]:
         """Return the rows to delete now."""
-        if (shelf := self._shelves.get(partition)) is None:
+        if (queue := self._queues.get(partition)) is None:
             dated = ((self._read(key, value), key) for key, value in state.items(partition))
-            shelf = self._make()
-            await shelf.fill((at, key) for at, key in dated if at is not None)
-            self._shelves[partition] = shelf
-        return dict.fromkeys(shelf.clear())
+            queue = self._make()
+            await queue.load((at, key) for at, key in dated if at is not None)
+            self._queues[partition] = queue
+        return dict.fromkeys(queue.take_expired())
 
     async def idle(self, partition: int, state: State) -> dict[bytes, bytes | None]:
         """Return the rows to delete while no records come: none of a partition that is new to us while nobody tells
         the time, for all in it would be dated by a clock that may be years behind.
         """
-        return await self.take(partition, state) if partition in self._shelves or self._clock.is_told else {}
+        return await self.take(partition, state) if partition in self._queues or self._clock.is_told else {}
 
-    def forgets(self, partition: int, at: datetime) -> bool:
+    def is_expired(self, partition: int, at: datetime) -> bool:
         """Whether a row that was set for this time may be deleted by now."""
-        shelf = self._shelves.get(partition)
-        return shelf is not None and shelf.forgets(at)
+        queue = self._queues.get(partition)
+        return queue is not None and queue.is_expired(at)
 
     def forget(self, *partitions: int) -> None:
         """Drop what is cached of these partitions, or of all."""
-        for partition in partitions or tuple(self._shelves):
-            self._shelves.pop(partition, None)
+        for partition in partitions or tuple(self._queues):
+            self._queues.pop(partition, None)

@@ -220,7 +220,7 @@ class Fold:
         held, key = taken.held, _id(id_)
         if id_ in taken.ids or id_ in held.recent or self.state.get(partition, key):
             return
-        if record.offset <= held.places.get(record.topic, -1) and self._expiry.forgets(partition, at):
+        if record.offset <= held.places.get(record.topic, -1) and self._expiry.is_expired(partition, at):
             return  # the group's place was set back by hand, and what it read is read again
         try:
             taken.news += held.folded.apply(event)

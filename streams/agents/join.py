@@ -18,7 +18,7 @@ from streams.agents.common import Context, Internal, gently, unreadable
 from streams.clock import Clock
 from streams.delivery import Plan
 from streams.state import State
-from streams.timers import EPOCH, Graves, Timers
+from streams.timers import EPOCH, DeletionQueue, Timers
 from streams.wire import Record, Send
 
 PROGRESS = b"\x00progress/%d"
@@ -37,7 +37,7 @@ class Progress(Struct, frozen=True, array_like=True):
     sent: int = 0
 
 
-class Desk:
+class PartitionState:
     """What is kept in memory of a partition; rebuilt from its rows after a restart."""
 
     def __init__(self, progress: Progress, clock: Clock) -> None:
@@ -49,7 +49,7 @@ class Desk:
         self.sequence = progress.sent + 1
         self.waiting = 0
         """Rows that time will change."""
-        self.graves = Graves(clock)
+        self.deletions = DeletionQueue(clock)
         """Closed rows whose outcomes are sent."""
 
     def advance(self, topic: str, to: datetime) -> None:
@@ -80,22 +80,22 @@ class Join:
         self.horizons = horizons
         self.clock = clock
         self._digest_keys = digest_keys
-        self._desks: dict[int, Desk] = {}
-        self._next = defaultdict[int, list[str]](list)
+        self._partitions: dict[int, PartitionState] = {}
+        self._closed_next = defaultdict[int, list[str]](list)
 
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Join records of one partition, in order; time advances with them."""
-        batch, taken = Batch(self, partition, *await self.desk(partition)), 0
-        batch.wake()
-        while taken < len(records) and not batch.late:
+        batch, taken = Batch(self, partition, *await self.partition_state(partition)), 0
+        batch.fire_timers()
+        while taken < len(records) and not batch.has_due:
             batch.take(records[taken])
             taken += 1
         return batch.plan(left=len(records) - taken)
 
     async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:
         """Let time reach rows while no events come: of an input, not beyond what may still lie there unread."""
-        batch = Batch(self, partition, *await self.desk(partition))
-        batch.wake()
+        batch = Batch(self, partition, *await self.partition_state(partition))
+        batch.fire_timers()
         if self.clock.now() is not None:
             for topic, until in settled.items():
                 batch.advance(topic.removeprefix(self.context.prefix), until)
@@ -107,46 +107,46 @@ class Join:
 
     def done(self, partition: int) -> None:
         """The plan is durable. After a batch's last, its closed rows may go when nothing can come again."""
-        if desk := self._desks.get(partition):
-            desk.done()
-            if not desk.timers.late:
-                desk.graves.lay(self._next.pop(partition, []))
-            self.context.metrics.pending.labels(partition=str(partition)).set(desk.waiting)
+        if partition_state := self._partitions.get(partition):
+            partition_state.done()
+            if not partition_state.timers.has_due:
+                partition_state.deletions.add(self._closed_next.pop(partition, []))
+            self.context.metrics.pending.labels(partition=str(partition)).set(partition_state.waiting)
 
     def forget(self, *partitions: int) -> None:
         """Drop what is cached of these partitions, or of all; rows and progress are durable."""
-        for partition in partitions or tuple(self._desks):
-            self._desks.pop(partition, None)
-            self._next.pop(partition, None)
+        for partition in partitions or tuple(self._partitions):
+            self._partitions.pop(partition, None)
+            self._closed_next.pop(partition, None)
             with suppress(KeyError):
                 self.context.metrics.pending.remove(str(partition))  # whoever has it now counts its rows
 
-    async def desk(self, partition: int) -> tuple[Desk, list[Effect]]:
-        """Return a partition's desk; when it is new, with the outcomes that may not have been sent before a crash."""
-        if desk := self._desks.get(partition):
-            return desk, []
+    async def partition_state(self, partition: int) -> tuple[PartitionState, list[Effect]]:
+        """Return a partition's state; when it is new, with the outcomes that may not have been sent before a crash."""
+        if partition_state := self._partitions.get(partition):
+            return partition_state, []
         stored = self.state.get(partition, PROGRESS % partition)
         progress = msgspec.json.decode(stored, type=Progress) if stored else Progress()
-        desk = Desk(progress, self.clock)
+        partition_state = PartitionState(progress, self.clock)
         try:
-            effects = await self._recover(partition, desk, progress.sent)
+            effects = await self._recover(partition, partition_state, progress.sent)
         except ValueError as error:
             raise unreadable(f"rows of partition {partition}", error) from None
-        self._desks[partition] = desk
-        return desk, effects
+        self._partitions[partition] = partition_state
+        return partition_state, effects
 
-    async def _recover(self, partition: int, desk: Desk, sent: int) -> list[Effect]:
+    async def _recover(self, partition: int, partition_state: PartitionState, sent: int) -> list[Effect]:
         """Set all timers; return what may not have been sent, in the order in which it fell due."""
         found: list[tuple[datetime, str, Effect]] = []
         async for key, value in gently(self.state.items(partition)):
             if key.startswith(b"\x00"):
                 continue
             row = read(value)
-            desk.timers.set(row.response_id, row.due(self.horizons))
-            desk.waiting += waits(row)
-            desk.sequence = max(desk.sequence, row.sequence + 1)
+            partition_state.timers.set(row.response_id, row.due(self.horizons))
+            partition_state.waiting += waits(row)
+            partition_state.sequence = max(partition_state.sequence, row.sequence + 1)
             if row.closed:
-                desk.graves.lay([row.response_id])
+                partition_state.deletions.add([row.response_id])
             if row.sequence > sent:
                 found += [(at, row.response_id, effect) for at, effect in joining.outcomes(row, self.horizons)]
         return [effect for *_, effect in sorted(found, key=lambda one: one[:2])]
@@ -156,18 +156,18 @@ class Join:
         latest = self.clock.bounded(feedback.occurred_at, record.at)
         return joining.heard(feedback, f"{record.partition}:{record.offset}", self._digest_keys, latest)
 
-    def leave(self, partition: int, closed: list[str]) -> None:
+    def note_closed(self, partition: int, closed: list[str]) -> None:
         """Note the rows that a plan closes."""
-        self._next[partition] += closed
+        self._closed_next[partition] += closed
 
 
 class Batch:
     """The working copy of one batch: rows read and changed, effects in order."""
 
-    def __init__(self, stage: Join, partition: int, desk: Desk, effects: Iterable[Effect]) -> None:
+    def __init__(self, stage: Join, partition: int, partition_state: PartitionState, effects: Iterable[Effect]) -> None:
         self._stage = stage
         self._partition = partition
-        self._desk = desk
+        self._state = partition_state
         self._rows: dict[str, Row] = {}
         self._sends: list[Send] = [stage.context.send(e) for e in effects]
         self._closed: list[str] = []
@@ -198,34 +198,35 @@ class Batch:
 
     def advance(self, topic: str, to: datetime) -> None:
         """Move the event time of an input and let it reach what is due."""
-        self._desk.advance(topic, to)
-        self.wake()
+        self._state.advance(topic, to)
+        self.fire_timers()
 
-    def wake(self) -> None:
+    def fire_timers(self) -> None:
         """Let time change the rows that are due, in order, until the plan is full."""
-        for due, key in islice(self._desk.timers.due(), self._left):
+        for due, key in islice(self._state.timers.due(), self._left):
             self._left -= 1
-            self._wake(key, due)
+            self._fire_timer(key, due)
 
     @property
-    def late(self) -> bool:
+    def has_due(self) -> bool:
         """Whether rows are still due: the next record must not come before them."""
-        return self._desk.timers.late
+        return self._state.timers.has_due
 
     def plan(self, left: int = 0) -> Plan:
         """Return what to write and to send; `left`: records that were not taken."""
-        self._stage.leave(self._partition, self._closed)
-        ripe = [key for key in self._desk.graves.ripe(MOST) if self._row(key).closed]  # or a decision has opened it
-        if not (self._touched or self._rows or self._sends or ripe) and self._stage.clock.is_told:
-            return Plan({}, [], self.late, left)  # else the broker's answer tells the time, though no event comes
-        rows: dict[bytes, bytes | None] = {key.encode(): None for key in ripe if key not in self._rows}
+        self._stage.note_closed(self._partition, self._closed)
+        # A row may have been opened again by a decision.
+        expired = [key for key in self._state.deletions.take_expired(MOST) if self._row(key).closed]
+        if not (self._touched or self._rows or self._sends or expired) and self._stage.clock.is_told:
+            return Plan({}, [], self.has_due, left)  # else the broker's answer tells the time, though no event comes
+        rows: dict[bytes, bytes | None] = {key.encode(): None for key in expired if key not in self._rows}
         rows |= {k.encode(): msgspec.json.encode(row) for k, row in self._rows.items()}
-        rows[PROGRESS % self._partition] = msgspec.json.encode(self._desk.progress())
-        return Plan(rows, self._sends, self.late, left)
+        rows[PROGRESS % self._partition] = msgspec.json.encode(self._state.progress())
+        return Plan(rows, self._sends, self.has_due, left)
 
-    def _wake(self, key: str, due: datetime) -> None:
+    def _fire_timer(self, key: str, due: datetime) -> None:
         before = self._row(key)
-        row, effects = joining.on_time(before, due, self._stage.horizons, self._desk.sequence)
+        row, effects = joining.on_time(before, due, self._stage.horizons, self._state.sequence)
         if row is not before:
             self._rows.pop(key, None)  # rows are written as they fell due: a crash in between cuts off the latest
             self._set(before, row)
@@ -238,11 +239,11 @@ class Batch:
         return read(stored) if stored else Row(response_id)
 
     def _set(self, before: Row, row: Row) -> None:
-        self._desk.waiting += waits(row) - waits(before)
+        self._state.waiting += waits(row) - waits(before)
         self._rows[row.response_id] = row
         if row.closed:
             self._closed.append(row.response_id)
-        self._desk.timers.set(row.response_id, row.due(self._stage.horizons))
+        self._state.timers.set(row.response_id, row.due(self._stage.horizons))
 
     def _emit(self, effects: Iterable[Effect]) -> None:
         self._sends += [self._stage.context.send(e) for e in effects]

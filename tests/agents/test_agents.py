@@ -71,7 +71,7 @@ class Broker:
     def follow(self, tp: TP, records: list[Record]) -> bool:
         return True
 
-    def settle(self, tp: TP, records: list[Record]) -> None:
+    def mark_processed(self, tp: TP, records: list[Record]) -> None:
         self.settled += [r.offset for r in records]
 
 

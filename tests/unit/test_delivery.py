@@ -43,7 +43,7 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     """A consumer that has received messages at these offsets."""
     made = Consumer.__new__(Consumer)
     made._open, made._released, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
-    made._loads, made._settled, made._ended = Counter(), asyncio.Event(), {}
+    made._loads, made._has_room, made._ended = Counter(), asyncio.Event(), {}
     made._received, made._released_at, made._looks = {}, {}, {}
     made.app = SimpleNamespace(clock=right())
     made._read_offset = defaultdict(lambda: None)
@@ -68,8 +68,8 @@ def under_way(made: Consumer) -> list[Record]:
     return list(made._open[PART].values())
 
 
-def settle(made: Consumer, *offsets: int) -> None:
-    made.settle(PART, [made._open[PART][offset] for offset in offsets])
+def mark_processed(made: Consumer, *offsets: int) -> None:
+    made.mark_processed(PART, [made._open[PART][offset] for offset in offsets])
 
 
 def test_faust_is_the_version_whose_faults_are_closed_here() -> None:
@@ -83,13 +83,13 @@ def test_faust_is_the_version_whose_faults_are_closed_here() -> None:
 )
 def test_a_commit_never_passes_what_is_under_way(settled: tuple[int, ...], commits: int) -> None:
     made = consumer(10, 11, 12)
-    settle(made, *settled)
+    mark_processed(made, *settled)
     assert made._new_offset(PART) == commits
 
 
 def test_a_gap_of_the_log_is_no_obstacle() -> None:
     made = consumer(10, 15, 40)
-    settle(made, 10, 15, 40)
+    mark_processed(made, 10, 15, 40)
     assert made._new_offset(PART) == 41
 
 
@@ -145,7 +145,7 @@ def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.Monke
         sought.append((tp, offset))
 
     monkeypatch.setattr(Consumer, "seek", seek)
-    settle(made, 12)
+    mark_processed(made, 12)
     for at, again in ((100.0, []), (102.0, []), (104.0, [(PART, 10)])):
         monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
         asyncio.run(made.fetch_stranded())
@@ -173,7 +173,7 @@ def test_what_is_read_again_makes_room_for_itself(monkeypatch: pytest.MonkeyPatc
         assert under_way(made) == [lowest], "the rest of what was fetched comes again, in order"
         await made._receive_all(fetched(*offsets[:200]), 1)
         assert [r.offset for r in under_way(made)] == list(offsets[:200])
-        made.settle(PART, under_way(made))
+        made.mark_processed(PART, under_way(made))
 
     asyncio.run(run())
     assert (made._released, made._loads.total()) == ({PART: 210}, 0)
@@ -219,7 +219,7 @@ def test_a_batch_whose_partition_is_read_again_meanwhile_settles_nothing(sought:
     made = consumer(10, 11, 12)
     begun = under_way(made)[:2]
     asyncio.run(made.rewind(PART))
-    made.settle(PART, begun)
+    made.mark_processed(PART, begun)
     assert (sought, made._released, made._new_offset(PART)) == ([10], {}, 10)
 
 
@@ -229,7 +229,7 @@ def test_what_an_agent_works_on_is_not_read_again(monkeypatch: pytest.MonkeyPatc
     for at in (100.0, 102.0, 104.0):
         monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
         asyncio.run(made.fetch_stranded())
-        settle(made, next(iter(made._open[PART])))
+        mark_processed(made, next(iter(made._open[PART])))
 
 
 class Stage:
@@ -647,7 +647,7 @@ class Idle:
     def follow(self, *_: Any) -> bool:
         return True
 
-    def settle(self, _: TP, records: list[Record]) -> None:
+    def mark_processed(self, _: TP, records: list[Record]) -> None:
         self.settled += [r.offset for r in records]
 
     def settled_until(self, _: int) -> dict[str, datetime]:
@@ -954,7 +954,7 @@ def test_agents_are_given_no_more_than_they_have_room_for(size: int, least: int,
             await asyncio.sleep(0.001)
             seen.append(len(made._open[PART]))
             if seen[-1] > least or task.done():
-                made.settle(PART, under_way(made)[:16])
+                made.mark_processed(PART, under_way(made)[:16])
 
     asyncio.run(work())
     assert made._released[PART] == 3010
@@ -1087,7 +1087,7 @@ def lags(place: Place, *offsets: int, settled: int = 0, noted: bool) -> dict[str
         asyncio.run(made._receive(PART, records(offset, at=first + n), 1))
     for _ in range(3 * noted):
         look(made)
-    made.settle(PART, under_way(made)[:settled])
+    made.mark_processed(PART, under_way(made)[:settled])
     made.app.clock.wait(60.0 - 2 * noted)
     return made.lags(LAST_FETCH + 60.0)
 
