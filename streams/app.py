@@ -78,7 +78,7 @@ class App(faust.App):
         if not self.started:
             return {}
         consumer = cast("Consumer", self.consumer)
-        now = self.clock.time_at(self.clock.passed()) or WallClock().now()
+        now = self.clock.wall_time_at(self.clock.monotonic()) or WallClock().now()
         return {self.inputs[topic]: lag for topic, lag in consumer.lags(now.timestamp()).items()}
 
     async def on_stop(self) -> None:

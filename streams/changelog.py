@@ -7,9 +7,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from models.errors import DeliveryError
+from streams.checkpoint import UNDATED, ChangelogRecord
 from streams.connection import kafka_options
 from streams.followers import assigned
-from streams.mark import UNDATED, Change
 from streams.settings import Settings
 from streams.state import Reader
 from streams.topics import MAX_STATE_BYTES
@@ -21,7 +21,7 @@ FETCH_MS = 20
 def changelog_reader(settings: Settings) -> Reader:
     """Return a reader of changelogs on the broker of `settings`."""
 
-    async def read(topic: str, partition: int, start: int) -> AsyncGenerator[Sequence[Change], None]:
+    async def read(topic: str, partition: int, start: int) -> AsyncGenerator[Sequence[ChangelogRecord], None]:
         place = TopicPartition(topic, partition)
         how = {
             "auto_offset_reset": "earliest",  # should the log lose its beginning, nothing of the rest is left out
@@ -40,7 +40,7 @@ def changelog_reader(settings: Settings) -> Reader:
 
 async def _to_end(
     consumer: AIOKafkaConsumer, place: TopicPartition, start: int
-) -> AsyncGenerator[Sequence[Change], None]:
+) -> AsyncGenerator[Sequence[ChangelogRecord], None]:
     """Yield changes up to the end that stands now, by what the broker says and by what its fetches say.
 
     Where the log ends before `start`, the broker may have all fetched from the beginning, or nothing.
@@ -56,8 +56,8 @@ async def _to_end(
             return
 
 
-def _change(record: Any) -> Change:
+def _change(record: Any) -> ChangelogRecord:
     """A producer's own date (`timestamp_type` 0) is none of the broker's."""
-    return Change(
+    return ChangelogRecord(
         record.offset, record.timestamp if record.timestamp_type else UNDATED, record.key or b"", record.value
     )

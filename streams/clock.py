@@ -37,32 +37,32 @@ class Clock(Protocol):
     def latest(self) -> datetime | None:
         """Return the time that it may be by now, or None in a replay: nothing is younger than by this."""
 
-    def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
+    def clamped(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
         """Return how far an event may move the watermark. `came_at`: in seconds since the epoch, if that is known."""
 
-    def passed(self) -> float:
+    def monotonic(self) -> float:
         """Return seconds of this machine awake, in a replay too: a redelivery takes its time whatever events say."""
 
-    def heard(self, at: float) -> None:
+    def observe_broker_time(self, at: float) -> None:
         """The broker took a record at `at`, seconds since the epoch by its own clock, some time ago."""
 
-    def answered(self, at: float | None) -> None:
+    def synchronise(self, at: float | None) -> None:
         """The broker has just taken a record of ours, at `at`; None: it dates none."""
 
-    def time_at(self, passed: float) -> datetime | None:
-        """Return the time that it surely was at this moment of `passed`; None: nobody has told, or in a replay."""
+    def wall_time_at(self, monotonic: float) -> datetime | None:
+        """Return the time that it surely was at this moment of `monotonic`; None: nobody has told, or in a replay."""
 
     @property
-    def is_told(self) -> bool:
+    def is_synchronised(self) -> bool:
         """Whether the broker has said how late it is, or that it will not."""
 
     @property
-    def ahead_s(self) -> float:
+    def skew_s(self) -> float:
         """Seconds by which this machine's clock is ahead of the broker's; nought if that is not known."""
 
 
 class _Machine:
-    passed = staticmethod(time.monotonic)
+    monotonic = staticmethod(time.monotonic)
 
 
 class WallClock:
@@ -77,75 +77,78 @@ class LiveClock(WallClock, _Machine):
     """Live operation: time passes without events, and an event from the future does not move it.
 
     >>> clock = LiveClock()
-    >>> clock.is_told, clock.time_at(clock.passed())
+    >>> clock.is_synchronised, clock.wall_time_at(clock.monotonic())
     (False, None)
-    >>> clock.heard(0.0)  # the broker is decades behind, or this machine ahead
-    >>> clock.time_at(clock.passed()).year
+    >>> clock.observe_broker_time(0.0)  # the broker is decades behind, or this machine ahead
+    >>> clock.wall_time_at(clock.monotonic()).year
     1970
     """
 
     def __init__(self) -> None:
-        self._began: float | None = None
-        """What the broker's clock said when `passed` was nought, or said later: in seconds since the epoch."""
+        self._broker_offset: float | None = None
+        """What the broker's clock said when `monotonic` was nought, or said later: in seconds since the epoch."""
         self._undated = self._apart = False
 
     @property
-    def is_told(self) -> bool:
+    def is_synchronised(self) -> bool:
         """Whether anything tells the time."""
-        return self._began is not None or self._undated
+        return self._broker_offset is not None or self._undated
 
-    def heard(self, at: float) -> None:
+    def observe_broker_time(self, at: float) -> None:
         """What was taken longer ago says less: the latest counts, and from then on the seconds of this machine."""
-        began = at - self.passed()
-        self._began = began if self._began is None else max(self._began, began)
+        offset = at - self.monotonic()
+        self._broker_offset = offset if self._broker_offset is None else max(self._broker_offset, offset)
 
-    def answered(self, at: float | None) -> None:
+    def synchronise(self, at: float | None) -> None:
         """Set the clock, back too, and say so once if this machine's differs."""
         if at is None:
             self._undated = True
             return
-        self._began = at - self.passed()
-        before, self._apart = self._apart, abs(self.ahead_s) > APART_S
+        self._broker_offset = at - self.monotonic()
+        before, self._apart = self._apart, abs(self.skew_s) > APART_S
         if self._apart and not before:
             log.warning(
                 "the clocks of this machine and of the broker differ: time passes by the slower one",
-                ahead_s=round(self.ahead_s),
+                ahead_s=round(self.skew_s),
                 remedy="put the clocks right",
             )
 
     @property
-    def ahead_s(self) -> float:
+    def skew_s(self) -> float:
         """By this machine's clock, and the broker's as its seconds carry that on."""
-        return 0.0 if self._began is None else self.now().timestamp() - self.passed() - self._began
+        if self._broker_offset is None:
+            return 0.0
+        return self.now().timestamp() - self.monotonic() - self._broker_offset
 
-    def time_at(self, passed: float) -> datetime | None:
+    def wall_time_at(self, monotonic: float) -> datetime | None:
         """By the slower clock; where the broker dates nothing, by this machine's."""
-        if not self.is_told:
+        if not self.is_synchronised:
             return None
-        began = self.now().timestamp() - self.passed()
-        return datetime.fromtimestamp(min(began, began if self._began is None else self._began) + passed, UTC)
+        offset = self.now().timestamp() - self.monotonic()
+        slower = min(offset, offset if self._broker_offset is None else self._broker_offset)
+        return datetime.fromtimestamp(slower + monotonic, UTC)
 
-    def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
+    def clamped(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
         """An event dated more than `MAX_SKEW` after it came is taken as dated then, also when it is read days later.
 
         Of what came at a time that is not known, or that its producer set, the faster clock says whether it is dated
         ahead: a clock that is behind would have what stands forgotten.
         """
         known = datetime.fromtimestamp(came_at, UTC) if came_at > 0.0 else occurred_at
-        bounded = min(occurred_at, known + MAX_SKEW)
-        return bounded if bounded <= self.now() else min(bounded, self.latest() + MAX_SKEW)
+        clamped = min(occurred_at, known + MAX_SKEW)
+        return clamped if clamped <= self.now() else min(clamped, self.latest() + MAX_SKEW)
 
     def latest(self) -> datetime:
         """By the faster clock."""
-        now = self.now()
-        return now if self._began is None else max(now, datetime.fromtimestamp(self._began + self.passed(), UTC))
+        now, offset = self.now(), self._broker_offset
+        return now if offset is None else max(now, datetime.fromtimestamp(offset + self.monotonic(), UTC))
 
 
 class EventClock(_Machine):
     """Replay: time is what the events say, so that a replay gives the same bytes at any speed."""
 
-    is_told = True
-    ahead_s = 0.0
+    is_synchronised = True
+    skew_s = 0.0
 
     def now(self) -> None:
         """No wall time."""
@@ -153,17 +156,17 @@ class EventClock(_Machine):
     def latest(self) -> None:
         """No wall time."""
 
-    def bounded(self, occurred_at: datetime, _: float = 0.0) -> datetime:
+    def clamped(self, occurred_at: datetime, _: float = 0.0) -> datetime:
         """Every event may move the watermark."""
         return occurred_at
 
-    def heard(self, _: float) -> None:
+    def observe_broker_time(self, _: float) -> None:
         """The broker tells no time."""
 
-    def answered(self, _: float | None) -> None:
+    def synchronise(self, _: float | None) -> None:
         """The broker tells no time."""
 
-    def time_at(self, _: float) -> None:
+    def wall_time_at(self, _: float) -> None:
         """No time but that of the events."""
 
 

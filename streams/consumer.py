@@ -5,7 +5,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
 - acks out of order commit past a gap: an offset is committed only up to the lowest message not yet settled here;
 - a failed commit still counts as committed in memory: it is put back;
 - after an assignment it drops what it has fetched and seeks back to what is committed; where nothing is yet, it stayed
-  behind what it had dropped, which was lost: there a place is committed first (see `places`);
+  behind what it had dropped, which was lost: there a place is committed first (see `start_offsets`);
 - records that were deleted before they were read are passed over in silence: they are counted and named;
 - a message received while the flow is being stopped may reach no agent, and those behind it do: nothing is processed
   out of order, and what was left out is read again;
@@ -39,7 +39,7 @@ from faust.types.tuples import ConsumerMessage
 
 from models.errors import DeliveryError
 from streams.clock import since_boot
-from streams.places import go_back, pass_over
+from streams.start_offsets import restore_offsets, skip_deleted
 from streams.wire import Record, by_broker, told
 
 FETCH_WAIT_MS: Final = 50
@@ -163,7 +163,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
             raise packed(error) from None
         except OffsetOutOfRangeError as error:
             for tp, at in error.args[0].items():
-                await pass_over(self._ensure_consumer(), self.consumer.app, tp, at)
+                await skip_deleted(self._ensure_consumer(), self.consumer.app, tp, at)
             return {}
 
     async def on_start(self) -> None:
@@ -208,7 +208,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Go back to what is committed, which something is; return it."""
-        found: Mapping[TP, int] = await self.call_thread(go_back, self._ensure_consumer(), self.consumer.app)
+        found: Mapping[TP, int] = await self.call_thread(restore_offsets, self._ensure_consumer(), self.consumer.app)
         return found
 
 
@@ -297,12 +297,12 @@ class Consumer(AIOKafkaConsumer):
         """Let the clock know when the broker took what was fetched, where it is the broker that says so."""
         for records in fetched:
             if records and by_broker(records[-1]):
-                self.app.clock.heard(records[-1].timestamp / 1e3)
+                self.app.clock.observe_broker_time(records[-1].timestamp / 1e3)
 
     def _note_ends(self) -> None:
         """Note until when we have received all there is of each partition; the last fetch is wholly received."""
         if self.flow_active:
-            thread, now = cast("ConsumerThread", self._thread), self.app.clock.passed()
+            thread, now = cast("ConsumerThread", self._thread), self.app.clock.monotonic()
             places = {tp: place for tp in self.assignment() if (place := thread.place(tp))}
             self._received |= {tp: place.read for tp, place in places.items()}
             for tp, place in places.items():
@@ -315,7 +315,7 @@ class Consumer(AIOKafkaConsumer):
         return {
             tp.topic: until
             for tp, at in self._ended.items()
-            if tp.partition == partition and not self._open[tp] and (until := self.app.clock.time_at(at))
+            if tp.partition == partition and not self._open[tp] and (until := self.app.clock.wall_time_at(at))
         }
 
     def lags(self, now: float) -> dict[str, Lag]:
@@ -337,7 +337,7 @@ class Consumer(AIOKafkaConsumer):
             offset, waited = lowest.offset, [now - lowest.at]
         else:
             offset = max(self._received.get(tp, 0), self._released.get(tp, 0))
-            waited = [self.app.clock.passed() - at for at in (self._ended.get(tp),) if at is not None]
+            waited = [self.app.clock.monotonic() - at for at in (self._ended.get(tp),) if at is not None]
             waited += [now - at for at in (self._released_at.get(tp),) if at is not None]
         return Lag(max(0, place.end - offset), max(0.0, min(waited, default=0.0)))
 

@@ -45,7 +45,7 @@ class Producer(AIOKafkaProducer):
             sent.append((done, batch.record_count()))
         places = await asyncio.gather(*(done for done, _ in sent))
         last = places[-1]
-        self.app.clock.answered(last.timestamp / 1e3 if last.timestamp_type else None)
+        self.app.clock.synchronise(last.timestamp / 1e3 if last.timestamp_type else None)
         return int(last.offset) + sent[-1][1] - 1, int(last.timestamp)
 
 

@@ -72,7 +72,7 @@ def _measure(name: Stage, app: App, metrics: Metrics) -> None:
     """Let the metrics ask a stage's app for what they show, and the app count what is for it to count."""
     app.lost = {full: metrics.lost.labels(name, topic) for full, topic in app.inputs.items()}
     metrics.lags.stages[name] = app.lags
-    metrics.clock.labels(stage=name).set_function(partial(getattr, app.clock, "ahead_s"))
+    metrics.clock.labels(stage=name).set_function(partial(getattr, app.clock, "skew_s"))
 
 
 def changelogs(settings: Settings) -> list[str]:

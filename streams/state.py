@@ -6,8 +6,9 @@ offsets. Here a partition is read from its changelog when it is first touched af
 own, up to the end that the broker names; before an assignment the last owner has drained or its lease has run out.
 So nothing is recovered while it changes, and there is no standby to go stale.
 
-Rows on disk are gone on with only where the changelog still holds the very record that they end with (see `mark`). Else
-they are given up and read anew: the changelog is the truth. So are rows that RocksDB finds damaged when it reads them.
+Rows on disk are gone on with only where the changelog still holds the very record that they end with (see
+`checkpoint`). Else they are given up and read anew: the changelog is the truth. So are rows that RocksDB finds damaged
+when it reads them.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,11 +22,11 @@ import structlog
 from rocksdict import BlockBasedOptions, Cache, DbClosedError, Options, Rdict, WriteBatch
 
 from models.errors import DeliveryError
+from streams.checkpoint import ChangelogMismatch, ChangelogRecord, Checkpoint
 from streams.clock import WallClock
-from streams.mark import Change, Doubt, Mark
 from streams.wire import send_rows
 
-MARK: Final = b"\xffmark"
+CHECKPOINT_KEY: Final = b"\xffmark"
 """Key of the last record applied, among the rows on disk; no stage's key begins with this byte."""
 BEYOND: Final = b"\xff\xff"
 """Behind every key."""
@@ -43,7 +44,7 @@ DAMAGED: Final = "Corruption"
 
 Row = tuple[bytes, bytes | None]
 """Key and value; a value of None deletes."""
-Reader = Callable[[str, int, int], AsyncGenerator[Sequence[Change], None]]
+Reader = Callable[[str, int, int], AsyncGenerator[Sequence[ChangelogRecord], None]]
 """Reads a changelog: topic, partition, and offset to begin with. Of a log that ends before that, it yields nothing, or
 all from the beginning. Raises `DeliveryError`."""
 
@@ -51,9 +52,9 @@ log = structlog.get_logger(__name__)
 
 
 class Rows(Protocol):
-    """The rows of one partition. `mark` is the last record of the changelog that was applied; None: none was."""
+    """The rows of one partition. `checkpoint` is the last record of the changelog that was applied; None: none was."""
 
-    mark: Mark | None
+    checkpoint: Checkpoint | None
 
     def get(self, key: bytes) -> bytes | None:
         """Return a row."""
@@ -61,11 +62,11 @@ class Rows(Protocol):
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Iterate over the rows whose keys begin with `prefix`."""
 
-    def apply(self, rows: Iterable[Row], mark: Mark) -> None:
-        """Apply changes in order; `mark` is the last of them."""
+    def apply(self, rows: Iterable[Row], checkpoint: Checkpoint) -> None:
+        """Apply changes in order; `checkpoint` is the last of them."""
 
     def clear(self) -> None:
-        """Forget all rows, and the mark."""
+        """Forget all rows, and the checkpoint."""
 
     def close(self) -> None:
         """Give up what is held."""
@@ -75,7 +76,7 @@ class Memory:
     """Rows in memory: read anew from the whole changelog at every assignment."""
 
     def __init__(self) -> None:
-        self.mark: Mark | None = None
+        self.checkpoint: Checkpoint | None = None
         self._rows: dict[bytes, bytes] = {}
         self.get = self._rows.get
 
@@ -83,26 +84,26 @@ class Memory:
         """Iterate over the rows as they are now."""
         yield from [row for row in self._rows.items() if row[0].startswith(prefix)]
 
-    def apply(self, rows: Iterable[Row], mark: Mark) -> None:
+    def apply(self, rows: Iterable[Row], checkpoint: Checkpoint) -> None:
         """Apply changes in order."""
         for key, value in rows:
             if value is None:
                 self._rows.pop(key, None)
             else:
                 self._rows[key] = value
-        self.mark = mark
+        self.checkpoint = checkpoint
 
     def clear(self) -> None:
-        """Forget all rows, and the mark."""
+        """Forget all rows, and the checkpoint."""
         self._rows.clear()
-        self.mark = None
+        self.checkpoint = None
 
     def close(self) -> None:
         """Nothing is held."""
 
 
 class Disk:
-    """Rows in RocksDB, with the mark that they reach in the same write: a restart reads only what came since."""
+    """Rows in RocksDB, with the checkpoint that they reach in the same write: a restart reads only what came since."""
 
     def __init__(self, folder: Path, cache: Cache) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +116,8 @@ class Disk:
         self._db: Any = None
         with self._intact():
             self._db = Rdict(str(folder), options)
-            said = self._db.get(MARK)
-        self.mark = Mark.decode(said) if said else None
+            said = self._db.get(CHECKPOINT_KEY)
+        self.checkpoint = Checkpoint.decode(said) if said else None
 
     def get(self, key: bytes) -> bytes | None:
         """Return a row. Raises `DeliveryError`."""
@@ -127,7 +128,7 @@ class Disk:
         return found
 
     def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the rows, which lie in the order of their keys; the mark is not one of them.
+        """Iterate over the rows, which lie in the order of their keys; the checkpoint is not one of them.
 
         Raises `DeliveryError`: an iterator ends where it cannot read on, and says so only when asked.
         """
@@ -135,31 +136,31 @@ class Disk:
             found = self._db.iter()
             found.seek(prefix)
             while found.valid() and (key := found.key()).startswith(prefix):
-                if key != MARK:
+                if key != CHECKPOINT_KEY:
                     yield key, found.value()
                 found.next()
             found.status()
 
-    def apply(self, rows: Iterable[Row], mark: Mark) -> None:
-        """Apply changes and the mark at once."""
+    def apply(self, rows: Iterable[Row], checkpoint: Checkpoint) -> None:
+        """Apply changes and the checkpoint at once."""
         batch = WriteBatch(raw_mode=True)
         for key, value in rows:
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        batch.put(MARK, mark.encode())
+        batch.put(CHECKPOINT_KEY, checkpoint.encode())
         with self._intact():
             self._db.write(batch)
-        self.mark = mark
+        self.checkpoint = checkpoint
 
     def clear(self) -> None:
-        """Forget all rows and the mark, at once."""
+        """Forget all rows and the checkpoint, at once."""
         batch = WriteBatch(raw_mode=True)
         batch.delete_range(b"", BEYOND)
         self._db.write(batch)
         self._db.compact_range(None, None)  # their room on the disk too
-        self.mark = None
+        self.checkpoint = None
 
     def close(self) -> None:
         """Let another process open it, if that is not done."""
@@ -208,9 +209,9 @@ class State:
             return
         rows = self._make(partition)
         try:
-            if doubt := await self._read_on(partition, rows):
-                say = log.error if doubt.is_loss else log.info
-                say("rows on disk are read anew", changelog=self.changelog, partition=partition, why=doubt.value)
+            if mismatch := await self._read_on(partition, rows):
+                say = log.error if mismatch.is_loss else log.info
+                say("rows on disk are read anew", changelog=self.changelog, partition=partition, why=mismatch.value)
                 with _writing():
                     rows.clear()
                 await self._read_on(partition, rows)
@@ -219,33 +220,33 @@ class State:
             raise
         self._open[partition] = rows
 
-    async def _read_on(self, partition: int, rows: Rows) -> Doubt | None:
+    async def _read_on(self, partition: int, rows: Rows) -> ChangelogMismatch | None:
         """Apply what the changelog holds beyond these rows, or return why they may not be of it."""
-        known = unproven = rows.mark
+        known = unproven = rows.checkpoint
         if known and known.is_old(int(WallClock().now().timestamp() * 1000)):
-            return Doubt.AGED
+            return ChangelogMismatch.AGED
         async with aclosing(self._read(self.changelog, partition, known.offset if known else 0)) as found:
             async for changes in found:
                 self.recovered += len(changes)
                 if not changes:
                     continue
-                if unproven and (doubt := unproven.differs(changes[0])):
-                    return doubt
+                if unproven and (mismatch := unproven.mismatch(changes[0])):
+                    return mismatch
                 if known and known.is_old(changes[-1].at):  # whatever our clock says
-                    return Doubt.AGED
+                    return ChangelogMismatch.AGED
                 unproven = None
                 with _writing():
-                    rows.apply([(change.key, change.value) for change in changes], Mark.of(changes[-1]))
-        return unproven.differs(None) if unproven else None
+                    rows.apply([(change.key, change.value) for change in changes], Checkpoint.of(changes[-1]))
+        return unproven.mismatch(None) if unproven else None
 
     async def write(self, partition: int, rows: Mapping[bytes, bytes | None]) -> None:
         """Make rows durable, then apply them; None deletes. Raises `DeliveryError`."""
         end, at = await send_rows(self._app, self.changelog, partition, rows)
         opened = self._open[partition]
-        if opened.mark and end - len(rows) < opened.mark.offset:
+        if opened.checkpoint and end - len(rows) < opened.checkpoint.offset:
             raise DeliveryError(f"changelog {self.changelog} went back behind what was acknowledged: a log was lost")
         with _writing():
-            opened.apply(rows.items(), Mark.of(Change(end, at, *list(rows.items())[-1])))
+            opened.apply(rows.items(), Checkpoint.of(ChangelogRecord(end, at, *list(rows.items())[-1])))
 
     def close(self, *partitions: int) -> None:
         """Give up these partitions, or all."""

@@ -52,14 +52,14 @@ class DeletionQueue:
 
     def add(self, keys: Iterable[str]) -> None:
         """Note that these rows are over since now."""
-        now = self._clock.passed()
+        now = self._clock.monotonic()
         for key in keys:
             self._since.pop(key, None)
             self._since[key] = now
 
     def take_expired(self, most: int) -> list[str]:
         """Take rows that have been over for `GRACE_S`. Whoever deletes them looks whether they still are."""
-        until = self._clock.passed() - GRACE_S
+        until = self._clock.monotonic() - GRACE_S
         found = list(takewhile(lambda key: self._since[key] <= until, islice(self._since, most)))
         for key in found:
             del self._since[key]

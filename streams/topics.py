@@ -50,7 +50,7 @@ RECORD_RETENTION: Final = timedelta(days=184)
 """What was decided, learnt and raised is kept for the longest half-year: articles 19 and 26(6) of the EU AI Act ask for
 logs of six months at least. It holds no patients' text."""
 
-DELETION_KEPT: Final = timedelta(days=7)
+TOMBSTONE_RETENTION: Final = timedelta(days=7)
 """What tells that a row was deleted. A worker whose rows on disk are older reads all anew: it would not be told."""
 
 MAX_STATE_BYTES: Final = 8 * 2**20
@@ -77,7 +77,7 @@ class Topic(NamedTuple):
             return TAKEN | {"cleanup.policy": "delete", "retention.ms": kept, "retention.bytes": "-1"}
         # The segment being written is never compacted: an hour bounds what a restart reads twice.
         compacted = {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
-        kept = str(int(DELETION_KEPT.total_seconds() * 1000))
+        kept = str(int(TOMBSTONE_RETENTION.total_seconds() * 1000))
         return TAKEN | compacted | {"max.message.bytes": str(MAX_STATE_BYTES), "delete.retention.ms": kept}
 
 

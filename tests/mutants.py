@@ -220,24 +220,24 @@ MUTANTS = (
     ),
     Mutant(
         "where nothing is committed, what was fetched is dropped",
-        "streams/places.py",
+        "streams/start_offsets.py",
         "if new := [tp for tp, offset in found.items() if offset is None]:",
         "if new := []:",
-        "tests/unit/test_places.py",
+        "tests/unit/test_start_offsets.py",
     ),
     Mutant(
         "where a place was lost, all is read again",
-        "streams/places.py",
+        "streams/start_offsets.py",
         " and ends[changelogs[tp]]",
         " and not ends[changelogs[tp]]",
-        "tests/unit/test_places.py",
+        "tests/unit/test_start_offsets.py",
     ),
     Mutant(
         "what was deleted unread is passed over in silence",
-        "streams/places.py",
+        "streams/start_offsets.py",
         "app.lost[tp.topic].inc(lost)",
         "pass",
-        "tests/unit/test_places.py",
+        "tests/unit/test_start_offsets.py",
     ),
     Mutant(
         "a topic that loses rows passes",
@@ -283,15 +283,15 @@ MUTANTS = (
     ),
     Mutant(
         "rows on disk go on with a changelog that is not theirs",
-        "streams/mark.py",
-        "return None if Mark.of(found) == self else Doubt.OTHER",
+        "streams/checkpoint.py",
+        "return None if Checkpoint.of(found) == self else ChangelogMismatch.OTHER",
         "return None",
         "tests/unit/test_state.py",
     ),
     Mutant(
         "a changelog goes back under a worker that goes on",
         "streams/state.py",
-        "if opened.mark and end - len(rows) < opened.mark.offset:",
+        "if opened.checkpoint and end - len(rows) < opened.checkpoint.offset:",
         "if False:",
         "tests/unit/test_state.py",
     ),
@@ -326,8 +326,8 @@ MUTANTS = (
     Mutant(
         "a row goes while what led to it may come again",
         "streams/timers.py",
-        "until = self._clock.passed() - GRACE_S",
-        "until = self._clock.passed()",
+        "until = self._clock.monotonic() - GRACE_S",
+        "until = self._clock.monotonic()",
         "tests/unit/test_join.py tests/property/test_oracle.py",
     ),
     Mutant(
@@ -389,8 +389,8 @@ MUTANTS = (
     Mutant(
         "I5 a clock that is ahead closes what is open",
         "streams/clock.py",
-        "min(began, began if self._began is None else self._began)",
-        "began",
+        "min(offset, offset if self._broker_offset is None else self._broker_offset)",
+        "offset",
         "tests/unit/test_clock.py tests/unit/test_delivery.py",
     ),
     Mutant(
@@ -403,7 +403,7 @@ MUTANTS = (
     Mutant(
         "I5 a clock that is behind has rows forgotten",
         "streams/clock.py",
-        "return now if self._began is None else max(",
+        "return now if offset is None else max(",
         "return now if now else max(",
         "tests/unit/test_score.py tests/unit/test_clock.py",
     ),

@@ -75,7 +75,7 @@ class HandClock(Stopwatch):
     def latest(self) -> Any:
         return self.now()
 
-    def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
+    def clamped(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
         return min(occurred_at, self.at)
 
 
@@ -85,7 +85,7 @@ class Behind(HandClock):
     def __init__(self, right: Any, by: timedelta) -> None:
         super().__init__(right.now() - by)
         self._right, self._by = right, by
-        self.bounded = right.bounded  # type: ignore[method-assign]
+        self.clamped = right.clamped  # type: ignore[method-assign]
 
     def now(self) -> Any:
         return self._right.now() - self._by

@@ -29,7 +29,7 @@ class Stopwatch(EventClock):
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def passed(self) -> float:
+    def monotonic(self) -> float:
         return self.seconds
 
 
@@ -43,7 +43,7 @@ class HospitalClock(LiveClock):
     def now(self) -> datetime:
         return self.at
 
-    def passed(self) -> float:
+    def monotonic(self) -> float:
         return self.seconds
 
     def wait(self, seconds: float) -> None:

@@ -65,13 +65,13 @@ class ExpiryQueue:
 
     async def load(self, rows: Iterable[tuple[datetime, bytes]]) -> None:
         """Keep the rows that stand, in the order of their times."""
-        dated = sorted([(self._clock.bounded(at), key) async for at, key in gently(rows)])
+        dated = sorted([(self._clock.clamped(at), key) async for at, key in gently(rows)])
         async for at, key in gently(dated):
             self.add(key, at, again=False)
 
     def take_expired(self) -> list[bytes]:
         """Take the keys of the rows that may go now."""
-        now = self._clock.passed()
+        now = self._clock.monotonic()
         while self._live and self._live[0].last <= self.watermark:
             self._in_grace.append((now, self._live.popleft()))
         gone: list[bytes] = []
@@ -123,7 +123,7 @@ class Expiry:
         """Return the rows to delete while no records come: none of a partition that is new to us while nobody tells
         the time, for all in it would be dated by a clock that may be years behind.
         """
-        return await self.take(partition, state) if partition in self._queues or self._clock.is_told else {}
+        return await self.take(partition, state) if partition in self._queues or self._clock.is_synchronised else {}
 
     def is_expired(self, partition: int, at: datetime) -> bool:
         """Whether a row that was set for this time may be deleted by now."""

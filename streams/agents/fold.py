@@ -196,7 +196,7 @@ class Fold:
         batch = self._batches.pop(partition, Batch())
         for held in batch.held:
             held.news = ()
-        if (now := self._clock.time_at(self._clock.passed())) and self.kind.published:
+        if (now := self._clock.wall_time_at(self._clock.monotonic())) and self.kind.published:
             for at in batch.taken_at:
                 self.context.metrics.threshold_seconds.observe(max(0.0, now.timestamp() - at))
 
@@ -214,7 +214,7 @@ class Fold:
         What a batch has touched is its own until it is stored: in the pauses between, another may make us forget.
         """
         partition, (id_, deployment, at) = record.partition, self.kind.identify(event)
-        seen = self._clock.bounded(at, record.at)
+        seen = self._clock.clamped(at, record.at)
         if (taken := touched.get(deployment)) is None:
             taken = touched[deployment] = self._begin(partition, deployment, seen)
         held, key = taken.held, _id(id_)

@@ -42,7 +42,7 @@ class PartitionState:
 
     def __init__(self, progress: Progress, clock: Clock) -> None:
         reached = {Decision.topic: progress.decisions, Feedback.topic: progress.feedback}
-        self.reached = {topic: clock.bounded(at) for topic, at in reached.items()}
+        self.reached = {topic: clock.clamped(at) for topic, at in reached.items()}
         self.timers = Timers(min(self.reached.values()))
         self.sent = progress.sent
         """The last batch up to which all outcomes are sent; what a crash kept back is sent with the next one."""
@@ -153,7 +153,7 @@ class Join:
 
     def heard(self, feedback: Feedback, record: Record) -> joining.Heard:
         """Reduce feedback to what is kept of it."""
-        latest = self.clock.bounded(feedback.occurred_at, record.at)
+        latest = self.clock.clamped(feedback.occurred_at, record.at)
         return joining.heard(feedback, f"{record.partition}:{record.offset}", self._digest_keys, latest)
 
     def note_closed(self, partition: int, closed: list[str]) -> None:
@@ -184,7 +184,7 @@ class Batch:
         except EventError as error:
             self._sends.append(self._stage.context.dead_letter(self._stage.name, record, error))
             return
-        self.advance(topic, self._stage.clock.bounded(event.occurred_at, record.at))
+        self.advance(topic, self._stage.clock.clamped(event.occurred_at, record.at))
 
     def _enter(self, event: Decision | Feedback | Watermark, record: Record) -> None:
         if isinstance(event, Decision):
@@ -217,7 +217,7 @@ class Batch:
         self._stage.note_closed(self._partition, self._closed)
         # A row may have been opened again by a decision.
         expired = [key for key in self._state.deletions.take_expired(MOST) if self._row(key).closed]
-        if not (self._touched or self._rows or self._sends or expired) and self._stage.clock.is_told:
+        if not (self._touched or self._rows or self._sends or expired) and self._stage.clock.is_synchronised:
             return Plan({}, [], self.has_due, left)  # else the broker's answer tells the time, though no event comes
         rows: dict[bytes, bytes | None] = {key.encode(): None for key in expired if key not in self._rows}
         rows |= {k.encode(): msgspec.json.encode(row) for k, row in self._rows.items()}

@@ -110,7 +110,7 @@ class Score:
         await self._parts.calibrations.ready()
         plan = Plan(await self._expiry.take(partition, self.state), [])
         clock = self._parts.clock
-        now = clock.time_at(clock.passed())
+        now = clock.wall_time_at(clock.monotonic())
         found = [self._spare(partition, self._read(partition, record), now) for record in records]
         fresh = [one for one in found if isinstance(one, Response)]
         decide = partial(self._decide, partition)
@@ -189,7 +189,7 @@ class Score:
         key, send = _decided(decision.response_id), self.context.send(decision)
         plan.rows[key] = send.value
         plan.sends.append(following(record.headers, send))
-        self._expiry.set(record.partition, key, self._parts.clock.bounded(decision.occurred_at, record.at), again=again)
+        self._expiry.set(record.partition, key, self._parts.clock.clamped(decision.occurred_at, record.at), again=again)
         return decision
 
     def _refuse(self, plan: Plan, record: Record, error: EventError) -> list[Decision]:
@@ -217,7 +217,7 @@ class Score:
             history = msgspec.json.decode(stored, type=History) if stored else History()
             history = history.after(outcome.response_id, rejected=outcome.rejected, at=outcome.occurred_at)
             plan.rows[key] = msgspec.json.encode(history)
-            at = self._parts.clock.bounded(outcome.occurred_at, record.at)
+            at = self._parts.clock.clamped(outcome.occurred_at, record.at)
             self._expiry.set(partition, key, at, again=stored is not None)
         return plan
 

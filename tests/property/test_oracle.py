@@ -346,10 +346,10 @@ def wrong_of(logs: Logs, entry: Entry) -> list[str]:
 class LiveClock(HandClock):
     """A wall clock moved by hand, which events from the future outrun as they do the real one."""
 
-    def bounded(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
+    def clamped(self, occurred_at: datetime, came_at: float = 0.0) -> datetime:
         return min(occurred_at, self.at + MAX_SKEW)
 
-    def time_at(self, _: float) -> Any:
+    def wall_time_at(self, _: float) -> Any:
         return self.at
 
 

@@ -35,7 +35,7 @@ BATCH = 128
 def right() -> HospitalClock:
     """Of a machine that agrees with the broker."""
     clock = HospitalClock()
-    clock.answered(START.timestamp())
+    clock.synchronise(START.timestamp())
     return clock
 
 
@@ -848,7 +848,7 @@ def test_the_broker_tells_the_time_with_what_is_fetched_and_no_producer_does(kin
     for record in found[PART]:
         record.timestamp_type = kind
     asyncio.run(made._receive_all(found, 1))
-    assert made.app.clock.is_told == told
+    assert made.app.clock.is_synchronised == told
 
 
 def test_what_a_seek_went_beyond_is_not_received() -> None:
@@ -1059,7 +1059,7 @@ def test_a_clock_that_is_wrong_ends_nothing_early(days: int) -> None:
     """Of this machine; and of the broker: they are not wrong together."""
     made, other = read_to_the_end(), read_to_the_end()
     made.app.clock.at += timedelta(days=days)
-    other.app.clock.heard((SECOND + timedelta(days=days)).timestamp())
+    other.app.clock.observe_broker_time((SECOND + timedelta(days=days)).timestamp())
     for one in (made, other) * 3:
         look(one)
     assert made.settled_until(0) == {"feedback": SECOND + timedelta(days=min(days, 0))}

@@ -57,7 +57,7 @@ from streams.cli import app
 from streams.gateway import Busy, _described
 from streams.settings import STAGES, Settings
 from streams.stages import INPUTS, changelogs
-from streams.topics import DELETION_KEPT, MAX_STATE_BYTES, RECORD_RETENTION, plan
+from streams.topics import MAX_STATE_BYTES, RECORD_RETENTION, TOMBSTONE_RETENTION, plan
 from tests import pages
 
 PAGES = sorted(path.name for path in (pages.ROOT / "docs").glob("*.md"))
@@ -222,7 +222,7 @@ def test_the_broker_keeps_places_and_states() -> None:
     values = {pages.codes(name)[0]: value for name, value, _ in rows if pages.codes(name)}
     assert values["offsets.retention.minutes"] == f"{RECORD_RETENTION.total_seconds() / 60:.0f} or more"
     assert values["max.message.bytes"] == str(MAX_STATE_BYTES)
-    assert values["delete.retention.ms"] == f"{DELETION_KEPT.total_seconds() * 1000:.0f} or more"
+    assert values["delete.retention.ms"] == f"{TOMBSTONE_RETENTION.total_seconds() * 1000:.0f} or more"
 
 
 def test_a_record_signed_as_the_page_says_is_accepted() -> None:

@@ -182,7 +182,7 @@ def test_ids_are_forgotten_after_the_horizon_also_after_a_restart() -> None:
 @pytest.mark.parametrize("latest", ["ward", "icu"])
 @pytest.mark.parametrize("restart", [True, False])
 def test_labels_of_long_ago_count_once_also_when_all_is_read_again(latest: str, *, restart: bool) -> None:
-    """Its place is set by hand where Kafka forgot it (`streams/places.py`), and their ids may be forgotten by then."""
+    """Its place is set by hand where Kafka forgot it (see `start_offsets`), and their ids may be forgotten by then."""
     clock = Stopwatch()
     stage = theatre(clock=clock)
     days = (0, 1, 2, 40)
@@ -353,7 +353,7 @@ def test_news_is_told_once() -> None:
 def test_the_lag_of_every_label_is_measured_while_partitions_take_turns() -> None:
     shown = context()
     clock = LiveClock()
-    clock.answered(None)
+    clock.synchronise(None)
     expiry = Expiry(timedelta(days=14), fold.read_time, clock)
     stage = fold.Fold(learn(Policies()), shown, FakeState(), expiry, clock)  # type: ignore[arg-type]
     for partition, numbers in enumerate((range(3), range(3, 5))):

@@ -340,7 +340,7 @@ def test_events_dated_a_day_ahead_end_nothing_early(live: Theatre) -> None:
 
 def test_time_that_ran_ahead_before_a_restart_is_right_after_it(live: Theatre, clock: HospitalClock) -> None:
     """Rows of a version that believed one clock: what came next was over before it was heard."""
-    clock.answered(at(60).timestamp())
+    clock.synchronise(at(60).timestamp())
     live.state.rows[0, b"\x00progress/0"] = msgspec.json.encode(Progress(at(400 * DAY), at(400 * DAY), 7))
     live.run(sequence(decision(), feedback("f1")))
     clock.wait(600)
@@ -354,7 +354,7 @@ def test_while_nobody_tells_the_time_the_broker_is_asked(live: Theatre, clock: H
         live.state.rows.clear()
         live.tick()
         assert bool(live.state.rows) is not told
-        clock.answered(None)
+        clock.synchronise(None)
     assert live.sent == []
 
 

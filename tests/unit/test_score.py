@@ -315,7 +315,7 @@ def test_what_waited_in_the_topic_is_not_green(waited_s: int, tier: str, reason:
 def test_what_waited_is_not_green_when_either_clock_says_so(machine_s: int, broker_s: int, tier: str) -> None:
     """A machine whose clock is 20 minutes behind, with a backlog of 20 minutes: by its own, all of it is prompt."""
     clock = HospitalClock(at(500 + machine_s))
-    clock.heard(at(500 + broker_s).timestamp())
+    clock.observe_broker_time(at(500 + broker_s).timestamp())
     found = decide(response(), clock=clock)
     late = at(500 + max(machine_s, broker_s))
     assert (found.tier, "deadline_missed" in found.reasons, found.decided_at) == (tier, tier == "yellow", late)
@@ -332,7 +332,7 @@ DAY = 86_400.0
 def test_what_is_over_before_its_turn_costs_the_encoder_nothing(clock: Clock, *, told: bool, spared: bool) -> None:
     """A gateway sends a year of old data, and live responses wait behind it. JOIN closes the old ones at once."""
     if told:
-        clock.answered(at(DAY + 600).timestamp())
+        clock.synchronise(at(DAY + 600).timestamp())
     encoder = Stub()
     stage = theatre(encoder, clock=clock)
     ages = {"r1": DAY + 1, "r2": 0.0, "r3": 400 * DAY, "r4": DAY}
@@ -629,7 +629,7 @@ def test_a_machine_that_starts_with_its_clock_in_the_past_forgets_nothing(first:
     if first == "a quiet second":
         after.tick()
     for n, seconds in enumerate((3600, 3630)):
-        behind.heard(at(seconds).timestamp())
+        behind.observe_broker_time(at(seconds).timestamp())
         late = response(f"late{n}", conversation_id="c9", occurred_at=at(seconds))
         after.run([record(late, n)._replace(at=at(seconds).timestamp())])
         after.tick()

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from models.errors import DeliveryError
 from streams import state as module
 from streams.app import BATCH_BYTES, create_app
+from streams.checkpoint import UNDATED, ChangelogMismatch, ChangelogRecord, Checkpoint
 from streams.clock import EventClock, WallClock
-from streams.mark import UNDATED, Change, Doubt, Mark
 from streams.producer import Row, _batches
 from streams.settings import load
 from streams.state import Memory, State, rows_in
@@ -34,7 +34,7 @@ class Log:
     """A changelog: what is sent to it can be read from it. Its broker's clock goes by a second with each batch."""
 
     def __init__(self) -> None:
-        self.changes: list[Change] = []
+        self.changes: list[ChangelogRecord] = []
         self.read_from: list[int] = []
         self.clock = now() - HOUR_MS
         self.next = 0
@@ -42,11 +42,11 @@ class Log:
     async def send(self, _: Any, topic: str, partition: int, rows: Mapping[bytes, bytes | None]) -> tuple[int, int]:
         assert (topic, partition) == ("demur-join-state-changelog", 3)
         self.clock += 1000
-        self.changes += [Change(self.next + n, self.clock, *row) for n, row in enumerate(rows.items())]
+        self.changes += [ChangelogRecord(self.next + n, self.clock, *row) for n, row in enumerate(rows.items())]
         self.next += len(rows)
         return self.next - 1, self.clock
 
-    async def read(self, topic: str, partition: int, start: int) -> AsyncGenerator[list[Change], None]:
+    async def read(self, topic: str, partition: int, start: int) -> AsyncGenerator[list[ChangelogRecord], None]:
         assert (topic, partition) == ("demur-join-state-changelog", 3)
         self.read_from.append(start)
         for change in self.changes:
@@ -162,7 +162,8 @@ async def test_rows_on_disk_of_what_was_lost_are_given_up(log: Log, tmp_path: Pa
         await again.open(3)
     assert dict(again.items(3)) == log.rows
     [line] = said
-    assert (line["log_level"], line["why"]) == ("error", Doubt.SHORT if since < 5 else Doubt.OTHER)
+    why = ChangelogMismatch.SHORT if since < 5 else ChangelogMismatch.OTHER
+    assert (line["log_level"], line["why"]) == ("error", why)
     again.close()
 
 
@@ -174,7 +175,7 @@ async def test_rows_on_disk_that_cannot_be_proven_any_more_are_read_anew(log: Lo
         again = state(log, "rocksdb", tmp_path)
         await again.open(3)
     assert dict(again.items(3)) == log.rows
-    assert [(line["log_level"], line["why"]) for line in said] == [("info", Doubt.COMPACTED)]
+    assert [(line["log_level"], line["why"]) for line in said] == [("info", ChangelogMismatch.COMPACTED)]
     again.close()
 
 
@@ -259,7 +260,7 @@ async def test_installations_share_a_disk_and_no_rows(
         )
         rows: Any = app.stage.state._make(3)
         assert len(list(rows.items())) == found
-        rows.apply([(b"a", b"1")], Mark(0, 0, "none"))
+        rows.apply([(b"a", b"1")], Checkpoint(0, 0, "none"))
         rows.close()
 
 
@@ -268,13 +269,13 @@ async def test_nothing_is_read_off_a_partition_that_is_not_open(log: Log, tmp_pa
         state(log, "memory", tmp_path).get(3, b"a")
 
 
-async def nothing(*_: Any) -> AsyncGenerator[list[Change], None]:
+async def nothing(*_: Any) -> AsyncGenerator[list[ChangelogRecord], None]:
     yield []
 
 
 async def test_a_changelog_that_breaks_off_leaves_nothing_open(log: Log, tmp_path: Path) -> None:
-    async def breaks(*_: Any) -> AsyncGenerator[list[Change], None]:
-        yield [Change(0, 0, b"a", b"1")]
+    async def breaks(*_: Any) -> AsyncGenerator[list[ChangelogRecord], None]:
+        yield [ChangelogRecord(0, 0, b"a", b"1")]
         raise DeliveryError("gone")
 
     made = State(APP, "state", rows_in("memory", tmp_path), breaks)
@@ -384,7 +385,7 @@ def test_partitions_of_a_stage_share_what_they_remember_of_the_disk(tmp_path: Pa
     """A cache of its own for each would grow with the partitions, and for as long as they are read."""
     make = rows_in("rocksdb", tmp_path)
     one, other = make(0), make(1)
-    one.apply([(str(n).encode(), b"x" * 1000) for n in range(1000)], Mark(999, 0, ""))
+    one.apply([(str(n).encode(), b"x" * 1000) for n in range(1000)], Checkpoint(999, 0, ""))
     one._db.flush()
     assert all(one.get(str(n).encode()) for n in range(1000))
     held = [rows._db.property_int_value("rocksdb.block-cache-usage") for rows in (one, other)]

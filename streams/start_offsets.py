@@ -16,7 +16,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from models.errors import DeliveryError
 
-WAY_OUT: Final = (
+RESET_HINT: Final = (
     "stop the stage and set its place to shortly before it last worked (`kafka-consumer-groups.sh --reset-offsets "
     "--to-datetime`): docs/runbook.md#lost-place says how"
 )
@@ -24,7 +24,7 @@ WAY_OUT: Final = (
 log = structlog.get_logger(__name__)
 
 
-async def go_back(consumer: Any, app: Any) -> Mapping[Any, int]:
+async def restore_offsets(consumer: Any, app: Any) -> Mapping[Any, int]:
     """Go back to what the group of `app` has committed, and commit the beginning first where nothing is; return that.
 
     Raises `DeliveryError` where a place was lost, `IllegalStateError` in a rebalance: Faust then waits for its end.
@@ -32,14 +32,14 @@ async def go_back(consumer: Any, app: Any) -> Mapping[Any, int]:
     held = _held(consumer)
     found = {tp: await consumer.committed(tp) for tp in consumer.assignment()}
     if new := [tp for tp, offset in found.items() if offset is None]:
-        found |= await _beginnings(consumer, app, new)
+        found |= await _start_offsets(consumer, app, new)
         await _commit(consumer, held, {tp: found[tp] for tp in new})
     for tp, offset in found.items():
         consumer.seek(tp, offset)
     return found
 
 
-async def pass_over(consumer: Any, app: Any, tp: Any, at: int) -> None:
+async def skip_deleted(consumer: Any, app: Any, tp: Any, at: int) -> None:
     """Go on where a log begins that has nothing at `at` any more; count and name what was deleted before it was read.
 
     Raises `DeliveryError` if it has nothing behind `at` either. In a rebalance, whoever has the partition next does it.
@@ -49,7 +49,7 @@ async def pass_over(consumer: Any, app: Any, tp: Any, at: int) -> None:
     if first <= at:
         raise DeliveryError(
             f"the group {app.conf.id} has its place in {tp.topic}/{tp.partition} at {at}, where there is no record any "
-            f"more: the log lost its end, or the topic was made anew; {WAY_OUT}"
+            f"more: the log lost its end, or the topic was made anew; {RESET_HINT}"
         )
     with suppress(IllegalStateError):
         await _commit(consumer, held, {tp: first})  # nobody is to count them again
@@ -59,7 +59,7 @@ async def pass_over(consumer: Any, app: Any, tp: Any, at: int) -> None:
         consumer.seek(tp, first)
 
 
-async def _beginnings(consumer: Any, app: Any, new: Sequence[Any]) -> Mapping[Any, int]:
+async def _start_offsets(consumer: Any, app: Any, new: Sequence[Any]) -> Mapping[Any, int]:
     """Return where partitions begin. Raises `DeliveryError` where there are rows, and records that would come again."""
     changelogs = {tp: TopicPartition(app.stage.state.changelog, tp.partition) for tp in new}
     first: Mapping[Any, int] = await consumer.beginning_offsets(new)
@@ -67,7 +67,7 @@ async def _beginnings(consumer: Any, app: Any, new: Sequence[Any]) -> Mapping[An
     if lost := sorted({tp.topic for tp in new if first[tp] < ends[tp] and ends[changelogs[tp]]}):
         raise DeliveryError(
             f"the group {app.conf.id} has no place in {', '.join(lost)}, though it has rows of what it read: Kafka "
-            f"forgot it, or somebody deleted it, and to read all again would contradict what was decided; {WAY_OUT}"
+            f"forgot it, or somebody deleted it, and to read all again would contradict what was decided; {RESET_HINT}"
         )
     return first
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from models.errors import DeliveryError
 from streams.consumer import ConsumerThread
-from streams.places import go_back
+from streams.start_offsets import restore_offsets
 
 DECISIONS, FEEDBACK = TopicPartition("t.decisions", 0), TopicPartition("t.feedback", 0)
 CHANGELOG = TopicPartition("t.demur-join-state-changelog", 0)
@@ -64,7 +64,7 @@ APP = SimpleNamespace(
 
 
 def back(client: Client) -> Any:
-    return asyncio.run(go_back(client, APP))
+    return asyncio.run(restore_offsets(client, APP))
 
 
 def test_a_new_owner_begins_at_the_place_of_the_last() -> None:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from models.events import digest
-from streams.topics import DELETION_KEPT
+from streams.topics import TOMBSTONE_RETENTION
 
 MARGIN: Final = timedelta(hours=1)
 """Between the broker's clock and ours, and between reading that a row is on disk and that it was deleted."""
@@ -17,7 +17,7 @@ UNDATED: Final = -1
 """Time of a record that the broker did not date: whoever wrote it may have had a wrong clock."""
 
 
-class Doubt(StrEnum):
+class ChangelogMismatch(StrEnum):
     """Why rows are not of a changelog as it is now, or may not be."""
 
     SHORT = "records that the broker had acknowledged are gone from the changelog"
@@ -28,10 +28,10 @@ class Doubt(StrEnum):
     @property
     def is_loss(self) -> bool:
         """Whether what was durable is not any more: somebody must hear of it."""
-        return self in {Doubt.SHORT, Doubt.OTHER}
+        return self in {ChangelogMismatch.SHORT, ChangelogMismatch.OTHER}
 
 
-class Change(NamedTuple):
+class ChangelogRecord(NamedTuple):
     """One record of a changelog; a value of None deletes. `at`: when the broker took it, in ms since the epoch."""
 
     offset: int
@@ -40,11 +40,11 @@ class Change(NamedTuple):
     value: bytes | None
 
 
-class Mark(NamedTuple):
-    """What is remembered of a record; `at` as in `Change`.
+class Checkpoint(NamedTuple):
+    """What is remembered of a record; `at` as in `ChangelogRecord`.
 
-    >>> mark = Mark.of(Change(7, 1_700_000_000_000, b"key", b"value"))
-    >>> Mark.decode(mark.encode()) == mark
+    >>> checkpoint = Checkpoint.of(ChangelogRecord(7, 1_700_000_000_000, b"key", b"value"))
+    >>> Checkpoint.decode(checkpoint.encode()) == checkpoint
     True
     """
 
@@ -53,12 +53,12 @@ class Mark(NamedTuple):
     digest: str
 
     @classmethod
-    def of(cls, change: Change) -> "Mark":
-        """Return the mark of a record."""
+    def of(cls, change: ChangelogRecord) -> "Checkpoint":
+        """Return the checkpoint of a record."""
         return cls(change.offset, change.at, digest(b"\0".join((change.key, change.value or b""))))
 
     @classmethod
-    def decode(cls, said: bytes) -> "Mark":
+    def decode(cls, said: bytes) -> "Checkpoint":
         """Read what `encode` wrote."""
         offset, at, found = said.decode().split()
         return cls(int(offset), int(at), found)
@@ -67,15 +67,15 @@ class Mark(NamedTuple):
         """Return it in bytes."""
         return f"{self.offset} {self.at} {self.digest}".encode()
 
-    def differs(self, found: Change | None) -> Doubt | None:
+    def mismatch(self, found: ChangelogRecord | None) -> ChangelogMismatch | None:
         """Return why a log that was read from here on is not known again, if so. `found`: the first record of it."""
         if found is None or found.offset < self.offset:
-            return Doubt.SHORT
+            return ChangelogMismatch.SHORT
         if found.offset > self.offset:
-            return Doubt.COMPACTED
-        return None if Mark.of(found) == self else Doubt.OTHER
+            return ChangelogMismatch.COMPACTED
+        return None if Checkpoint.of(found) == self else ChangelogMismatch.OTHER
 
     def is_old(self, now: int) -> bool:
         """Whether it may be forgotten at `now` (as `at`) that a row was deleted after this record. In doubt, it may."""
         age = timedelta(milliseconds=now - self.at)
-        return self.at == UNDATED or not -MARGIN < age < DELETION_KEPT - 2 * MARGIN
+        return self.at == UNDATED or not -MARGIN < age < TOMBSTONE_RETENTION - 2 * MARGIN
