@@ -50,16 +50,16 @@ FETCH_BYTES: Final = 2**20
 RECORD_BYTES: Final = 2**11
 """Of a label, with room: a megabyte would cut LEARN's batches in half."""
 
-STRANDED_S: Final = 3.0
+STUCK_S: Final = 3.0
 """While no batch is under way, an agent has its messages within milliseconds."""
 
-ENOUGH: Final = 4
+MAX_BATCHES_IN_FLIGHT: Final = 4
 """Batches of a topic under way: an agent works on two, and two wait for it."""
 
-SHEET: Final = 2**15
+BYTES_PER_UNIT: Final = 2**15
 """Bytes for which a message counts once more: a megabyte of text is no light thing to have under way."""
 
-SAFE: Final = 0.8
+LEASE_SHARE: Final = 0.8
 """Share of the session, and of a rebalance, within which a write that starts is acknowledged before it can end."""
 
 log = structlog.get_logger(__name__)
@@ -97,18 +97,18 @@ class Lease:
 
     def holds(self, now: float) -> bool:
         """Whether a write may start at `now`."""
-        return now < min(self._renewed + SAFE * self._session_s, self._at_rest + SAFE * self._rebalance_s)
+        return now < min(self._renewed + LEASE_SHARE * self._session_s, self._at_rest + LEASE_SHARE * self._rebalance_s)
 
 
-class Place(NamedTuple):
+class FetchPosition(NamedTuple):
     """How far a partition is read, and where it ended at its last fetch, which `fetch` tells from those before."""
 
-    read: int
-    end: int
+    position: int
+    high_watermark: int
     fetch: int
 
 
-class Look(NamedTuple):
+class FetchObservation(NamedTuple):
     """When a partition was looked at, and which fetch was the last; in seconds of this machine.
 
     aiokafka dates a fetch by this machine's clock, which may be wrong: it is only seen that it is another one. It came
@@ -121,9 +121,9 @@ class Look(NamedTuple):
     answered: float | None = None
     """Not before these."""
 
-    def again(self, at: float, fetch: int) -> "Look":
+    def again(self, at: float, fetch: int) -> "FetchObservation":
         """Look once more."""
-        return self._replace(at=at) if fetch == self.fetch else Look(at, fetch, self.at, self.came)
+        return self._replace(at=at) if fetch == self.fetch else FetchObservation(at, fetch, self.at, self.came)
 
 
 class Lag(NamedTuple):
@@ -133,9 +133,9 @@ class Lag(NamedTuple):
     seconds: float
 
 
-def _load(records: Iterable[Record]) -> int:
+def _weight(records: Iterable[Record]) -> int:
     """Return how many messages these count for: a large one for many."""
-    return sum(1 + len(record.value) // SHEET for record in records)
+    return sum(1 + len(record.value) // BYTES_PER_UNIT for record in records)
 
 
 def _record(found: Any) -> Record:
@@ -160,7 +160,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         try:
             return await super()._fetch_records(*args, **kwargs)
         except UnsupportedCodecError as error:
-            raise packed(error) from None
+            raise missing_codec(error) from None
         except OffsetOutOfRangeError as error:
             for tp, at in error.args[0].items():
                 await skip_deleted(self._ensure_consumer(), self.consumer.app, tp, at)
@@ -196,15 +196,15 @@ class ConsumerThread(AIOKafkaConsumerThread):
             await worker._consumer._coordinator._do_heartbeat()
         await super().on_partitions_assigned(assigned, generation_id)
 
-    def place(self, tp: TP) -> Place | None:
+    def fetch_position(self, tp: TP) -> FetchPosition | None:
         """Return what the last fetch of a partition showed; None: it is not ours, or was not fetched from."""
         consumer: Any = self._ensure_consumer()
         if not consumer._subscription.is_assigned(tp):
             return None
         known = consumer._subscription.subscription.assignment.state_value(tp)
-        at = known.timestamp  # before the end: another thread sets it after that
-        end, read = known.highwater, known._position
-        return None if end is None or read is None else Place(read, end, at)
+        at = known.timestamp  # before the high watermark: another thread sets it after that
+        high_watermark, position = known.highwater, known._position
+        return None if high_watermark is None or position is None else FetchPosition(position, high_watermark, at)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Go back to what is committed, which something is; return it."""
@@ -212,7 +212,7 @@ class ConsumerThread(AIOKafkaConsumerThread):
         return found
 
 
-def packed(error: UnsupportedCodecError) -> DeliveryError:
+def missing_codec(error: UnsupportedCodecError) -> DeliveryError:
     """Say where a batch lies that cannot be unpacked; those who unpack it are in the error's frames."""
     frames = (frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__))
     found = [one for one in frames if isinstance(one, PartitionRecords)]
@@ -231,18 +231,18 @@ class Consumer(AIOKafkaConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lease = Lease(self.app.conf.broker_session_timeout, self.app.conf.broker_rebalance_timeout)
-        self._open: dict[TP, dict[int, Record]] = defaultdict(dict)
+        self._in_flight: dict[TP, dict[int, Record]] = defaultdict(dict)
         self._seen: dict[tuple[TP, int], float] = {}
         self._rewound: dict[TP, float] = {}
-        self._looks: dict[TP, Look] = {}
-        self._ended: dict[TP, float] = {}
+        self._observations: dict[TP, FetchObservation] = {}
+        self._idle_since: dict[TP, float] = {}
         """Until when nothing lay unread, in seconds of this machine."""
         self._received: dict[TP, int] = {}
         """Where what was not yet received begins."""
-        self._released: dict[TP, int] = {}
-        self._released_at: dict[TP, float] = {}
+        self._processed: dict[TP, int] = {}
+        self._processed_at: dict[TP, float] = {}
         """When the broker took what was released last, in seconds since the epoch."""
-        self._loads = Counter[str]()
+        self._weights = Counter[str]()
         self._has_room = asyncio.Event()
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -257,7 +257,7 @@ class Consumer(AIOKafkaConsumer):
                 generation = self.app.consumer_generation_id
                 if self.flow_active:
                     await self.wait_first(self._receive_all(fetched or {}, generation), self.suspend_flow.wait())
-                    self._note_ends()
+                    self._note_idle()
                 elif not self.should_stop:
                     await self._seek_again()
         except self.consumer_stopped_errors:
@@ -279,7 +279,7 @@ class Consumer(AIOKafkaConsumer):
 
         A batch's worth of one partition goes in one go: what a batch costs once is shared by as many as can be.
         """
-        self._hear(fetched.values())
+        self._observe_broker_time(fetched.values())
         reached, batch = {tp: self._read_offset[tp] for tp in fetched}, self.app.stage.batch
         for start in range(0, max(map(len, fetched.values()), default=0), batch):
             for tp, found in fetched.items():
@@ -291,31 +291,32 @@ class Consumer(AIOKafkaConsumer):
                 if part := [_record(r) for r in found[start : start + batch] if r.offset >= first]:
                     reached[tp] = part[-1].offset
                     await self._receive(tp, part, generation)
-            await self._room()
+            await self._await_capacity()
 
-    def _hear(self, fetched: Iterable[Sequence[Any]]) -> None:
+    def _observe_broker_time(self, fetched: Iterable[Sequence[Any]]) -> None:
         """Let the clock know when the broker took what was fetched, where it is the broker that says so."""
         for records in fetched:
             if records and by_broker(records[-1]):
                 self.app.clock.observe_broker_time(records[-1].timestamp / 1e3)
 
-    def _note_ends(self) -> None:
+    def _note_idle(self) -> None:
         """Note until when we have received all there is of each partition; the last fetch is wholly received."""
         if self.flow_active:
             thread, now = cast("ConsumerThread", self._thread), self.app.clock.monotonic()
-            places = {tp: place for tp in self.assignment() if (place := thread.place(tp))}
-            self._received |= {tp: place.read for tp, place in places.items()}
-            for tp, place in places.items():
-                look = self._looks[tp] = self._looks.get(tp, Look(now, place.fetch)).again(now, place.fetch)
-                if place.read >= place.end and look.answered is not None:
-                    self._ended[tp] = look.answered
+            positions = {tp: fetched for tp in self.assignment() if (fetched := thread.fetch_position(tp))}
+            self._received |= {tp: fetched.position for tp, fetched in positions.items()}
+            for tp, fetched in positions.items():
+                first = FetchObservation(now, fetched.fetch)
+                seen = self._observations[tp] = self._observations.get(tp, first).again(now, fetched.fetch)
+                if fetched.position >= fetched.high_watermark and seen.answered is not None:
+                    self._idle_since[tp] = seen.answered
 
-    def settled_until(self, partition: int) -> dict[str, datetime]:
+    def idle_watermarks(self, partition: int) -> dict[str, datetime]:
         """Return, by topic, until when all that the broker took of this partition is settled; none: not known."""
         return {
             tp.topic: until
-            for tp, at in self._ended.items()
-            if tp.partition == partition and not self._open[tp] and (until := self.app.clock.wall_time_at(at))
+            for tp, at in self._idle_since.items()
+            if tp.partition == partition and not self._in_flight[tp] and (until := self.app.clock.wall_time_at(at))
         }
 
     def lags(self, now: float) -> dict[str, Lag]:
@@ -324,75 +325,76 @@ class Consumer(AIOKafkaConsumer):
         By the last fetch: nothing is asked of the broker. In a rebalance no partition is ours.
         """
         found: dict[str, Lag] = {}
-        for tp in self._received.keys() | self._released | {tp for tp, messages in self._open.items() if messages}:
-            if place := cast("ConsumerThread", self._thread).place(tp):
-                records, seconds = self._lag(tp, place, now)
+        in_flight = {tp for tp, messages in self._in_flight.items() if messages}
+        for tp in self._received.keys() | self._processed | in_flight:
+            if fetched := cast("ConsumerThread", self._thread).fetch_position(tp):
+                records, seconds = self._lag(tp, fetched, now)
                 others = found.get(tp.topic, Lag(0, 0.0))
                 found[tp.topic] = Lag(others.records + records, max(others.seconds, seconds))
         return found
 
-    def _lag(self, tp: TP, place: Place, now: float) -> Lag:
+    def _lag(self, tp: TP, fetched: FetchPosition, now: float) -> Lag:
         """What was read but not yet received has no time that is known: it came after what was released last."""
-        if lowest := next(iter(self._open[tp].values()), None):
+        if lowest := next(iter(self._in_flight[tp].values()), None):
             offset, waited = lowest.offset, [now - lowest.at]
         else:
-            offset = max(self._received.get(tp, 0), self._released.get(tp, 0))
-            waited = [self.app.clock.monotonic() - at for at in (self._ended.get(tp),) if at is not None]
-            waited += [now - at for at in (self._released_at.get(tp),) if at is not None]
-        return Lag(max(0, place.end - offset), max(0.0, min(waited, default=0.0)))
+            offset = max(self._received.get(tp, 0), self._processed.get(tp, 0))
+            waited = [self.app.clock.monotonic() - at for at in (self._idle_since.get(tp),) if at is not None]
+            waited += [now - at for at in (self._processed_at.get(tp),) if at is not None]
+        return Lag(max(0, fetched.high_watermark - offset), max(0.0, min(waited, default=0.0)))
 
-    async def _room(self) -> None:
+    async def _await_capacity(self) -> None:
         """Let agents work, and wait while they have enough."""
         await asyncio.sleep(0)
-        while max(self._loads.values(), default=0) > ENOUGH * self.app.stage.batch:
+        while max(self._weights.values(), default=0) > MAX_BATCHES_IN_FLIGHT * self.app.stage.batch:
             self._has_room.clear()
             await self._has_room.wait()
 
     async def _receive(self, tp: TP, records: Sequence[Record], generation: int) -> None:
         """Remember messages of a partition as under way before any agent sees them; offsets arrive in order."""
-        first, value, under_way = records[0], cast("Any", records), self._open[tp]
-        if next(reversed(under_way), -1) >= first.offset:
-            self._take(tp, [r for r in under_way.values() if r.offset >= first.offset])  # they come again
-        under_way.update((r.offset, r) for r in records)
-        self._loads[tp.topic] += _load(records)
+        first, value, in_flight = records[0], cast("Any", records), self._in_flight[tp]
+        if next(reversed(in_flight), -1) >= first.offset:
+            self._take(tp, [r for r in in_flight.values() if r.offset >= first.offset])  # they come again
+        in_flight.update((r.offset, r) for r in records)
+        self._weights[tp.topic] += _weight(records)
         self._read_offset[tp] = records[-1].offset
-        parcel = ConsumerMessage(
+        message = ConsumerMessage(
             *tp, first.offset, first.at, 0, None, None, value, None, tp=tp, generation_id=generation
         )
-        await self.callback(parcel)
+        await self.callback(message)
 
-    def ours(self, tp: TP, records: Iterable[Record]) -> list[Record]:
+    def still_assigned(self, tp: TP, records: Iterable[Record]) -> list[Record]:
         """Return those messages of a partition that are still ours to process: these very ones."""
-        under_way = self._open[tp]
-        return [r for r in records if under_way.get(r.offset) is r]
+        in_flight = self._in_flight[tp]
+        return [r for r in records if in_flight.get(r.offset) is r]
 
     def mark_processed(self, tp: TP, records: Iterable[Record]) -> None:
         """Release messages of a partition whose outcomes are durable."""
         if done := self._take(tp, records):
-            self._released[tp] = max(self._released.get(tp, 0), max(r.offset for r in done) + 1)
-            self._released_at[tp] = done[-1].at
+            self._processed[tp] = max(self._processed.get(tp, 0), max(r.offset for r in done) + 1)
+            self._processed_at[tp] = done[-1].at
 
     def _take(self, tp: TP, records: Iterable[Record]) -> list[Record]:
         """Return those messages that were ours; now they are not under way, and there is room for others."""
-        taken = [self._open[tp].pop(r.offset) for r in self.ours(tp, records)]
-        self._loads[tp.topic] -= _load(taken)
+        taken = [self._in_flight[tp].pop(r.offset) for r in self.still_assigned(tp, records)]
+        self._weights[tp.topic] -= _weight(taken)
         self._has_room.set()
         return taken
 
-    def under_way(self) -> tuple[tuple[TP, int], ...] | None:
+    def lowest_in_flight(self) -> tuple[tuple[TP, int], ...] | None:
         """Return the lowest message under way of each partition; None: there is none."""
-        return tuple((tp, next(iter(messages))) for tp, messages in self._open.items() if messages) or None
+        return tuple((tp, next(iter(messages))) for tp, messages in self._in_flight.items() if messages) or None
 
-    def follow(self, tp: TP, records: Sequence[Record]) -> bool:
+    def is_next(self, tp: TP, records: Sequence[Record]) -> bool:
         """Whether these are the very next of their partition; else those before them reached no agent."""
-        return [r.offset for r in records] == list(islice(self._open[tp], len(records)))
+        return [r.offset for r in records] == list(islice(self._in_flight[tp], len(records)))
 
-    async def fetch_stranded(self) -> None:
+    async def refetch_stuck(self) -> None:
         """Read again what no agent was given since this was last asked, and for a while."""
-        now, places = monotonic(), self.under_way() or ()
+        now, places = monotonic(), self.lowest_in_flight() or ()
         self._seen = {place: self._seen.get(place, now) for place in places}
         for tp, offset in places:
-            if now - self._seen[tp, offset] > STRANDED_S:
+            if now - self._seen[tp, offset] > STUCK_S:
                 await self.rewind(tp)
 
     async def rewind(self, tp: TP) -> None:
@@ -401,33 +403,33 @@ class Consumer(AIOKafkaConsumer):
         Those behind it make room for themselves: where nothing settles, whoever reads would wait for ever. The lowest
         stays under way, so that nothing goes on behind it; but no agent that has it may process it: it comes again.
         """
-        if monotonic() - self._rewound.get(tp, 0.0) > STRANDED_S:
+        if monotonic() - self._rewound.get(tp, 0.0) > STUCK_S:
             self._rewound[tp] = monotonic()
             log.warning("messages were received but given to no agent: reading them again", topic=tp.topic)
-            lowest, *behind = self._open[tp].values()
+            lowest, *behind = self._in_flight[tp].values()
             self._take(tp, behind)
-            self._open[tp][lowest.offset] = lowest._replace()
+            self._in_flight[tp][lowest.offset] = lowest._replace()
             await self.seek(tp, lowest.offset)
 
-    def lose(self) -> None:
+    def reset_tracking(self) -> None:
         """Forget everything: the group is rebalancing and what is committed will be read again from there."""
-        self._open.clear()
+        self._in_flight.clear()
         self._seen.clear()
         self._rewound.clear()
-        self._looks.clear()
-        self._ended.clear()
+        self._observations.clear()
+        self._idle_since.clear()
         self._received.clear()
-        self._released.clear()
-        self._released_at.clear()
-        self._loads.clear()
+        self._processed.clear()
+        self._processed_at.clear()
+        self._weights.clear()
         self._has_room.set()
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Any:
-        return (tp for tp in self._released if topics is None or tp in topics or tp.topic in topics)
+        return (tp for tp in self._processed if topics is None or tp in topics or tp.topic in topics)
 
     def _new_offset(self, tp: TP) -> int | None:
-        lowest_open = next(iter(self._open[tp]), None)
-        return self._released[tp] if lowest_open is None else lowest_open
+        lowest_open = next(iter(self._in_flight[tp]), None)
+        return self._processed[tp] if lowest_open is None else lowest_open
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002 (Faust's signature)
         before = {tp: self._committed_offset[tp] for tp in offsets}
@@ -439,9 +441,10 @@ class Consumer(AIOKafkaConsumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let batches under way finish, commit them, then let the partitions go."""
         await self.app.delivery.drain()
-        self.lose()
+        self.reset_tracking()
         try:
             await super().on_partitions_revoked(revoked)
         finally:
-            self.lose()  # what came in between was given to nobody, and is read again by whoever gets the partition
+            # What came in between was given to nobody, and is read again by whoever gets the partition.
+            self.reset_tracking()
             self.app.delivery.resume()

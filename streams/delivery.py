@@ -64,8 +64,8 @@ class Stage(Protocol):
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:
         """Decide what records (of one partition, in order) lead to."""
 
-    async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:
-        """Decide what the passing of time leads to. `settled`: until when there is nothing left, by input topic."""
+    async def tick(self, partition: int, watermarks: Mapping[str, datetime], /) -> Plan:
+        """Decide what the passing of time leads to. `watermarks`: until when there is nothing left, by input topic."""
 
     async def poison(self, record: Record) -> Plan:
         """Decide what a record leads to that `handle` cannot process: a dead letter, and red."""
@@ -102,7 +102,7 @@ class Delivery:
         if self._app.rebalancing:
             return
         if not (self._under_way or self._draining):
-            await self._app.consumer.fetch_stranded()
+            await self._app.consumer.refetch_stuck()
         for partition in sorted(partitions):
             if not self._draining:
                 await self._run(self._tick(partition))
@@ -187,8 +187,8 @@ class Delivery:
         async with self._locks[partition]:
             try:
                 await self._open(partition)
-                settled = self._app.consumer.settled_until(partition)
-                await self.act(partition, await self._stage.tick(partition, settled))
+                watermarks = self._app.consumer.idle_watermarks(partition)
+                await self.act(partition, await self._stage.tick(partition, watermarks))
             except LeaseLost:
                 self._put_off(partition)
             except DeliveryError as error:
@@ -214,9 +214,9 @@ class Delivery:
 
     async def _deliver_part(self, tp: TP, records: Sequence[Record]) -> None:
         async with self._locks[tp.partition]:
-            if not (mine := self._app.consumer.ours(tp, records)):
+            if not (mine := self._app.consumer.still_assigned(tp, records)):
                 return
-            if not self._app.consumer.follow(tp, mine):
+            if not self._app.consumer.is_next(tp, mine):
                 await self._app.consumer.rewind(tp)
                 return
             try:
@@ -262,8 +262,8 @@ class Delivery:
 async def _batches(stream: Any, stage: Stage) -> AsyncIterator[list[Record]]:
     """Yield what is queued, at once: never wait for a batch to fill. What Faust calls a message is a list of them."""
     queue = stream.channel.queue
-    async for parcel in stream.noack():
-        waiting = list(parcel)
+    async for message in stream.noack():
+        waiting = list(message)
         while waiting:
             limit = stage.batch
             while len(waiting) < limit and not queue.empty():

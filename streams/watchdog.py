@@ -36,5 +36,5 @@ def progress(app: Any) -> Hashable:
     """Return what changes while a stage works, or None when it has nothing to do."""
     if app.rebalancing:
         return "rebalancing"
-    lowest = app.consumer.under_way()
+    lowest = app.consumer.lowest_in_flight()
     return None if lowest is None else (lowest, app.delivery.moves())

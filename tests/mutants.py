@@ -37,8 +37,8 @@ MUTANTS = (
     Mutant(
         "F3 a commit passes what is under way",
         "streams/consumer.py",
-        "return self._released[tp] if lowest_open is None else lowest_open",
-        "return self._released[tp]",
+        "return self._processed[tp] if lowest_open is None else lowest_open",
+        "return self._processed[tp]",
         "tests/unit/test_delivery.py",
     ),
     Mutant(
@@ -256,7 +256,7 @@ MUTANTS = (
     Mutant(
         "I13 a lost partition is worked on",
         "streams/consumer.py",
-        "return [r for r in records if under_way.get(r.offset) is r]",
+        "return [r for r in records if in_flight.get(r.offset) is r]",
         "return list(records)",
         "tests/unit/test_delivery.py",
     ),
@@ -305,14 +305,14 @@ MUTANTS = (
     Mutant(
         "messages that reached no agent are passed over",
         "streams/consumer.py",
-        "return [r.offset for r in records] == list(islice(self._open[tp], len(records)))",
+        "return [r.offset for r in records] == list(islice(self._in_flight[tp], len(records)))",
         "return True",
         "tests/unit/test_delivery.py",
     ),
     Mutant(
         "what lies between a message that is read again and the next fetch is lost",
         "streams/consumer.py",
-        "            self._open[tp][lowest.offset] = lowest._replace()\n",
+        "            self._in_flight[tp][lowest.offset] = lowest._replace()\n",
         "",
         "tests/unit/test_delivery.py",
     ),
@@ -382,8 +382,8 @@ MUTANTS = (
     Mutant(
         "I5 time runs over what is unread",
         "streams/consumer.py",
-        "if place.read >= place.end and look.answered is not None:",
-        "if look.answered is not None:",
+        "if fetched.position >= fetched.high_watermark and seen.answered is not None:",
+        "if seen.answered is not None:",
         "tests/unit/test_delivery.py",
     ),
     Mutant(

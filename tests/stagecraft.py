@@ -118,13 +118,13 @@ class Theatre:
         """Let another worker begin, with the rows of this one."""
         self.stage = self._make(self.state)
 
-    def tick(self, **settled: datetime) -> None:
-        """Let a second pass in partition 0; `settled`: by topic, until when nothing is left of it."""
-        self._go_on(0, Plan({}, [], more=True), settled)
+    def tick(self, **watermarks: datetime) -> None:
+        """Let a second pass in partition 0; `watermarks`: by topic, until when nothing is left of it."""
+        self._go_on(0, Plan({}, [], more=True), watermarks)
 
-    def _go_on(self, partition: int, plan: Plan, settled: dict[str, datetime] | None = None) -> None:
+    def _go_on(self, partition: int, plan: Plan, watermarks: dict[str, datetime] | None = None) -> None:
         while plan.more:
-            plan = asyncio.run(self.stage.tick(partition, settled or {}))
+            plan = asyncio.run(self.stage.tick(partition, watermarks or {}))
             self.state.apply(partition, plan)
             self.sent += plan.sends
             self.stage.done(partition)

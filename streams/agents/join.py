@@ -92,12 +92,12 @@ class Join:
             taken += 1
         return batch.plan(left=len(records) - taken)
 
-    async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:
+    async def tick(self, partition: int, watermarks: Mapping[str, datetime], /) -> Plan:
         """Let time reach rows while no events come: of an input, not beyond what may still lie there unread."""
         batch = Batch(self, partition, *await self.partition_state(partition))
         batch.fire_timers()
         if self.clock.now() is not None:
-            for topic, until in settled.items():
+            for topic, until in watermarks.items():
                 batch.advance(topic.removeprefix(self.context.prefix), until)
         return batch.plan()
 

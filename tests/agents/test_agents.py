@@ -65,10 +65,10 @@ class Broker:
         self.sent += records
         return done
 
-    def ours(self, tp: TP, records: list[Record]) -> list[Record]:
+    def still_assigned(self, tp: TP, records: list[Record]) -> list[Record]:
         return records
 
-    def follow(self, tp: TP, records: list[Record]) -> bool:
+    def is_next(self, tp: TP, records: list[Record]) -> bool:
         return True
 
     def mark_processed(self, tp: TP, records: list[Record]) -> None:

@@ -21,7 +21,7 @@ from streams.agents.join import Join
 from streams.agents.score import BATCH as SCORED
 from streams.app import create_app
 from streams.clock import EventClock, LiveClock
-from streams.consumer import ENOUGH, FETCH_WAIT_MS, Consumer, ConsumerThread, Lag, Lease
+from streams.consumer import FETCH_WAIT_MS, MAX_BATCHES_IN_FLIGHT, Consumer, ConsumerThread, Lag, Lease
 from streams.delivery import Delivery, Plan
 from streams.settings import load
 from streams.wire import Record
@@ -42,9 +42,9 @@ def right() -> HospitalClock:
 def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     """A consumer that has received messages at these offsets."""
     made = Consumer.__new__(Consumer)
-    made._open, made._released, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
-    made._loads, made._has_room, made._ended = Counter(), asyncio.Event(), {}
-    made._received, made._released_at, made._looks = {}, {}, {}
+    made._in_flight, made._processed, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
+    made._weights, made._has_room, made._idle_since = Counter(), asyncio.Event(), {}
+    made._received, made._processed_at, made._observations = {}, {}, {}
     made.app = SimpleNamespace(clock=right())
     made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
@@ -64,12 +64,12 @@ def records(*offsets: int, tp: TP = PART, value: bytes = b"", at: float = 0.0) -
     return [Record(*tp, offset, b"", value, {}, at) for offset in offsets]
 
 
-def under_way(made: Consumer) -> list[Record]:
-    return list(made._open[PART].values())
+def in_flight(made: Consumer) -> list[Record]:
+    return list(made._in_flight[PART].values())
 
 
 def mark_processed(made: Consumer, *offsets: int) -> None:
-    made.mark_processed(PART, [made._open[PART][offset] for offset in offsets])
+    made.mark_processed(PART, [made._in_flight[PART][offset] for offset in offsets])
 
 
 def test_faust_is_the_version_whose_faults_are_closed_here() -> None:
@@ -148,13 +148,13 @@ def test_messages_that_reached_no_agent_are_read_again(monkeypatch: pytest.Monke
     mark_processed(made, 12)
     for at, again in ((100.0, []), (102.0, []), (104.0, [(PART, 10)])):
         monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
-        asyncio.run(made.fetch_stranded())
+        asyncio.run(made.refetch_stuck())
         assert sought == again
 
 
 def test_what_is_read_again_makes_room_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """When all that was under way is put off, nothing settles any more: whoever reads must not wait for that."""
-    made, offsets = fetching(), range(10, 10 + 2 * ENOUGH * BATCH)
+    made, offsets = fetching(), range(10, 10 + 2 * MAX_BATCHES_IN_FLIGHT * BATCH)
 
     async def seek(self: Any, tp: TP, offset: int) -> None:
         self._read_offset[tp] = offset
@@ -165,18 +165,18 @@ def test_what_is_read_again_makes_room_for_itself(monkeypatch: pytest.MonkeyPatc
         reading = asyncio.create_task(made._receive_all(fetched(*offsets), 1))
         await asyncio.sleep(0.01)
         assert not reading.done()
-        lowest = under_way(made)[0]
+        lowest = in_flight(made)[0]
         for at in (100.0, 104.0):
             monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
-            await made.fetch_stranded()
+            await made.refetch_stuck()
         await asyncio.wait_for(reading, 10)
-        assert under_way(made) == [lowest], "the rest of what was fetched comes again, in order"
+        assert in_flight(made) == [lowest], "the rest of what was fetched comes again, in order"
         await made._receive_all(fetched(*offsets[:200]), 1)
-        assert [r.offset for r in under_way(made)] == list(offsets[:200])
-        made.mark_processed(PART, under_way(made))
+        assert [r.offset for r in in_flight(made)] == list(offsets[:200])
+        made.mark_processed(PART, in_flight(made))
 
     asyncio.run(run())
-    assert (made._released, made._loads.total()) == ({PART: 210}, 0)
+    assert (made._processed, made._weights.total()) == ({PART: 210}, 0)
 
 
 @pytest.fixture
@@ -201,26 +201,26 @@ def test_what_is_read_again_is_no_longer_that_which_an_agent_may_hold(
     made, stage = fetching(), Stage()
     delivery = Delivery(SimpleNamespace(consumer=made), stage)
     asyncio.run(made._receive_all(fetched(*range(10, 20)), 1))
-    queued = under_way(made)
+    queued = in_flight(made)
     monkeypatch.setattr("streams.consumer.monotonic", lambda: 100.0)
     asyncio.run(made.rewind(PART))
     asyncio.run(delivery._deliver(queued))
     asyncio.run(made._receive_all(fetched(20, 21), 1))
     monkeypatch.setattr("streams.consumer.monotonic", lambda: 104.0)
-    asyncio.run(delivery._deliver(under_way(made)[-2:]))
-    assert (sought, stage.handled, made._released) == ([10, 10], [], {})
+    asyncio.run(delivery._deliver(in_flight(made)[-2:]))
+    assert (sought, stage.handled, made._processed) == ([10, 10], [], {})
     asyncio.run(made._receive_all(fetched(*range(10, 22)), 1))
-    asyncio.run(delivery._deliver(under_way(made)))
+    asyncio.run(delivery._deliver(in_flight(made)))
     assert (stage.handled, made._new_offset(PART)) == (list(range(10, 22)), 22)
 
 
 def test_a_batch_whose_partition_is_read_again_meanwhile_settles_nothing(sought: list[int]) -> None:
     """Whoever looks for what is stranded waits for the broker between two partitions, and a batch may begin."""
     made = consumer(10, 11, 12)
-    begun = under_way(made)[:2]
+    begun = in_flight(made)[:2]
     asyncio.run(made.rewind(PART))
     made.mark_processed(PART, begun)
-    assert (sought, made._released, made._new_offset(PART)) == ([10], {}, 10)
+    assert (sought, made._processed, made._new_offset(PART)) == ([10], {}, 10)
 
 
 def test_what_an_agent_works_on_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +228,8 @@ def test_what_an_agent_works_on_is_not_read_again(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Consumer, "seek", None)
     for at in (100.0, 102.0, 104.0):
         monkeypatch.setattr("streams.consumer.monotonic", lambda at=at: at)
-        asyncio.run(made.fetch_stranded())
-        mark_processed(made, next(iter(made._open[PART])))
+        asyncio.run(made.refetch_stuck())
+        mark_processed(made, next(iter(made._in_flight[PART])))
 
 
 class Stage:
@@ -267,9 +267,9 @@ class Stage:
         self.handled += [r.offset for r in records]
         return self.plan()
 
-    async def tick(self, partition: int, settled: Any) -> Any:
+    async def tick(self, partition: int, watermarks: Any) -> Any:
         self.ticks += 1
-        self.settled = settled
+        self.watermarks = watermarks
         return self.plan()
 
     async def poison(self, record: Any) -> Any:
@@ -286,18 +286,18 @@ class Stage:
 def test_a_partition_that_was_lost_is_not_touched() -> None:
     """Messages taken before a rebalance may belong to another worker by now."""
     made, stage = consumer(10, 11), Stage()
-    taken = under_way(made)
-    made.lose()
+    taken = in_flight(made)
+    made.reset_tracking()
     asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(taken))
     assert stage.handled == []
-    assert made._released == {}
+    assert made._processed == {}
 
 
 def test_what_cannot_be_processed_is_set_aside_alone() -> None:
     made, stage = consumer(10), Stage()
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
-    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
-    assert (stage.handled, stage.poisoned, made._released) == ([10, 12], [11], {PART: 13})
+    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(in_flight(made)))
+    assert (stage.handled, stage.poisoned, made._processed) == ([10, 12], [11], {PART: 13})
     assert stage.forgotten == [(0,), (0,)], "what a stage began with the batch, and with that record, must not count"
 
 
@@ -317,9 +317,9 @@ def test_what_ends_a_worker_ends_it_also_when_records_are_tried_alone() -> None:
         crashed.append(error)
 
     stage = Older()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made)))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(in_flight(made)))
     assert (stage.poisoned, [str(error) for error in crashed]) == ([11], ["written by another version"])
-    assert made._released == {}, "nothing of the batch is settled"
+    assert made._processed == {}, "nothing of the batch is settled"
 
 
 @pytest.mark.parametrize("fails", [MemoryError(), OSError(5, "Input/output error")])
@@ -335,9 +335,9 @@ def test_what_a_machine_lacks_is_no_fault_of_a_record(fails: Exception) -> None:
         crashed.append(error)
 
     stage = Starved()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made)))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(in_flight(made)))
     assert (stage.poisoned, [str(error) for error in crashed]) == ([], [type(fails).__name__])
-    assert made._released == {}, "nothing of the batch is settled"
+    assert made._processed == {}, "nothing of the batch is settled"
 
 
 @pytest.mark.parametrize("when", ["before the rows", "before the outcomes"])
@@ -347,9 +347,9 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
     stage = Stage(rows={b"k": b"v"}, on_write=made.lease.end)
     if when == "before the rows":
         made.lease.end()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made)))
+    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(in_flight(made)))
     assert stage.written == ([] if when == "before the rows" else [{b"k": b"v"}])
-    assert (made._released, stage.forgotten, stage.finished, stage.opened) == ({}, [(0,)], 0, [])
+    assert (made._processed, stage.forgotten, stage.finished, stage.opened) == ({}, [(0,)], 0, [])
 
 
 ANSWERED, LOADING, UNKNOWN, REBALANCING = 0, 14, 25, 27
@@ -465,8 +465,8 @@ async def test_a_machine_that_was_suspended_has_no_lease(monkeypatch: pytest.Mon
     await made._receive(PART, records(10), 1)
     await member.beat()
     member.at += 3600.0
-    await Delivery(SimpleNamespace(consumer=made), stage)._deliver(under_way(made))
-    assert (stage.written, made._released) == ([], {})
+    await Delivery(SimpleNamespace(consumer=made), stage)._deliver(in_flight(made))
+    assert (stage.written, made._processed) == ([], {})
 
 
 async def test_a_heartbeat_that_the_group_refuses_ends_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,12 +522,12 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Consumer, "seek", seek)
     delivery = Delivery(SimpleNamespace(consumer=made), stage)
-    late = under_way(made)[2:]
+    late = in_flight(made)[2:]
     asyncio.run(delivery._deliver(late))
-    assert (stage.handled, made._released, sought) == ([], {}, [10])
+    assert (stage.handled, made._processed, sought) == ([], {}, [10])
     for offsets in ((12, 13), (10, 11, 12, 13)):  # what was on its way, then what was read again
         asyncio.run(made._receive(PART, records(*offsets), 1))
-    asyncio.run(delivery._deliver([*late, *under_way(made)]))
+    asyncio.run(delivery._deliver([*late, *in_flight(made)]))
     assert (stage.handled, made._new_offset(PART), sought) == ([10, 11, 12, 13], 14, [10])
 
 
@@ -543,7 +543,7 @@ class Full(Stage):
         self.course.append(records[0].offset)
         return Plan(self.row(), [], more=True, left=len(records) - 1)
 
-    async def tick(self, partition: int, settled: Any) -> Any:
+    async def tick(self, partition: int, watermarks: Any) -> Any:
         self.course.append("time")
         return Plan(self.row(), [], more=self.course[-2] != "time")
 
@@ -557,10 +557,10 @@ def test_what_is_due_comes_before_the_next_record() -> None:
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
     delivery = Delivery(SimpleNamespace(consumer=made), stage)
     before = delivery.moves()
-    asyncio.run(delivery._deliver(under_way(made)))
+    asyncio.run(delivery._deliver(in_flight(made)))
     after_two = ["time", "time"]
     assert stage.course == [10, *after_two, 12, *after_two]
-    assert (stage.poisoned, made._released, delivery.moves() - before) == ([11], {PART: 13}, 4)
+    assert (stage.poisoned, made._processed, delivery.moves() - before) == ([11], {PART: 13}, 4)
     assert stage.written == [{b"%d" % n: b""} for n in range(1, 7)], "each plan, in its order"
     stage.state.recovered = 7
     assert delivery.moves() - before == 11
@@ -578,8 +578,8 @@ def test_whoever_has_much_to_make_up_for_lets_go_when_asked() -> None:
     made, stage = consumer(10, 11), Full()
     delivery = Delivery(SimpleNamespace(consumer=made), stage)
     delivery._draining = True
-    asyncio.run(delivery._deliver(under_way(made)))
-    assert (stage.course, stage.finished, stage.forgotten, made._released) == ([10], 1, [(0,)], {})
+    asyncio.run(delivery._deliver(in_flight(made)))
+    assert (stage.course, stage.finished, stage.forgotten, made._processed) == ([10], 1, [(0,)], {})
 
 
 class Slow(Stage):
@@ -595,11 +595,11 @@ class Slow(Stage):
         return await super().handle(partition, records)
 
 
-def stream(*parcels: list[Record]) -> Any:
+def stream(*messages: list[Record]) -> Any:
     """What an agent is given."""
     queue: asyncio.Queue[Any] = asyncio.Queue()
-    for parcel in parcels:
-        queue.put_nowait(SimpleNamespace(value=parcel))
+    for message in messages:
+        queue.put_nowait(SimpleNamespace(value=message))
 
     async def values() -> Any:
         while True:
@@ -616,15 +616,15 @@ def test_while_one_partition_waits_another_is_worked_on_and_each_in_order() -> N
     async def run() -> list[list[int]]:
         seen = []
         source = consumer()
-        for parcel in given:
-            await source._receive(TP(*parcel[0][:2]), parcel, 1)
+        for message in given:
+            await source._receive(TP(*message[0][:2]), message, 1)
         agent = asyncio.create_task(Delivery(SimpleNamespace(consumer=source), made).consume(stream(*given)))
         for _ in range(2):
             await asyncio.sleep(0.01)
             seen.append(list(made.handled))
             made.release.set()
         agent.cancel()
-        return [*seen, [source._released[PART], source._released[other]]]
+        return [*seen, [source._processed[PART], source._processed[other]]]
 
     blocked, freed, settled = asyncio.run(run())
     assert blocked == [20, 21, 22], "no more than two batches are under way"
@@ -641,19 +641,19 @@ class Idle:
         self.settled: list[int] = []
         self.looked = self.committed = 0
 
-    def ours(self, _: TP, records: list[Record]) -> list[Record]:
+    def still_assigned(self, _: TP, records: list[Record]) -> list[Record]:
         return records
 
-    def follow(self, *_: Any) -> bool:
+    def is_next(self, *_: Any) -> bool:
         return True
 
     def mark_processed(self, _: TP, records: list[Record]) -> None:
         self.settled += [r.offset for r in records]
 
-    def settled_until(self, _: int) -> dict[str, datetime]:
+    def idle_watermarks(self, _: int) -> dict[str, datetime]:
         return {}
 
-    async def fetch_stranded(self) -> None:
+    async def refetch_stuck(self) -> None:
         self.looked += 1
 
     async def commit(self) -> None:
@@ -745,7 +745,7 @@ async def test_a_rebalance_does_not_wait_for_rows_to_be_read() -> None:
     made.commit = Idle().commit  # type: ignore[assignment, method-assign]
     await made._receive(PART, records(10, 11), 1)
     delivery = Delivery(SimpleNamespace(rebalancing=False, consumer=made), stage)
-    work = [delivery._run(delivery._deliver(under_way(made))), delivery.tick([1]), delivery.tick([0])]
+    work = [delivery._run(delivery._deliver(in_flight(made))), delivery.tick([1]), delivery.tick([0])]
     working = [asyncio.create_task(one) for one in work]  # the last waits for the first
     for _ in range(2):
         await stage.begun.acquire()
@@ -757,11 +757,11 @@ async def test_a_rebalance_does_not_wait_for_rows_to_be_read() -> None:
     stage.closed.set()
     assert stage.cut_off.is_set()
     await asyncio.wait_for(asyncio.gather(draining, stopping, *working), 10)
-    assert (stage.handled, stage.ticks, stage.opened, made._released) == ([], 0, [], {})
-    assert made.ours(PART, under_way(made)) == under_way(made), "whoever has the partition next reads them"
+    assert (stage.handled, stage.ticks, stage.opened, made._processed) == ([], 0, [], {})
+    assert made.still_assigned(PART, in_flight(made)) == in_flight(made), "whoever has the partition next reads them"
     delivery.resume()
     stage.read.set()
-    await delivery._deliver(under_way(made))
+    await delivery._deliver(in_flight(made))
     assert (stage.handled, stage.opened) == ([10, 11], [0])
 
 
@@ -776,7 +776,7 @@ async def test_what_takes_too_long_for_another_reason_ends_the_worker() -> None:
         crashed.append(error)
 
     stage.state.open = fails
-    await Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made))
+    await Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(in_flight(made))
     assert [repr(error) for error in crashed] == ["DeliveryError('TimeoutError')"]
 
 
@@ -798,7 +798,7 @@ def test_topics_share_the_rows_of_a_partition_and_take_turns_with_them(other: TP
     made, stage = consumer(10), Counting()
     asyncio.run(made._receive(other, records(10, tp=other), 1))
     asyncio.run(
-        Delivery(SimpleNamespace(consumer=made), stage)._deliver([*under_way(made), *made._open[other].values()])
+        Delivery(SimpleNamespace(consumer=made), stage)._deliver([*in_flight(made), *made._in_flight[other].values()])
     )
     assert (stage.handled, stage.most) == ([10, 10], most)
 
@@ -813,8 +813,8 @@ def test_what_cannot_be_delivered_ends_the_worker_and_is_not_quoted(capsys: pyte
         crashed.append(error)
 
     stage.state.open = fails
-    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(under_way(made)))
-    assert ([repr(error) for error in crashed], made._released) == (["DeliveryError('ValueError')"], {})
+    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(in_flight(made)))
+    assert ([repr(error) for error in crashed], made._processed) == (["DeliveryError('ValueError')"], {})
     assert "patient" not in capsys.readouterr().out
 
 
@@ -854,7 +854,7 @@ def test_the_broker_tells_the_time_with_what_is_fetched_and_no_producer_does(kin
 def test_what_a_seek_went_beyond_is_not_received() -> None:
     made = fetching()
     asyncio.run(made._receive_all(fetched(8, 9, 10, 11), 1))
-    assert list(made._open[PART]) == [10, 11]
+    assert list(made._in_flight[PART]) == [10, 11]
 
 
 @pytest.mark.parametrize(
@@ -869,7 +869,7 @@ def test_what_was_fetched_before_a_rebalance_is_not_received_after_it(change: di
 
     made.callback = rebalance
     asyncio.run(made._receive_all(fetched(10) | fetched(20, tp=TP("feedback", 1)), 1))
-    assert (list(made._open[PART]), list(made._open[TP("feedback", 1)])) == ([10], [])
+    assert (list(made._in_flight[PART]), list(made._in_flight[TP("feedback", 1)])) == ([10], [])
 
 
 def test_what_is_sought_while_agents_are_given_messages_is_read() -> None:
@@ -886,8 +886,8 @@ def test_what_is_sought_while_agents_are_given_messages_is_read() -> None:
 def test_a_partition_with_much_to_read_does_not_hold_up_another() -> None:
     made, seen = fetching(), []
 
-    async def receive(parcel: Any) -> None:
-        seen.append((parcel.partition, len(parcel.value)))
+    async def receive(message: Any) -> None:
+        seen.append((message.partition, len(message.value)))
 
     made.callback = receive
     asyncio.run(made._receive_all(fetched(*range(10, 310)) | fetched(20, tp=TP("feedback", 1)), 1))
@@ -910,7 +910,7 @@ def test_what_is_fetched_while_the_flow_is_stopped_is_read_again(error: Exceptio
 
     made._wait_next_records, made.perform_seek, made.sleep = fetch, seek, _nothing
     asyncio.run(made._drain_messages(fetcher))
-    assert (fetcher.should_stop, dict(made._open)) == (True, {})
+    assert (fetcher.should_stop, dict(made._in_flight)) == (True, {})
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -940,7 +940,9 @@ def test_whoever_reads_may_be_told_to_stop_in_a_rebalance_but_not_end_by_itself(
     assert asyncio.run(end()) != told
 
 
-@pytest.mark.parametrize(("size", "least", "most"), [(500, 3 * BATCH, (ENOUGH + 1) * BATCH), (2**20, 1, 20)])
+@pytest.mark.parametrize(
+    ("size", "least", "most"), [(500, 3 * BATCH, (MAX_BATCHES_IN_FLIGHT + 1) * BATCH), (2**20, 1, 20)]
+)
 def test_agents_are_given_no_more_than_they_have_room_for(size: int, least: int, most: int) -> None:
     made, seen, value = fetching(), [], b"x" * size
 
@@ -950,14 +952,14 @@ def test_agents_are_given_no_more_than_they_have_room_for(size: int, least: int,
 
     async def work() -> None:
         task = asyncio.create_task(fetch())
-        while not task.done() or made._open[PART]:
+        while not task.done() or made._in_flight[PART]:
             await asyncio.sleep(0.001)
-            seen.append(len(made._open[PART]))
+            seen.append(len(made._in_flight[PART]))
             if seen[-1] > least or task.done():
-                made.mark_processed(PART, under_way(made)[:16])
+                made.mark_processed(PART, in_flight(made)[:16])
 
     asyncio.run(work())
-    assert made._released[PART] == 3010
+    assert made._processed[PART] == 3010
     assert least < max(seen) < most
 
 
@@ -966,7 +968,7 @@ def test_what_may_be_under_way_fits_into_fausts_buffer_even_if_it_comes_singly(t
     app = create_app(
         load(data_dir=tmp_path), "learn", [], lambda state: SimpleNamespace(name="learn", state=state), EventClock()
     )
-    assert (ENOUGH + 1) * max(SCORED, Fold.batch, Join.batch) < 0.8 * app.conf.stream_buffer_maxsize
+    assert (MAX_BATCHES_IN_FLIGHT + 1) * max(SCORED, Fold.batch, Join.batch) < 0.8 * app.conf.stream_buffer_maxsize
 
 
 def test_no_time_passes_in_a_rebalance() -> None:
@@ -1001,7 +1003,7 @@ def look(made: Consumer, *, fetched: bool = True) -> None:
     thread: Any = made._thread
     made.app.clock.wait(1.0)
     thread._consumer._subscription.subscription.assignment.state_value(PART).timestamp += fetched
-    made._note_ends()
+    made._note_idle()
 
 
 SECOND = START + timedelta(seconds=1)
@@ -1027,7 +1029,7 @@ def test_time_passes_only_where_nothing_is_left(place: Place, open_: tuple[int, 
     for _ in range(3):
         look(made)
     asyncio.run(Delivery(SimpleNamespace(rebalancing=False, consumer=made), stage).tick([0]))
-    assert stage.settled == ({"feedback": SECOND} if known else {})
+    assert stage.watermarks == ({"feedback": SECOND} if known else {})
 
 
 def read_to_the_end() -> Consumer:
@@ -1044,14 +1046,14 @@ def test_time_stands_still_while_nothing_is_fetched() -> None:
     made = read_to_the_end()
     for _ in range(2):
         look(made)
-        assert made.settled_until(0) == {}
+        assert made.idle_watermarks(0) == {}
     for fetched in (True, False, False):
         look(made, fetched=fetched)
-        assert made.settled_until(0) == {"feedback": SECOND}
+        assert made.idle_watermarks(0) == {"feedback": SECOND}
     look(made)
-    assert made.settled_until(0) == {"feedback": SECOND + timedelta(seconds=1)}
+    assert made.idle_watermarks(0) == {"feedback": SECOND + timedelta(seconds=1)}
     look(made)
-    assert made.settled_until(0) == {"feedback": SECOND + timedelta(seconds=4)}
+    assert made.idle_watermarks(0) == {"feedback": SECOND + timedelta(seconds=4)}
 
 
 @pytest.mark.parametrize("days", [-2000, 0, 400])
@@ -1062,17 +1064,17 @@ def test_a_clock_that_is_wrong_ends_nothing_early(days: int) -> None:
     other.app.clock.observe_broker_time((SECOND + timedelta(days=days)).timestamp())
     for one in (made, other) * 3:
         look(one)
-    assert made.settled_until(0) == {"feedback": SECOND + timedelta(days=min(days, 0))}
-    assert other.settled_until(0) == {"feedback": SECOND}
+    assert made.idle_watermarks(0) == {"feedback": SECOND + timedelta(days=min(days, 0))}
+    assert other.idle_watermarks(0) == {"feedback": SECOND}
     made.app.clock.at -= timedelta(days=days)
-    assert made.settled_until(0) == {"feedback": SECOND}
+    assert made.idle_watermarks(0) == {"feedback": SECOND}
 
 
 def test_what_was_known_of_a_partition_is_forgotten_when_it_goes() -> None:
     made = consumer()
-    made._ended[PART] = 1.0
-    made.lose()
-    assert made.settled_until(0) == {}
+    made._idle_since[PART] = 1.0
+    made.reset_tracking()
+    assert made.idle_watermarks(0) == {}
 
 
 LAST_FETCH = SECOND.timestamp()
@@ -1087,7 +1089,7 @@ def lags(place: Place, *offsets: int, settled: int = 0, noted: bool) -> dict[str
         asyncio.run(made._receive(PART, records(offset, at=first + n), 1))
     for _ in range(3 * noted):
         look(made)
-    made.mark_processed(PART, under_way(made)[:settled])
+    made.mark_processed(PART, in_flight(made)[:settled])
     made.app.clock.wait(60.0 - 2 * noted)
     return made.lags(LAST_FETCH + 60.0)
 
@@ -1139,7 +1141,7 @@ def test_the_lag_of_a_topic_is_that_of_all_its_partitions_and_goes_with_them() -
     assert made.lags(LAST_FETCH) == {"feedback": Lag(3 + 28, 5.0)}
     state.is_assigned = [other].__contains__  # another worker has it, before we were told
     assert made.lags(LAST_FETCH) == {"feedback": Lag(28, 3.0)}
-    made.lose()
+    made.reset_tracking()
     assert made.lags(LAST_FETCH) == {}
 
 

@@ -21,13 +21,13 @@ def stage(*progress: Any, rebalancing: bool = False, overstays: bool = False) ->
     """A stage that shows each progress in turn, the last one for ever."""
     left = list(progress)
 
-    def under_way() -> Any:
+    def lowest_in_flight() -> Any:
         return left.pop(0) if len(left) > 1 else left[0]
 
     app: Any = SimpleNamespace(
         rebalancing=rebalancing,
         conf=SimpleNamespace(id="demur-join"),
-        consumer=SimpleNamespace(under_way=under_way),
+        consumer=SimpleNamespace(lowest_in_flight=lowest_in_flight),
         delivery=SimpleNamespace(overstays=lambda: overstays, moves=lambda: 7),
     )
     return Built(app, {})

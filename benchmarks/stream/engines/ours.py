@@ -41,7 +41,7 @@ class Pass:
     async def handle(self, partition: int, records: Sequence[Record]) -> Plan:  # noqa: ARG002 (the stage's interface)
         return Plan({}, [Send(self._target, r.key, r.value) for r in records])
 
-    async def tick(self, partition: int, settled: Mapping[str, datetime], /) -> Plan:  # noqa: ARG002
+    async def tick(self, partition: int, watermarks: Mapping[str, datetime], /) -> Plan:  # noqa: ARG002
         return Plan({}, [])
 
     async def poison(self, record: Record) -> Plan:  # noqa: ARG002
