@@ -32,9 +32,9 @@ scorers that know a newer one do not take it, but one that starts anew knows onl
 >>> gateway = Producer(secret="0123456789abcdef" * 2, topics=("responses",))
 >>> keys = Keys({"gateway": gateway})
 >>> signed = dict(keys.sign("gateway", Signed("responses", b"c1", b"r1", b"{}")))
->>> keys.fault(Signed("responses", b"c1", b"r1", b"{}"), signed) is None
+>>> keys.signature_error(Signed("responses", b"c1", b"r1", b"{}"), signed) is None
 True
->>> str(keys.fault(Signed("responses", b"c1", b"r1", b"[]"), signed))
+>>> str(keys.signature_error(Signed("responses", b"c1", b"r1", b"[]"), signed))
 'the signature does not fit the record: it was changed, or signed with another secret'
 """
 
@@ -108,7 +108,7 @@ class Keys:
         """Return the headers to add."""
         return [(KEY_ID, producer.encode()), (SIGNATURE, _mac(self._producers[producer].secret, record))]
 
-    def fault(self, record: Signed, headers: Mapping[str, bytes], taken_at: float = 0.0) -> Forged | None:
+    def signature_error(self, record: Signed, headers: Mapping[str, bytes], taken_at: float = 0.0) -> Forged | None:
         """Return what is wrong with the signature of a record, if anything. `taken_at`: when the broker took it, by its
         own clock and in seconds since the epoch; 0: not known.
         """

@@ -17,7 +17,7 @@ from streams.clock import since_boot
 from streams.connection import kafka_options
 from streams.followers import assigned, for_ever
 from streams.settings import Settings
-from streams.wire import fault
+from streams.wire import signature_error
 
 CONTACT_S: Final = 5.0
 """How often the end of the topic is asked for, to know that nothing newer is missed."""
@@ -93,7 +93,7 @@ class Calibrations:
         """Take in a record, unless it is forged. One without a value takes its deployment's calibrator away: until a
         newer version comes, for an older one that is sent again must not serve.
         """
-        if error := fault(record, self._prefix, self._keys):
+        if error := signature_error(record, self._prefix, self._keys):
             log.error("a calibration is forged: it is not used", error=str(error))
         elif record.value is None:
             deployment = (record.key or b"").decode(errors="replace")

@@ -40,7 +40,7 @@ from faust.types.tuples import ConsumerMessage
 from models.errors import DeliveryError
 from streams.clock import since_boot
 from streams.start_offsets import restore_offsets, skip_deleted
-from streams.wire import Record, by_broker, told
+from streams.wire import Record, by_broker, header_map
 
 FETCH_WAIT_MS: Final = 50
 """The embedded broker sleeps for half of this when a fetch finds nothing; on Kafka it costs twenty fetches a second."""
@@ -141,7 +141,7 @@ def _weight(records: Iterable[Record]) -> int:
 def _record(found: Any) -> Record:
     """Keep what a stage reads: Faust's own message has twice as many fields."""
     at = (found.timestamp or 0) / 1e3
-    what = found.key, found.value or b"", told(found.headers)
+    what = found.key, found.value or b"", header_map(found.headers)
     return Record(found.topic, found.partition, found.offset, *what, at, by_broker(found))
 
 

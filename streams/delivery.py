@@ -23,7 +23,7 @@ from streams.clock import since_boot
 from streams.state import State
 from streams.wire import Record, Send, send_all
 
-AHEAD: Final = 2
+MAX_CONCURRENT_BATCHES: Final = 2
 """Batches of an agent under way: while one waits for the encoder or the broker, another partition's is worked on."""
 
 PART: Final = itemgetter(0, 1)
@@ -91,7 +91,7 @@ class Delivery:
 
     async def consume(self, stream: Any) -> None:
         """The body of an agent: take what is queued, settle it, again; those of one partition stay in order."""
-        free = asyncio.Semaphore(AHEAD - 1)
+        free = asyncio.Semaphore(MAX_CONCURRENT_BATCHES - 1)
         async for records in _batches(stream, self._stage):
             if not self._draining:
                 self._start(self._deliver(records)).add_done_callback(lambda _: free.release())
@@ -133,7 +133,7 @@ class Delivery:
         task.add_done_callback(self._under_way.discard)
         return task
 
-    async def act(self, partition: int, plan: Plan) -> None:
+    async def execute(self, partition: int, plan: Plan) -> None:
         """Carry out a plan, and those that follow at once."""
         await self._carry_out(partition, plan)
         while plan.more:
@@ -146,12 +146,12 @@ class Delivery:
     async def _carry_out(self, partition: int, plan: Plan) -> None:
         """State first, so that what was sent can always be derived again; then outcomes."""
         if plan.rows:
-            await self._ours(self._stage.state.write(partition, plan.rows))
+            await self._while_leased(self._stage.state.write(partition, plan.rows))
         if plan.sends:
-            await self._ours(send_all(self._app, plan.sends))
+            await self._while_leased(send_all(self._app, plan.sends))
         self._stage.done(partition)
 
-    async def _ours(self, write: Coroutine[Any, Any, Any]) -> None:
+    async def _while_leased(self, write: Coroutine[Any, Any, Any]) -> None:
         """Write while the partitions are ours. Raises `LeaseLost` when they may not be."""
         if not self._app.consumer.lease.holds(since_boot()):
             write.close()
@@ -162,11 +162,11 @@ class Delivery:
         finally:
             self._writing -= 1
 
-    def moves(self) -> int:
+    def progress_count(self) -> int:
         """Return a number that grows while a batch makes progress: rows read from changelogs, plans that followed."""
         return self._followed + self._stage.state.recovered
 
-    def overstays(self) -> bool:
+    def writes_without_lease(self) -> bool:
         """Whether something is being written that may not be ours any more: the worker must end at once."""
         return self._writing > 0 and not self._app.consumer.lease.holds(since_boot())
 
@@ -188,9 +188,9 @@ class Delivery:
             try:
                 await self._open(partition)
                 watermarks = self._app.consumer.idle_watermarks(partition)
-                await self.act(partition, await self._stage.tick(partition, watermarks))
+                await self.execute(partition, await self._stage.tick(partition, watermarks))
             except LeaseLost:
-                self._put_off(partition)
+                self._abandon(partition)
             except DeliveryError as error:
                 await self._give_up(error)
 
@@ -206,7 +206,7 @@ class Delivery:
         log.error("delivery failed: the worker ends, another takes over", stage=self._stage.name, error=str(known))
         await self._app.crash(known)
 
-    def _put_off(self, partition: int) -> None:
+    def _abandon(self, partition: int) -> None:
         """Forget what a batch began; if the partition is still ours, the batch is read again."""
         log.warning("the partition may not be ours for long: a batch is put off", stage=self._stage.name)
         self._stage.forget(partition)
@@ -223,7 +223,7 @@ class Delivery:
                 await self._open(tp.partition)
                 await self._process(tp.partition, mine)
             except LeaseLost:
-                self._put_off(tp.partition)
+                self._abandon(tp.partition)
                 return
         self._app.consumer.mark_processed(tp, mine)
 
@@ -231,7 +231,7 @@ class Delivery:
         try:
             while records:
                 plan = await self._stage.handle(partition, records)
-                await self.act(partition, plan)
+                await self.execute(partition, plan)
                 records = records[len(records) - plan.left :]
         except (LeaseLost, *NO_FAULT):
             raise
@@ -245,7 +245,7 @@ class Delivery:
             left = 1
             while left:
                 plan = await self._plan_for(record)
-                await self.act(record.partition, plan)
+                await self.execute(record.partition, plan)
                 left = plan.left
 
     async def _plan_for(self, record: Record) -> Plan:

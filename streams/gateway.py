@@ -36,7 +36,7 @@ from streams.protocol import problem
 from streams.reading import partitions_of
 from streams.settings import Settings, far
 from streams.stages import digest_keys, keys_in
-from streams.wire import TRACE, Send, following
+from streams.wire import TRACE, Send, with_trace
 from streams.worker import open_many_files, told_to_stop
 
 MARGIN_S: Final = 3.0
@@ -83,7 +83,7 @@ class Gateway:
     async def _response(self, request: web.Request) -> web.Response:
         response = decode(Response, await request.read())
         traced = {TRACE: request.headers.get(TRACE, "").encode(errors="replace")}
-        send = following(traced, self._context.send(response))
+        send = with_trace(traced, self._context.send(response))
         if not self._answers.listening:
             raise DeliveryError("decisions cannot be read from the broker: try again")
         with self._context.metrics.answer_seconds.time(), self._answers.expect(response, send.value or b"") as answer:

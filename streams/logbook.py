@@ -19,7 +19,7 @@ from streams.connection import kafka_options, reach
 from streams.reading import partitions_of, read_all, read_to, reader
 from streams.settings import Settings
 from streams.stages import keys_in
-from streams.wire import fault, outgoing
+from streams.wire import outgoing, signature_error
 
 
 class Running(NamedTuple):
@@ -135,7 +135,7 @@ def judged(settings: Settings, records: Iterable[Any], partitions: int = 0) -> I
         topic = record.topic.removeprefix(prefix)
         partitions = partitions or partitions_of(settings, topic)  # all topics have as many
         event: Event | None = None
-        if not fault(record, prefix, keys):
+        if not signature_error(record, prefix, keys):
             with suppress(EventError):
                 event = decode(CONTRACT[topic], record.value)
         if event is not None and misplaced(event, record.partition, partitions):

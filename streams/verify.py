@@ -29,7 +29,7 @@ from streams.reading import read_to, reader
 from streams.settings import Settings
 from streams.stages import INPUTS, digest_keys, horizons, keys_in, policies
 from streams.topics import administrator
-from streams.wire import by_broker, told
+from streams.wire import by_broker, header_map
 
 FRESH_S: Final = 120.0
 """A worker that dies in the middle of a batch is replaced, and the batch completed, long before."""
@@ -194,7 +194,7 @@ def committed_by(settings: Settings) -> Committed:
 
 
 def _entry(record: Any, prefix: str) -> Entry:
-    found = told(record.headers)
+    found = header_map(record.headers)
     return Entry(
         sys.intern(record.topic.removeprefix(prefix)),
         record.partition,

@@ -37,4 +37,4 @@ def progress(app: Any) -> Hashable:
     if app.rebalancing:
         return "rebalancing"
     lowest = app.consumer.lowest_in_flight()
-    return None if lowest is None else (lowest, app.delivery.moves())
+    return None if lowest is None else (lowest, app.delivery.progress_count())

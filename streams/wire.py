@@ -84,7 +84,7 @@ def outgoing(prefix: str, event: Event, keys: Keys | None = None) -> Send:
     return Send(prefix + event.topic, key, value, said)
 
 
-def following(headers: Mapping[str, bytes], send: Send) -> Send:
+def with_trace(headers: Mapping[str, bytes], send: Send) -> Send:
     """Let what is sent go on with the trace of what came. What is no trace may be any text, and is dropped."""
     trace = headers.get(TRACE)
     if trace is None or not TRACES.fullmatch(trace):
@@ -99,7 +99,7 @@ def signature(
     return keys.sign(OURS, Signed.of(topic, key, value, dict(said))) if keys else []
 
 
-def told(headers: Any) -> dict[str, bytes]:
+def header_map(headers: Any) -> dict[str, bytes]:
     """Return the headers of a record, by name. Kafka knows headers without a value, and records without headers."""
     return {name: value or b"" for name, value in dict(headers or ()).items()}
 
@@ -109,13 +109,13 @@ def by_broker(record: Any) -> bool:
     return bool(record.timestamp_type == DefaultRecordBase.LOG_APPEND_TIME)
 
 
-def fault(record: Any, prefix: str, keys: Keys | None) -> Forged | None:
+def signature_error(record: Any, prefix: str, keys: Keys | None) -> Forged | None:
     """Return what is wrong with the signature of a consumed record, where records are signed."""
     if keys is None:
         return None
-    found = told(record.headers)
+    found = header_map(record.headers)
     signed = Signed.of(record.topic.removeprefix(prefix), record.key, record.value or b"", found)
-    return keys.fault(signed, found, _taken_at(record))
+    return keys.signature_error(signed, found, _taken_at(record))
 
 
 def _taken_at(record: Any) -> float:

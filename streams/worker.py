@@ -119,7 +119,7 @@ async def _watch(built: Sequence[Built]) -> None:
         for b, dog in zip(built, dogs, strict=True):
             if dog.is_stuck(progress(b.app), now):
                 _quit(f"stage {b.app.conf.id} made no progress for {PATIENCE_S:.0f} s")
-            if b.app.delivery.overstays():
+            if b.app.delivery.writes_without_lease():
                 _quit(f"stage {b.app.conf.id} was cut off from the broker while it wrote")
 
 

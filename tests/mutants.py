@@ -142,10 +142,10 @@ MUTANTS = (
     Mutant(
         "I2 outcomes go before the state",
         "streams/delivery.py",
-        "        if plan.rows:\n            await self._ours(self._stage.state.write(partition, plan.rows))\n"
-        "        if plan.sends:\n            await self._ours(send_all(self._app, plan.sends))\n",
-        "        if plan.sends:\n            await self._ours(send_all(self._app, plan.sends))\n"
-        "        if plan.rows:\n            await self._ours(self._stage.state.write(partition, plan.rows))\n",
+        "        if plan.rows:\n            await self._while_leased(self._stage.state.write(partition, plan.rows))\n"
+        "        if plan.sends:\n            await self._while_leased(send_all(self._app, plan.sends))\n",
+        "        if plan.sends:\n            await self._while_leased(send_all(self._app, plan.sends))\n"
+        "        if plan.rows:\n            await self._while_leased(self._stage.state.write(partition, plan.rows))\n",
         "tests/agents/test_agents.py",
     ),
     Mutant(

@@ -343,7 +343,7 @@ def folded_as(event: Label | Instruction) -> str:
 def _fault(keys: Keys, entry: Entry) -> EventError | None:
     headers = dict(entry.headers)
     taken_at = entry.at_ms / 1000 if entry.by_broker else 0.0
-    return keys.fault(Signed.of(entry.topic, entry.key, entry.value, headers), headers, taken_at)
+    return keys.signature_error(Signed.of(entry.topic, entry.key, entry.value, headers), headers, taken_at)
 
 
 def fields_that_differ(one: Any, other: Any) -> list[str]:

@@ -9,7 +9,7 @@ from models.events import WRITTEN_BY_OTHERS, DeadLetter, Event, decode, digest
 from models.partitions import misplaced
 from models.signing import Keys
 from streams.metrics import Metrics
-from streams.wire import Record, Send, fault, outgoing
+from streams.wire import Record, Send, outgoing, signature_error
 
 T = TypeVar("T")
 AT_ONCE: Final = 256
@@ -36,7 +36,7 @@ class Context(NamedTuple):
         one of ours in a schema that this version does not read: whoever runs another takes over, and nobody sends it
         again.
         """
-        if forged := fault(record, self.prefix, self.keys):
+        if forged := signature_error(record, self.prefix, self.keys):
             raise forged
         try:
             event: Event = decode(types, record.value)

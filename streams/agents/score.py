@@ -20,10 +20,10 @@ from streams.agents.common import Context, Internal
 from streams.agents.expiry import Expiry
 from streams.calibrations import Calibrations
 from streams.clock import Clock
-from streams.delivery import AHEAD, Plan
+from streams.delivery import MAX_CONCURRENT_BATCHES, Plan
 from streams.scorer import Scorer
 from streams.state import State
-from streams.wire import Record, following
+from streams.wire import Record, with_trace
 
 BATCH: Final = 256
 BYTES: Final = 5
@@ -87,7 +87,7 @@ class Score:
     def _room(self) -> float:
         """Tokens that may be taken now: a backlog of short texts, of which many were answered, may end in long ones."""
         ready = self._parts.scorer.ready_for_tokens
-        return min(ready, AHEAD * ready - self._under_way)
+        return min(ready, MAX_CONCURRENT_BATCHES * ready - self._under_way)
 
     async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
         """Forget what is long past."""
@@ -188,7 +188,7 @@ class Score:
     def _keep(self, record: Record, plan: Plan, decision: Decision, *, again: bool) -> Decision:
         key, send = _decided(decision.response_id), self.context.send(decision)
         plan.rows[key] = send.value
-        plan.sends.append(following(record.headers, send))
+        plan.sends.append(with_trace(record.headers, send))
         self._expiry.set(record.partition, key, self._parts.clock.clamped(decision.occurred_at, record.at), again=again)
         return decision
 

@@ -501,15 +501,15 @@ def test_a_write_that_outlasts_the_session_is_noticed() -> None:
     made, seen = consumer(10), list[bool]()
 
     def write() -> None:
-        seen.append(delivery.overstays())
+        seen.append(delivery.writes_without_lease())
         if len(seen) == 3:  # at the second
             made.lease.end()
-            seen.append(delivery.overstays())
+            seen.append(delivery.writes_without_lease())
 
     delivery = Delivery(SimpleNamespace(consumer=made), Stage(on_write=write))
     for _ in range(2):
-        asyncio.run(delivery.act(0, Plan({b"k": b"v"}, [])))
-        seen.append(delivery.overstays())
+        asyncio.run(delivery.execute(0, Plan({b"k": b"v"}, [])))
+        seen.append(delivery.writes_without_lease())
     assert seen == [False, False, False, True, False]
 
 
@@ -556,21 +556,21 @@ def test_what_is_due_comes_before_the_next_record() -> None:
     made, stage = consumer(10), Full()
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
     delivery = Delivery(SimpleNamespace(consumer=made), stage)
-    before = delivery.moves()
+    before = delivery.progress_count()
     asyncio.run(delivery._deliver(in_flight(made)))
     after_two = ["time", "time"]
     assert stage.course == [10, *after_two, 12, *after_two]
-    assert (stage.poisoned, made._processed, delivery.moves() - before) == ([11], {PART: 13}, 4)
+    assert (stage.poisoned, made._processed, delivery.progress_count() - before) == ([11], {PART: 13}, 4)
     assert stage.written == [{b"%d" % n: b""} for n in range(1, 7)], "each plan, in its order"
     stage.state.recovered = 7
-    assert delivery.moves() - before == 11
+    assert delivery.progress_count() - before == 11
 
 
 def test_the_idle_seconds_of_a_stage_are_no_progress() -> None:
     stage = Stage()
     delivery = Delivery(SimpleNamespace(rebalancing=False, consumer=consumer()), stage)
     asyncio.run(delivery.tick([0, 1]))
-    assert (stage.ticks, delivery.moves()) == (2, 0)
+    assert (stage.ticks, delivery.progress_count()) == (2, 0)
 
 
 def test_whoever_has_much_to_make_up_for_lets_go_when_asked() -> None:

@@ -231,8 +231,8 @@ def test_a_record_signed_as_the_page_says_is_accepted() -> None:
     secret = loads(one("integrate.md", "toml"))["gateway"]["secret"]
     record = Signed("responses", b"conv-1", b"resp-1", b"{}")
     headers = {"ce_keyid": b"gateway", "ce_signature": told["signature"](secret, *record)}
-    assert keys.fault(record, headers) is None
-    assert keys.fault(record._replace(value=b"[]"), headers) is not None
+    assert keys.signature_error(record, headers) is None
+    assert keys.signature_error(record._replace(value=b"[]"), headers) is not None
 
 
 def by_warm(policy: Policy) -> Decision:

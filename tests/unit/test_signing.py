@@ -34,7 +34,7 @@ from streams.scorer import Scorer
 from streams.settings import load
 from streams.stages import keys_in
 from streams.topics import Found, Topic
-from streams.wire import Record, fault, outgoing
+from streams.wire import Record, outgoing, signature_error
 from streams.worker import check_dates
 from tests.stagecraft import Theatre, at, decision, feedback
 from tests.unit.test_calibrations import version
@@ -114,18 +114,20 @@ def test_a_record_without_key_or_id_is_signed_as_if_they_were_empty() -> None:
     whole = b"".join(len(part).to_bytes(8, "big") + part for part in (b"responses", b"", b"", b"{}"))
     code = hmac.new(SECRET[::-1].encode(), whole, "sha256").hexdigest().encode()
     headers = {"ce_keyid": b"gateway", "ce_signature": code}
-    assert KEYS.fault(Signed.of("responses", None, b"{}", headers), headers) is None
+    assert KEYS.signature_error(Signed.of("responses", None, b"{}", headers), headers) is None
 
 
 def test_of_a_hundred_thousand_forgeries_none_is_accepted() -> None:
-    assert [record for record, headers in forgeries(100_000) if KEYS.fault(record, headers) is None] == []
+    assert [record for record, headers in forgeries(100_000) if KEYS.signature_error(record, headers) is None] == []
 
 
 def test_a_secret_is_changed_without_losing_what_is_under_way() -> None:
     record, new = Signed("labels", b"k", b"1", b"{}"), SECRET[::-1]
     steps = [Producer(SECRET), Producer(SECRET, accepted=(new,)), Producer(new, accepted=(SECRET,)), Producer(new)]
     keys = [Keys({OURS: step}) for step in steps]
-    accepted = [[reads.fault(record, dict(writes.sign(OURS, record))) is None for reads in keys] for writes in keys]
+    accepted = [
+        [reads.signature_error(record, dict(writes.sign(OURS, record))) is None for reads in keys] for writes in keys
+    ]
     assert accepted[0] == accepted[1] == [True, True, True, False]
     assert accepted[2] == accepted[3] == [False, True, True, True]
 
@@ -133,7 +135,7 @@ def test_a_secret_is_changed_without_losing_what_is_under_way() -> None:
 def test_a_producer_whose_topics_are_taken_away_may_write_none() -> None:
     record = Signed("labels", b"k", b"1", b"{}")
     keys = Keys({OURS: Producer(SECRET, ())})
-    assert keys.fault(record, dict(keys.sign(OURS, record))) is not None
+    assert keys.signature_error(record, dict(keys.sign(OURS, record))) is not None
 
 
 NOTHING = [("ce_id", None), ("ce_keyid", None), ("ce_signature", None)]
@@ -146,7 +148,7 @@ def test_headers_without_a_value_are_no_signature_and_stop_nothing(keys: Keys | 
         topic="responses", partition=0, offset=0, key=b"k", value=b"{", headers=NOTHING, timestamp=0, timestamp_type=0
     )
     found = _record(raw)
-    assert fault(raw, "", KEYS) is not None
+    assert signature_error(raw, "", KEYS) is not None
     parts = score.Parts(Scorer(Stub(), Metrics()), Known(), Policies(), EventClock(), (b"",))
     expiry = Expiry(timedelta(days=1), score.read_time, EventClock())
     stage = Theatre(lambda state: score.Score(Context("", Metrics(), keys), state, expiry, parts))
@@ -177,7 +179,7 @@ def test_what_people_read_of_a_calibrator_is_signed_too(monkeypatch: pytest.Monk
 
 def test_bytes_cannot_move_from_one_part_to_the_next() -> None:
     headers = dict(KEYS.sign(OURS, Signed("labels", b"ab", b"c", b"{}")))
-    assert isinstance(KEYS.fault(Signed("labels", b"a", b"bc", b"{}"), headers), Forged)
+    assert isinstance(KEYS.signature_error(Signed("labels", b"a", b"bc", b"{}"), headers), Forged)
 
 
 def test_a_response_that_is_signed_is_scored_and_one_that_is_not_is_red() -> None:
@@ -319,7 +321,7 @@ def test_of_what_lay_there_before_only_what_has_no_signature_is_taken_without(la
             headers["ce_keyid"] = b"gateway"
         case "changed":
             value = encode(decision("r2"))
-    assert fault(whole._replace(headers=headers, value=value), "", keys_in(lately)) is not None
+    assert signature_error(whole._replace(headers=headers, value=value), "", keys_in(lately)) is not None
 
 
 def test_what_its_producer_dated_back_answers_no_gateway(lately: Path) -> None:
@@ -327,11 +329,11 @@ def test_what_its_producer_dated_back_answers_no_gateway(lately: Path) -> None:
     send = outgoing("", decision())
     when, value = int(BEFORE.timestamp() * 1000), send.value or b""
     raw = ConsumerRecord(send.topic, 0, 0, when, 1, send.key, value, None, 0, len(value), tuple(send.headers or ()))
-    assert fault(raw, "", keys_in(lately)) is None
-    assert fault(_record(raw), "", keys_in(lately)) is None
+    assert signature_error(raw, "", keys_in(lately)) is None
+    assert signature_error(_record(raw), "", keys_in(lately)) is None
     dated_back = replace(raw, timestamp_type=0)
-    assert fault(dated_back, "", keys_in(lately)) is not None
-    assert fault(_record(dated_back), "", keys_in(lately)) is not None
+    assert signature_error(dated_back, "", keys_in(lately)) is not None
+    assert signature_error(_record(dated_back), "", keys_in(lately)) is not None
 
 
 def test_every_reader_takes_what_lay_there_before(lately: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,5 +392,5 @@ def test_what_is_fed_is_signed(tmp_path: Path) -> None:
     send(producer, settings, item)
     send_end(producer, settings, at(0))
     known = {"key": None, "timestamp": 0, "timestamp_type": 0}
-    faults = [fault(SimpleNamespace(**known | record), "ward.", keys_in(file)) for record in sent]
+    faults = [signature_error(SimpleNamespace(**known | record), "ward.", keys_in(file)) for record in sent]
     assert faults == [None] * (1 + 2 * settings.partitions)

@@ -17,7 +17,7 @@ from streams.stages import Built
 from streams.state import rows_in
 
 
-def stage(*progress: Any, rebalancing: bool = False, overstays: bool = False) -> Built:
+def stage(*progress: Any, rebalancing: bool = False, writes_without_lease: bool = False) -> Built:
     """A stage that shows each progress in turn, the last one for ever."""
     left = list(progress)
 
@@ -28,7 +28,7 @@ def stage(*progress: Any, rebalancing: bool = False, overstays: bool = False) ->
         rebalancing=rebalancing,
         conf=SimpleNamespace(id="demur-join"),
         consumer=SimpleNamespace(lowest_in_flight=lowest_in_flight),
-        delivery=SimpleNamespace(overstays=lambda: overstays, moves=lambda: 7),
+        delivery=SimpleNamespace(writes_without_lease=lambda: writes_without_lease, progress_count=lambda: 7),
     )
     return Built(app, {})
 
@@ -48,7 +48,7 @@ def leave(status: int) -> None:
 
 @pytest.mark.parametrize(
     "ill",
-    [stage("offset 3"), stage("offset 3", rebalancing=True), stage(None, overstays=True)],
+    [stage("offset 3"), stage("offset 3", rebalancing=True), stage(None, writes_without_lease=True)],
     ids=["stands still", "rebalances for ever", "writes after its session"],
 )
 async def test_a_worker_that_harms_ends(ill: Built) -> None:
