@@ -43,7 +43,7 @@ MARGIN_S: Final = 3.0
 """Beside the score's own deadline, for Kafka on both ways; whoever wants to wait for less may hang up."""
 ACK_S: Final = MARGIN_S
 """For the broker to take what is sent: longer than a write takes, and within the patience of who waits."""
-MOST_WAITING: Final = 512
+MAX_WAITING: Final = 512
 """Requests under way, of responses and of the others each; more are told to come again. Each may hold a megabyte."""
 
 PORT: Final = re.compile(r":\d*\Z")
@@ -160,8 +160,8 @@ class Gateway:
     @contextmanager
     def _counted(self, *, is_response: bool) -> Iterator[None]:
         """Count a request; those that wait for decisions take no place of feedback."""
-        if self._under_way[is_response] >= MOST_WAITING:
-            raise Busy(f"{MOST_WAITING} requests are under way: try again")
+        if self._under_way[is_response] >= MAX_WAITING:
+            raise Busy(f"{MAX_WAITING} requests are under way: try again")
         self._under_way[is_response] += 1
         try:
             yield

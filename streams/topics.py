@@ -4,7 +4,7 @@
 `responses` meets `outcomes` in SCORE and `decisions` meets `feedback` in JOIN because equal keys lie in partitions of
 equal number, and a changelog must be cut like the topic it follows. A topic cut otherwise stops the start.
 
-**What the broker takes** it keeps unpacked and dated by its own clock, whoever sends it (`TAKEN`).
+**What the broker takes** it keeps unpacked and dated by its own clock, whoever sends it (`BROKER_CONFIGS`).
 
 Workers need no permission to create: `create` is the administrator's, run by `demur topics`.
 """
@@ -38,12 +38,12 @@ from streams.settings import INPUT_RETENTION, Settings, far
 
 CONNECT_MS: Final = 10_000
 """A broker that listens answers within that; kafka-python would wait for 30 s."""
-TAKEN: Final = {"compression.type": "uncompressed", "message.timestamp.type": "LogAppendTime"}
+BROKER_CONFIGS: Final = {"compression.type": "uncompressed", "message.timestamp.type": "LogAppendTime"}
 """A batch in a codec that we lack would stop its reader for ever, and a packed one may unpack to a thousandfold: the
 broker unpacks it, and refuses what is too large. A producer whose clock says 1970 would have its events deleted."""
 AT_LEAST: Final = frozenset({"delete.retention.ms", "max.message.bytes"})
 """More of it does no harm."""
-RELIED_ON: Final = frozenset({"cleanup.policy", "retention.bytes", *TAKEN, *AT_LEAST})
+RELIED_ON: Final = frozenset({"cleanup.policy", "retention.bytes", *BROKER_CONFIGS, *AT_LEAST})
 """What a stage would lose rows or inputs by, or stop. How long texts and records are kept is the hospital's affair."""
 SHOWN: Final = RELIED_ON | {"retention.ms"}
 RECORD_RETENTION: Final = timedelta(days=184)
@@ -58,7 +58,7 @@ MAX_STATE_BYTES: Final = 8 * 2**20
 
 log = structlog.get_logger(__name__)
 
-INPUTS: Final[tuple[type[Event], ...]] = (Response, Feedback)
+INPUT_TYPES: Final[tuple[type[Event], ...]] = (Response, Feedback)
 RECORDS: Final[tuple[type[Event], ...]] = (Decision, Label, Outcome, Closure, Alarm, Change, DeadLetter)
 
 
@@ -74,11 +74,11 @@ class Topic(NamedTuple):
         """Kafka's topic configuration."""
         if self.retention:
             kept = str(int(self.retention.total_seconds() * 1000))
-            return TAKEN | {"cleanup.policy": "delete", "retention.ms": kept, "retention.bytes": "-1"}
+            return BROKER_CONFIGS | {"cleanup.policy": "delete", "retention.ms": kept, "retention.bytes": "-1"}
         # The segment being written is never compacted: an hour bounds what a restart reads twice.
         compacted = {"cleanup.policy": "compact", "segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1"}
         kept = str(int(TOMBSTONE_RETENTION.total_seconds() * 1000))
-        return TAKEN | compacted | {"max.message.bytes": str(MAX_STATE_BYTES), "delete.retention.ms": kept}
+        return BROKER_CONFIGS | compacted | {"max.message.bytes": str(MAX_STATE_BYTES), "delete.retention.ms": kept}
 
 
 class Found(NamedTuple):
@@ -116,7 +116,7 @@ def plan(settings: Settings, changelogs: Iterable[str] = ()) -> tuple[Topic, ...
     >>> [t.name for t in plan(Settings(topic_prefix="a."), ["a.join-changelog"]) if t.retention is None]
     ['a.calibrations', 'a.join-changelog']
     """
-    kept = dict.fromkeys(INPUTS, INPUT_RETENTION) | dict.fromkeys(RECORDS, RECORD_RETENTION)
+    kept = dict.fromkeys(INPUT_TYPES, INPUT_RETENTION) | dict.fromkeys(RECORDS, RECORD_RETENTION)
     timed = [Topic(settings.topic_prefix + t.topic, settings.partitions, keep) for t, keep in kept.items()]
     compacted = [settings.topic_prefix + Calibration.topic, *changelogs]
     return (*timed, *(Topic(name, settings.partitions, None) for name in compacted))

@@ -61,7 +61,7 @@ def check_dates(settings: Settings, found: Iterable[topics.Found]) -> None:
     keys = keys_in(settings.keys)
     if not (keys and keys.unsigned_until):
         return
-    if wrong := next((one.topic.name for one in found if one.configs.get(DATED) != topics.TAKEN[DATED]), None):
+    if wrong := next((one.topic.name for one in found if one.configs.get(DATED) != topics.BROKER_CONFIGS[DATED]), None):
         raise SettingsError(
             f"DEMUR_KEYS: `unsigned_until` goes by the broker's dates, and those of {wrong} may be the producers', who "
             "could date back what they write: run `demur topics`, or take it out"

@@ -12,7 +12,7 @@ from streams.metrics import Metrics
 from streams.wire import Record, Send, outgoing, signature_error
 
 T = TypeVar("T")
-AT_ONCE: Final = 256
+YIELD_EVERY: Final = 256
 """Rows or events after which others may use the event loop: some milliseconds' worth."""
 
 
@@ -44,7 +44,7 @@ class Context(NamedTuple):
             if record.topic.removeprefix(self.prefix) in WRITTEN_BY_OTHERS:
                 raise
             where = f"records of {record.topic}, partition {record.partition} from offset {record.offset} on"
-            raise unreadable(where, error) from None
+            raise incompatible(where, error) from None
         if elsewhere := misplaced(event, record.partition, self.partitions):
             raise elsewhere
         return event
@@ -73,11 +73,11 @@ async def gently(many: Iterable[T]) -> AsyncIterator[T]:
     """Yield what may be a million, and leave the event loop to others now and then."""
     for n, one in enumerate(many, 1):
         yield one
-        if n % AT_ONCE == 0:
+        if n % YIELD_EVERY == 0:
             await asyncio.sleep(0)
 
 
-def unreadable(what: str, error: Exception) -> DeliveryError:
+def incompatible(what: str, error: Exception) -> DeliveryError:
     """Return what ends a worker that cannot read what its stages wrote: going on would set it aside for good."""
     return DeliveryError(
         f"{what}: written by another version, or damaged; run the version that wrote them ({type(error).__name__})"

@@ -17,7 +17,7 @@ MIN_BUCKETS: Final = 256
 """Into which a horizon is cut at least: rows of one are deleted together, so they live up to 1/256 longer."""
 BUCKET_SIZE: Final = 256
 """Rows of one at most."""
-AT_ONCE: Final = 4096
+MAX_DELETIONS: Final = 4096
 """Rows deleted with a batch, and the rest of a bucket: as many as a batch brings, and no stall after a long pause."""
 
 
@@ -75,7 +75,7 @@ class ExpiryQueue:
         while self._live and self._live[0].last <= self.watermark:
             self._in_grace.append((now, self._live.popleft()))
         gone: list[bytes] = []
-        while len(gone) < AT_ONCE and self._in_grace and self._in_grace[0][0] <= now - GRACE_S:
+        while len(gone) < MAX_DELETIONS and self._in_grace and self._in_grace[0][0] <= now - GRACE_S:
             _, bucket = self._in_grace.popleft()
             gone += [key for key in bucket.keys if self._latest.get(key, bucket) is bucket]
         for key in gone:

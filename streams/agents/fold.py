@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from models.errors import DeliveryError, EventError, StateError
 from models.events import Alarm, Change, DeadLetter, Event, Watermark
-from streams.agents.common import Context, Internal, gently, unreadable
+from streams.agents.common import Context, Internal, gently, incompatible
 from streams.agents.expiry import Expiry
 from streams.clock import Clock
 from streams.delivery import Plan
@@ -252,7 +252,7 @@ class Fold:
 
     def _unreadable(self, deployment: str, error: Exception) -> DeliveryError:
         """Say which way leads out: what the rows hold follows from the topics that were folded."""
-        what, name = unreadable(f"rows of deployment {deployment}", error), f"{self.context.prefix}demur-{self.name}"
+        what, name = incompatible(f"rows of deployment {deployment}", error), f"{self.context.prefix}demur-{self.name}"
         return DeliveryError(
             f"{what}, or let this one read all from the beginning: stop {self.name.upper()}, delete the consumer "
             f"group {name}, the topic {name}-state-changelog and, if the store is rocksdb, what is in DEMUR_DATA_DIR; "

@@ -14,7 +14,7 @@ from models import joining
 from models.errors import EventError
 from models.events import Decision, Feedback, Watermark
 from models.joining import Effect, Horizons, Row
-from streams.agents.common import Context, Internal, gently, unreadable
+from streams.agents.common import Context, Internal, gently, incompatible
 from streams.clock import Clock
 from streams.delivery import Plan
 from streams.state import State
@@ -25,7 +25,7 @@ PROGRESS = b"\x00progress/%d"
 """Key of the row that holds a partition's progress; no response_id starts with NUL."""
 TYPES: Final[dict[str, Any]] = {t.topic: t | Watermark for t in (Decision, Feedback)}
 """Whoever may write feedback must not be able to decide."""
-MOST: Final = 4096
+MAX_ROWS_PER_PLAN: Final = 4096
 """Rows that time changes, or deletes, in one plan: when a long pause ends, millions may be due at once."""
 
 
@@ -131,7 +131,7 @@ class Join:
         try:
             effects = await self._recover(partition, partition_state, progress.sent)
         except ValueError as error:
-            raise unreadable(f"rows of partition {partition}", error) from None
+            raise incompatible(f"rows of partition {partition}", error) from None
         self._partitions[partition] = partition_state
         return partition_state, effects
 
@@ -172,7 +172,7 @@ class Batch:
         self._sends: list[Send] = [stage.context.send(e) for e in effects]
         self._closed: list[str] = []
         self._touched = False
-        self._left = MOST
+        self._left = MAX_ROWS_PER_PLAN
 
     def take(self, record: Record) -> None:
         """Take in one record."""
@@ -216,7 +216,7 @@ class Batch:
         """Return what to write and to send; `left`: records that were not taken."""
         self._stage.note_closed(self._partition, self._closed)
         # A row may have been opened again by a decision.
-        expired = [key for key in self._state.deletions.take_expired(MOST) if self._row(key).closed]
+        expired = [key for key in self._state.deletions.take_expired(MAX_ROWS_PER_PLAN) if self._row(key).closed]
         if not (self._touched or self._rows or self._sends or expired) and self._stage.clock.is_synchronised:
             return Plan({}, [], self.has_due, left)  # else the broker's answer tells the time, though no event comes
         rows: dict[bytes, bytes | None] = {key.encode(): None for key in expired if key not in self._rows}

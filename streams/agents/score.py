@@ -30,7 +30,7 @@ BYTES: Final = 5
 """Of a record, per token, at most: it is an estimate, and must not hold back texts of one length."""
 ENVELOPE: Final = 400
 """Bytes of a record that are no text: ids, times, groups."""
-MOST_UNNAMED: Final = 100
+MAX_UNNAMED: Final = 100
 """Deployments that a worker warns of: a gateway that gives each response one of its own must not fill the log."""
 
 log = structlog.get_logger(__name__)
@@ -167,7 +167,7 @@ class Score:
     def _policy(self, deployment: str) -> Policy:
         """Return a deployment's policy; say once of each if the file names others only: it may have been renamed."""
         policies, known = self._parts.policies, self._unnamed
-        if policies.omits(deployment) and deployment not in known and len(known) < MOST_UNNAMED:
+        if policies.omits(deployment) and deployment not in known and len(known) < MAX_UNNAMED:
             known.add(deployment)
             log.warning(
                 "a deployment is not in the policy file: the file's defaults hold for it",

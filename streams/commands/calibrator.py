@@ -34,7 +34,7 @@ Why = Annotated[str, typer.Option("--why", help="The reason, in a sentence or tw
 SAMPLE = 5000
 """Decisions of each partition on which the shares of two versions are compared."""
 LEVELS = {"green": "green below", "red": "red from"}
-TAKEN = {
+FIELD_HELP = {
     "by": "--by: give a name of 1 to 128 characters, without line breaks or other control characters",
     "why": "--why: say it in at most 500 characters",
     "scope": "SCOPE: name a group in at most 128 characters, such as site=north",
@@ -244,7 +244,7 @@ def _checked(instruction: Instruction) -> Instruction:
     try:
         return decode(Instruction, encode(instruction))
     except (EventError, UnicodeEncodeError) as error:
-        wrong = next((option for name, option in TAKEN.items() if f"`$.{name}`" in str(error)), None)
+        wrong = next((option for name, option in FIELD_HELP.items() if f"`$.{name}`" in str(error)), None)
         raise SettingsError(wrong or f"this {instruction.order} cannot be sent: {error}") from None
 
 

@@ -154,7 +154,7 @@ def put_dated(settings: Settings, logs: Logs) -> Settings:
     """Write logs to topics, dated as they are."""
     mine = settings.model_copy(update={"partitions": logs.partitions})
     with pytest.MonkeyPatch.context() as patch:  # a topic that is altered may date its first records anew
-        patch.setitem(topics.TAKEN, "message.timestamp.type", "CreateTime")
+        patch.setitem(topics.BROKER_CONFIGS, "message.timestamp.type", "CreateTime")
         for name in ("INPUT_RETENTION", "RECORD_RETENTION"):
             patch.setattr(topics, name, timedelta(days=20_000))
         topics.create(mine, changelogs(mine))

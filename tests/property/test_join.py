@@ -177,7 +177,7 @@ def test_it_does_not_matter_how_many_rows_a_plan_may_hold(monkeypatch: pytest.Mo
     told = [record(_any_feedback(n, rng), n) for n in range(30)]
     mixed = [*merge(asked, told, rng), *END]
     plain = run(mixed)
-    monkeypatch.setattr("streams.agents.join.MOST", rng.randint(1, 3))
+    monkeypatch.setattr("streams.agents.join.MAX_ROWS_PER_PLAN", rng.randint(1, 3))
     assert run(mixed, rng).sent == plain.sent
     crashed = run(mixed, rng, rng)
     assert crashed.outcomes("labels", "closures", "outcomes") == plain.outcomes("labels", "closures", "outcomes")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from models.events import Event
-from streams.agents.common import AT_ONCE
+from streams.agents.common import YIELD_EVERY
 from streams.agents.watch import Watch
 from tests.stagecraft import FakeState, Theatre, decision, record
 from tests.unit import test_fold, test_join, test_score
@@ -42,7 +42,7 @@ def test_a_partition_that_is_taken_up_leaves_the_event_loop_to_others(
     make: Callable[[], Theatre], event: Callable[[int], Event]
 ) -> None:
     """A million rows were seven seconds in which no other partition, and no answer of the broker, was looked at."""
-    stage, rows = make(), 10 * AT_ONCE
+    stage, rows = make(), 10 * YIELD_EVERY
     events = (record(event(n), n) for n in range(rows))
     while batch := list(islice(events, 512)):
         stage.run(batch)
@@ -55,7 +55,7 @@ def test_a_partition_that_is_taken_up_leaves_the_event_loop_to_others(
             found += 1
         return found
 
-    assert asyncio.run(turns()) >= rows // AT_ONCE
+    assert asyncio.run(turns()) >= rows // YIELD_EVERY
 
 
 @pytest.mark.parametrize("make", [make for make, _ in STAGES], ids=NAMES)

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streams.agents.expiry import AT_ONCE, MIN_BUCKETS, Expiry, ExpiryQueue
+from streams.agents.expiry import MAX_DELETIONS, MIN_BUCKETS, Expiry, ExpiryQueue
 from streams.timers import EPOCH, GRACE_S, DeletionQueue, Timers
 from tests.stagecraft import FakeState, Stopwatch, at
 
@@ -91,12 +91,12 @@ def test_after_a_restart_rows_go_in_the_order_of_their_times_whatever_that_of_th
 def test_no_plan_is_held_up_by_all_that_is_over_after_a_long_pause() -> None:
     clock = Stopwatch()
     queue = ExpiryQueue(timedelta(days=1), clock)
-    for n in range(2 * AT_ONCE + 1):
+    for n in range(2 * MAX_DELETIONS + 1):
         queue.add(b"%d" % n, at(0), again=False)
     queue.add(b"last", at(2 * 86_400), again=False)
     assert queue.take_expired() == []
     clock.seconds += GRACE_S
-    assert [len(queue.take_expired()) for _ in range(4)] == [AT_ONCE, AT_ONCE, 1, 0]
+    assert [len(queue.take_expired()) for _ in range(4)] == [MAX_DELETIONS, MAX_DELETIONS, 1, 0]
 
 
 def test_each_partition_has_its_time_until_it_is_no_longer_ours() -> None:

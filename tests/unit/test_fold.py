@@ -14,7 +14,7 @@ from models.errors import MOST_SAID, DeliveryError, Invalid
 from models.events import Alarm, Calibration, Change, Closure, DeadLetter, Instruction, Label, Scored, decode
 from models.policy import Policies, Policy
 from streams.agents import fold
-from streams.agents.common import AT_ONCE
+from streams.agents.common import YIELD_EVERY
 from streams.agents.expiry import Expiry
 from streams.agents.learn import Learn
 from streams.agents.watch import Watch
@@ -127,7 +127,7 @@ def _counted(stage: Theatre) -> Any:
 
 def test_what_others_make_us_forget_in_the_middle_of_a_batch_loses_nothing() -> None:
     """A long batch leaves the event loop to others; one may lose its lease, and all that is cached is dropped."""
-    stage, batch = theatre(), [record(label(n), n) for n in range(3 * AT_ONCE)]
+    stage, batch = theatre(), [record(label(n), n) for n in range(3 * YIELD_EVERY)]
 
     async def forgotten() -> Any:
         folding = asyncio.create_task(stage.stage.handle(0, batch))

@@ -504,7 +504,7 @@ async def test_without_a_token_it_answers_under_its_own_names_only(host: str) ->
 
 
 async def test_more_than_can_be_held_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway, "MOST_WAITING", 1)
+    monkeypatch.setattr(gateway, "MAX_WAITING", 1)
     site = Site()
     async with site.open() as client:
         waiting = asyncio.create_task(client.ask(response()))
@@ -518,7 +518,7 @@ async def test_more_than_can_be_held_are_told_to_come_again(monkeypatch: pytest.
 
 
 async def test_feedback_is_taken_in_though_all_that_may_wait_for_decisions_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway, "MOST_WAITING", 1)
+    monkeypatch.setattr(gateway, "MAX_WAITING", 1)
     site = Site()
     async with site.open() as client:
         waiting = asyncio.create_task(client.ask(response()))

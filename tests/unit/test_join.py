@@ -461,7 +461,7 @@ def test_rows_are_gone_when_all_is_over(came: list[Any], *, restart: bool) -> No
 
 def test_no_row_goes_while_its_batch_is_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a long pause there may be minutes between the first of its plans and the last."""
-    monkeypatch.setattr("streams.agents.join.MOST", 1)
+    monkeypatch.setattr("streams.agents.join.MAX_ROWS_PER_PLAN", 1)
     clock = Stopwatch()
     stage = theatre(clock)
     stage.run(sequence(*(decision(f"r{n}") for n in range(4))))

@@ -166,7 +166,7 @@ def test_a_deployment_that_a_file_of_deployments_leaves_out_is_told_once() -> No
 
 def test_a_gateway_that_makes_up_deployments_does_not_fill_the_log() -> None:
     named = Policies(EAGER, {"icu": Policy()})
-    assert len(warned(named, *(f"d{n}" for n in range(score.MOST_UNNAMED + 50)))) == score.MOST_UNNAMED
+    assert len(warned(named, *(f"d{n}" for n in range(score.MAX_UNNAMED + 50)))) == score.MAX_UNNAMED
 
 
 def test_a_sure_answer_of_a_warm_deployment_is_green() -> None:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from models.errors import SettingsError
 from streams import topics
 from streams.settings import Settings, load
-from streams.topics import AT_LEAST, TAKEN, Found, plan
+from streams.topics import AT_LEAST, BROKER_CONFIGS, Found, plan
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_topic_is_as_planned_or_keeps_more(topic: topics.Topic) -> None:
 @pytest.mark.parametrize(
     ("topic", "differs"),
     [
-        *((RECORDS, {name: "producer"}) for name in TAKEN),
+        *((RECORDS, {name: "producer"}) for name in BROKER_CONFIGS),
         (RECORDS, {"cleanup.policy": "compact"}),
         (RECORDS, {"retention.bytes": "1000000"}),
         (ROWS, {"cleanup.policy": "delete"}),
@@ -121,4 +121,4 @@ def test_what_is_shown_is_what_is_there(topic: topics.Topic, configs: dict[str, 
 
 
 def test_every_topic_is_taken_unpacked_and_dated_by_the_broker() -> None:
-    assert all(topic.configs.items() >= TAKEN.items() for topic in plan(Settings(), ["some-changelog"]))
+    assert all(topic.configs.items() >= BROKER_CONFIGS.items() for topic in plan(Settings(), ["some-changelog"]))
