@@ -16,9 +16,9 @@ from models.events import CONTRACT, DeadLetter, Decision, Event, Response, diges
 from streams.agents.common import Context
 from streams.clock import Clock
 from streams.connection import kafka_options
-from streams.followers import assigned, for_ever
 from streams.reading import FETCH_MS
 from streams.settings import Settings
+from streams.standalone_consumers import retry_forever, standalone_consumer
 
 SILENT_S: Final = 3.0
 """Without an answer for some partition: a broker answers each 50 ms, also if there is nothing new."""
@@ -127,7 +127,7 @@ class Answers:
 
     async def follow(self) -> None:
         """Read for ever; a lost broker is waited for."""
-        await for_ever(self._follow, "lost the decisions: no response is answered")
+        await retry_forever(self._follow, "lost the decisions: no response is answered")
 
     def _polled(self, consumer: Any) -> int:
         """Return when the broker last answered for the partition that waits longest, in ms: to wait raises nothing."""
@@ -135,7 +135,7 @@ class Answers:
 
     async def _follow(self) -> None:
         try:
-            async with assigned(self._options, self._partitions, fetch_max_wait_ms=FETCH_MS) as consumer:
+            async with standalone_consumer(self._options, self._partitions, fetch_max_wait_ms=FETCH_MS) as consumer:
                 while not self.listening:
                     self.listening = await consumer.seek_to_end(*self._partitions)
                 oldest, heard_at = 0, monotonic()

@@ -15,8 +15,8 @@ from models.events import Calibration, decode
 from models.signing import Keys
 from streams.clock import since_boot
 from streams.connection import kafka_options
-from streams.followers import assigned, for_ever
 from streams.settings import Settings
+from streams.standalone_consumers import retry_forever, standalone_consumer
 from streams.wire import signature_error
 
 CONTACT_S: Final = 5.0
@@ -87,7 +87,7 @@ class Calibrations:
 
     async def follow(self) -> None:
         """Read for ever; a lost broker is waited for."""
-        await for_ever(self._follow, "lost the calibrations; until they are back, nothing is green here")
+        await retry_forever(self._follow, "lost the calibrations; until they are back, nothing is green here")
 
     def hear(self, record: Any) -> None:
         """Take in a record, unless it is forged. One without a value takes its deployment's calibrator away: until a
@@ -121,7 +121,7 @@ class Calibrations:
             "fetch_max_wait_ms": FETCH_MS,
             "metadata_max_age_ms": int(CONTACT_S * 1000),
         }
-        async with assigned(self._options, self._partitions, **how) as consumer:
+        async with standalone_consumer(self._options, self._partitions, **how) as consumer:
             await consumer.seek_to_beginning(*self._partitions)
             await self._read(consumer)
 

@@ -9,8 +9,8 @@ from aiokafka.errors import KafkaError
 from models.errors import DeliveryError
 from streams.checkpoint import UNDATED, ChangelogRecord
 from streams.connection import kafka_options
-from streams.followers import assigned
 from streams.settings import Settings
+from streams.standalone_consumers import standalone_consumer
 from streams.state import Reader
 from streams.topics import MAX_STATE_BYTES
 
@@ -29,7 +29,7 @@ def changelog_reader(settings: Settings) -> Reader:
             "max_partition_fetch_bytes": MAX_STATE_BYTES,
         }
         try:
-            async with assigned(kafka_options(settings), [place], **how) as consumer:
+            async with standalone_consumer(kafka_options(settings), [place], **how) as consumer:
                 async for changes in _to_end(consumer, place, start):
                     yield changes
         except KafkaError as error:

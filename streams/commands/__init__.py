@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from streams.words import visible
+from streams.formatting import visible
 
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (or DEMUR_* variables).")]
 

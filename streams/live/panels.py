@@ -17,8 +17,8 @@ from models.accounts.run import Standing
 from models.accounts.spans import spans
 from models.accounts.tallies import Cell, Tiers
 from models.events import TIERS, Alarm, Tier
+from streams.formatting import between, brief, ground, lag, percent, promised, rate, score, visible
 from streams.live.strip import bar, strip
-from streams.words import between, brief, ground, lag, percent, promised, rate, score, visible
 
 COLOUR: Final[dict[Tier, str]] = {"green": "green", "yellow": "yellow", "red": "red"}
 STANDING: Final[dict[Standing, tuple[str, str]]] = {

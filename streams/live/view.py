@@ -12,8 +12,8 @@ from models.accounts.lags import quantiles
 from models.accounts.lives import DECIDED
 from models.accounts.tallies import Cell
 from models.events import TIERS
+from streams.formatting import brief, lag, percent, rate
 from streams.live.screen import Screen
-from streams.words import brief, lag, percent, rate
 
 DRAW_EVERY_S: Final = 0.5
 """A picture costs a twentieth of a second of the cores that it watches."""

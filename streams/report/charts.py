@@ -8,9 +8,9 @@ from models.accounts.interval import anytime
 from models.accounts.reliability import Point
 from models.accounts.spans import Span, spans
 from models.events import TIERS, Tier
+from streams.formatting import percent
 from streams.report.axes import at, draw_marks, marks, quiet, root_scale, time_axis
 from streams.report.theme import ACCENT, INK, MUTED, PAPER, RULE, TIER, svg, themed
-from streams.words import percent
 
 HATCH: dict[Tier, str | None] = {"green": None, "yellow": None, "red": "////"}
 """Red is hatched, so that the tiers differ without their hues."""

@@ -11,9 +11,7 @@ from models.accounts.selection import Selection
 from models.accounts.summary import first_alarm, whole
 from models.accounts.tallies import Cell, Tiers
 from models.events import TIERS, Alarm, Tier
-from streams.report.charts import over_time, promises, reliability
-from streams.report.cuts import cuts_over_time
-from streams.words import (
+from streams.formatting import (
     STANDING,
     between,
     brief,
@@ -28,6 +26,8 @@ from streams.words import (
     rate,
     score,
 )
+from streams.report.charts import over_time, promises, reliability
+from streams.report.cuts import cuts_over_time
 
 MAX_CHANGES: Final = 24
 MAX_MOVES: Final = 3

@@ -9,10 +9,10 @@ from streams import topics
 from streams.broker import free_port
 from streams.connection import kafka_options
 from streams.drive import launch
-from streams.followers import assigned
 from streams.reading import read_all
 from streams.settings import Settings
 from streams.stages import changelogs
+from streams.standalone_consumers import standalone_consumer
 from tests.batches import batch_of
 from tests.integration.test_codecs import send_made
 from tests.integration.test_hang import until
@@ -26,7 +26,7 @@ async def test_a_reader_and_a_follower_get_every_record(settings: Settings) -> N
     await send_made(settings, "feedback", batch_of(VALUES, NAMES))
     assert [record.value for record in read_all(settings, "feedback")] == VALUES
     place = TopicPartition(f"{settings.topic_prefix}feedback", 0)
-    async with assigned(kafka_options(settings), [place], auto_offset_reset="earliest") as consumer:
+    async with standalone_consumer(kafka_options(settings), [place], auto_offset_reset="earliest") as consumer:
         assert [(await consumer.getone()).value for _ in VALUES] == VALUES
 
 

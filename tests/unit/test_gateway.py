@@ -293,11 +293,11 @@ async def test_decisions_are_read_only_while_the_broker_answers_for_every_partit
             return {}
 
     @asynccontextmanager
-    async def assigned(*_: Any, **__: Any) -> AsyncIterator[Consumer]:
+    async def standalone_consumer(*_: Any, **__: Any) -> AsyncIterator[Consumer]:
         yield Consumer()
 
     clock = [0.0]
-    monkeypatch.setattr(answers, "assigned", assigned)
+    monkeypatch.setattr(answers, "standalone_consumer", standalone_consumer)
     monkeypatch.setattr(answers, "monotonic", lambda: clock[0])
     monkeypatch.setattr(answers, "SILENT_S", 3.0)
     with pytest.raises(asyncio.CancelledError):

@@ -10,10 +10,10 @@ from models.errors import Excessive, Forged, Invalid, Oversized, SettingsError, 
 from models.events import KINDS, Alarm, Calibration, Closure, Decision, Ending, Label, Scored
 from models.monitors.guarantee import Finding
 from streams.agents.common import Internal
+from streams.formatting import SHARES
 from streams.health import Health, serve
 from streams.metrics import Metrics
 from streams.settings import STAGES, load
-from streams.words import SHARES
 
 SETTINGS = load(http_port=0)
 NOW = datetime(2026, 1, 5, 8, tzinfo=UTC)

@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def assigned(
+async def standalone_consumer(
     options: Mapping[str, Any], partitions: Sequence[TopicPartition], **more: Any
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """Yield a consumer that has started and reads these partitions. `options`: of `kafka_options`."""
@@ -26,7 +26,7 @@ async def assigned(
         await consumer.stop()
 
 
-async def for_ever(read: Callable[[], Awaitable[None]], lost: str) -> None:
+async def retry_forever(read: Callable[[], Awaitable[None]], lost: str) -> None:
     """Read, and begin again when the broker is lost, which is logged as `lost`."""
     while True:
         try:
