@@ -91,7 +91,9 @@ class Metrics:
         self.reasons = self._counter("demur_decision_reasons", "Reasons of decisions; one may have several.", "reason")
         self.scoring_seconds = self._histogram("demur_scoring_seconds", "Time of a batch in the encoder.", LATENCIES_S)
         self.queue = Gauge("demur_scoring_queue", "Responses that wait for the encoder.", registry=self.registry)
-        self.batch_size = self._histogram("demur_batch_size", "Responses of a batch in the encoder.", SIZES)
+        self.batch_responses = self._histogram(
+            "demur_scoring_batch_responses", "Responses of a batch in the encoder.", SIZES
+        )
 
     def _of_stages(self) -> None:
         self.labels = self._counter("demur_labels", "Settled verdicts.", "tier", "verdict", "depth")
@@ -105,7 +107,9 @@ class Metrics:
             ["stage"],
             registry=self.registry,
         )
-        self.pending = Gauge("demur_pending", "Rows that JOIN waits for.", ["partition"], registry=self.registry)
+        self.open_rows = Gauge(
+            "demur_join_open_rows", "Rows that JOIN waits for.", ["partition"], registry=self.registry
+        )
         self.calibrations = self._counter("demur_calibrations", "Calibrations published: a batch of labels is one.")
         self.threshold_seconds = self._histogram(
             "demur_label_to_threshold_seconds", "From a label in its topic to the version that holds it.", LATENCIES_S

@@ -304,7 +304,7 @@ class Scorer:
         if scored and not exactly:  # to fail is quick: it says nothing of how much is scored in time
             self._pace = sum(found.prepared.size for found in scored) / max(seconds, 1e-6)
             self._rate = len(scored) / max(seconds, 1e-6)
-        self._metrics.batch_size.observe(len(batch))
+        self._metrics.batch_responses.observe(len(batch))
         self._metrics.scoring_seconds.observe(seconds)
         _answer([(found.job, answer) for found, answer in zip(batch, answers, strict=True)])
 

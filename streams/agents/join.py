@@ -111,7 +111,7 @@ class Join:
             partition_state.done()
             if not partition_state.timers.has_due:
                 partition_state.deletions.add(self._closed_next.pop(partition, []))
-            self.context.metrics.pending.labels(partition=str(partition)).set(partition_state.waiting)
+            self.context.metrics.open_rows.labels(partition=str(partition)).set(partition_state.waiting)
 
     def forget(self, *partitions: int) -> None:
         """Drop what is cached of these partitions, or of all; rows and progress are durable."""
@@ -119,7 +119,7 @@ class Join:
             self._partitions.pop(partition, None)
             self._closed_next.pop(partition, None)
             with suppress(KeyError):
-                self.context.metrics.pending.remove(str(partition))  # whoever has it now counts its rows
+                self.context.metrics.open_rows.remove(str(partition))  # whoever has it now counts its rows
 
     async def partition_state(self, partition: int) -> tuple[PartitionState, list[Effect]]:
         """Return a partition's state; when it is new, with the outcomes that may not have been sent before a crash."""

@@ -50,7 +50,7 @@ def told(*events: Any, batch: int = 100) -> list[str]:
 
 def waiting(stage: Theatre) -> float:
     stage_: Any = stage.stage
-    [sample] = stage_.context.metrics.pending.collect()[0].samples
+    [sample] = stage_.context.metrics.open_rows.collect()[0].samples
     return float(sample.value)
 
 

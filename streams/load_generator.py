@@ -1,4 +1,4 @@
-"""`python -P -m streams.pour 60`: pour a synthetic week of a hospital into the topics, sixty times as fast as life.
+"""`python -P -m streams.load_generator 60`: send a synthetic week of a hospital, sixty times as fast as life.
 
 It feeds workers that run elsewhere, as in docker-compose.yml; event times are those of the week, so the workers' time
 source must be `event`. Once all is decided, it ends with the watermarks that let every horizon pass.
@@ -23,7 +23,7 @@ from streams.settings import Settings, load
 SPEED: Final = 60.0
 
 
-def pour(settings: Settings, arrivals: list[Arrival], speed: float = SPEED) -> int:
+def generate_load(settings: Settings, arrivals: list[Arrival], speed: float = SPEED) -> int:
     """Send arrivals, gaps divided by `speed`, and return how many.
 
     Raises `SettingsError` without a broker, and what the broker said of a message that it refused.
@@ -71,4 +71,4 @@ def paced(arrivals: Iterable[Arrival], speed: float, wait: Callable[[float], Non
 
 
 if __name__ == "__main__":
-    pour(load(), list(synth.generate(synth.Config()).arrivals), *map(float, sys.argv[1:2]))
+    generate_load(load(), list(synth.generate(synth.Config()).arrivals), *map(float, sys.argv[1:2]))

@@ -12,7 +12,7 @@ from models.events import Decision, Feedback, Response, Watermark, decode, encod
 from models.training import synth
 from streams.connection import kafka_options
 from streams.feed import Feed, items
-from streams.pour import pour
+from streams.load_generator import generate_load
 from streams.reading import read_all
 from streams.settings import Settings
 from streams.topics import create
@@ -27,7 +27,7 @@ def test_what_is_poured_lies_in_the_topics(settings: Settings) -> None:
         decided = encode(decision(response.response_id))
         producer.send(f"{settings.topic_prefix}decisions", key=response.response_id.encode(), value=decided)
     producer.close()
-    assert pour(settings, arrivals, speed=1e9) == 200
+    assert generate_load(settings, arrivals, speed=1e9) == 200
     responses = [decode(Response, record.value) for record in read_all(settings, "responses")]
     feedback = [decode(Feedback | Watermark, record.value) for record in read_all(settings, "feedback")]
     sent = [event for _, event in arrivals]
@@ -44,7 +44,7 @@ def test_a_message_that_the_broker_refuses_is_not_passed_over(settings: Settings
     arrival = next(one for one in synth.generate(synth.FAST).arrivals if isinstance(one.event, Response))
     large = replace(arrival.event, query="x" * 150_000, response="x" * 200_000, earlier=("x" * 200_000,) * 8)
     with pytest.raises(MessageSizeTooLargeError):
-        pour(settings, [arrival._replace(event=large)], speed=1e9)
+        generate_load(settings, [arrival._replace(event=large)], speed=1e9)
 
 
 def test_a_feed_waits_for_one_decision_on_an_id_however_often_it_is_sent(settings: Settings) -> None:
