@@ -4,7 +4,7 @@
 >>> now = datetime(2026, 1, 5, 8, tzinfo=timezone.utc)
 >>> asked = Response(response_id="r1", conversation_id="c1", deployment="ward", site="north", query="Dose?",
 ...                  response="5 mg", occurred_at=now)
->>> found = decide(asked, Failed("model_missing"), Calibrated(), History(), Stamp(Policy(), "m", b"", now))
+>>> found = decide(asked, Failed("model_missing"), Calibrated(), History(), DecisionContext(Policy(), "m", b"", now))
 >>> found.tier, found.action, found.reasons
 ('red', 'review', ('score_missing', 'model_missing'))
 """
@@ -61,17 +61,17 @@ class Calibrated(NamedTuple):
     current: bool = True
 
 
-class Stamp(NamedTuple):
+class DecisionContext(NamedTuple):
     """A decision's circumstances: the deployment's policy, the model, the key of its digests, the time.
 
-    `prompt` is False when nobody waits for it: then a response may be of any age.
+    `is_live` is False when nobody waits for it: then a response may be of any age.
     """
 
     policy: Policy
     model_hash: str
     key: bytes
     now: datetime
-    prompt: bool = True
+    is_live: bool = True
 
     @property
     def config_hash(self) -> str:
@@ -115,13 +115,15 @@ def groups(response: Response, history: History, chosen: tuple[Group, ...]) -> d
     return found
 
 
-def decide(response: Response, score: Score | Failed, by: Calibrated, history: History, stamp: Stamp) -> Decision:
+def decide(
+    response: Response, score: Score | Failed, by: Calibrated, history: History, context: DecisionContext
+) -> Decision:
     """Return the decision on a response. Any doubt, and it is not green (invariant I6 of the design)."""
     scored = score if isinstance(score, Score) and isfinite(score.logit) else None
-    policy = stamp.policy
+    policy = context.policy
     found = groups(response, history, policy.groups)
     risk, upper = _risk(scored, by, found, policy)
-    level, reasons = tier(_facts(response, scored, upper, by, stamp), policy)
+    level, reasons = tier(_facts(response, scored, upper, by, context), policy)
     if isinstance(score, Failed):
         reasons = (*reasons, score.reason)
     audit = audited(response.response_id, policy)
@@ -140,26 +142,26 @@ def decide(response: Response, score: Score | Failed, by: Calibrated, history: H
         audit=audit,
         propensity=policy.audit_rate if audit else 1.0,
         calibrator_version=by.calibration.version if by.calibration else 0,
-        model_hash=stamp.model_hash,
-        config_hash=stamp.config_hash,
-        input_digest=input_digest(response, stamp.key),
-        salience_digest=salience(response.response or "", stamp.key),
+        model_hash=context.model_hash,
+        config_hash=context.config_hash,
+        input_digest=input_digest(response, context.key),
+        salience_digest=salience(response.response or "", context.key),
         truncated=bool(scored and scored.truncated),
         occurred_at=response.occurred_at,
-        decided_at=stamp.now,
+        decided_at=context.now,
     )
 
 
-def hinges(decision: Decision, by: Calibrated, policy: Policy, within: float) -> bool:
-    """Whether a logit that is off by `within` would give another tier, by its risk."""
+def tier_is_rounding_sensitive(decision: Decision, by: Calibrated, policy: Policy, tolerance: float) -> bool:
+    """Whether a logit that is off by `tolerance` would give another tier, by its risk."""
     if decision.logit is None:
         return False
     thresholds = _thresholds(by, policy)
-    low, high = (thresholds.risk(decision.logit + step, decision.groups)[1] for step in (-within, within))
+    low, high = (thresholds.risk(decision.logit + step, decision.groups)[1] for step in (-tolerance, tolerance))
     return by_risk(low, policy)[0] != by_risk(high, policy)[0]
 
 
-def refuse(found: Mapping[str, Any], error: EventError, stamp: Stamp) -> Decision | None:
+def refuse(found: Mapping[str, Any], error: EventError, context: DecisionContext) -> Decision | None:
     """Return the red decision on a response that breaks the contract, if what is left of it says whose it is."""
     ids = {name: as_id(found.get(name)) for name in ("response_id", "conversation_id", "deployment")}
     if ids["response_id"] is None:
@@ -171,10 +173,10 @@ def refuse(found: Mapping[str, Any], error: EventError, stamp: Stamp) -> Decisio
         tier="red",
         action="review",
         reasons=("invalid_input", error.code),
-        model_hash=stamp.model_hash,
-        config_hash=stamp.config_hash,
-        occurred_at=stamp.now,
-        decided_at=stamp.now,
+        model_hash=context.model_hash,
+        config_hash=context.config_hash,
+        occurred_at=context.now,
+        decided_at=context.now,
     )
 
 
@@ -207,18 +209,20 @@ def _thresholds(by: Calibrated, policy: Policy) -> Thresholds:
     return by.thresholds or _prior(policy.calibrator)
 
 
-def _facts(response: Response, score: Score | None, upper: float | None, by: Calibrated, stamp: Stamp) -> Facts:
+def _facts(
+    response: Response, score: Score | None, upper: float | None, by: Calibrated, context: DecisionContext
+) -> Facts:
     known = by.calibration
     return Facts(
         upper=upper,
         truncated=bool(score and score.truncated),
         in_distribution=score is None or score.unknown <= MAX_UNKNOWN,
-        same_model=known is None or known.model_hash in {"", stamp.model_hash},
+        same_model=known is None or known.model_hash in {"", context.model_hash},
         calibrated=known is not None and by.current,
-        same_basis=known is None or known.basis == stamp.policy.basis,
-        missing_labels=_missing(known, stamp.policy),
+        same_basis=known is None or known.basis == context.policy.basis,
+        missing_labels=_missing(known, context.policy),
         calibration_age_s=(response.occurred_at - known.as_of).total_seconds() if known else 0.0,
-        on_time=not stamp.prompt or abs(stamp.now - response.occurred_at) <= MAX_WAIT,
+        on_time=not context.is_live or abs(context.now - response.occurred_at) <= MAX_WAIT,
     )
 
 

@@ -32,7 +32,7 @@ from models.salience import digest
 
 Effect = Label | Outcome | Closure
 
-MAX_TOLD: Final = 1000
+MAX_FEEDBACK: Final = 1000
 """Feedback that is kept of one response: half a megabyte of state, which brokers take in one message."""
 
 MAX_SKEW: Final = timedelta(minutes=5)
@@ -51,7 +51,7 @@ class Horizons(NamedTuple):
     """For the decision of a response whose feedback came first."""
 
 
-class Heard(Struct, frozen=True, array_like=True):
+class StoredFeedback(Struct, frozen=True, array_like=True):
     """One feedback, without its text: what the verdict needs. `origin` is its position, topic-unique."""
 
     feedback_id: str
@@ -62,21 +62,21 @@ class Heard(Struct, frozen=True, array_like=True):
     edit_digest: str | None
     """Of the edited text; several, by several keys, with blanks between them."""
     occurred_at: datetime
-    said: datetime | None = None
+    latest: datetime | None = None
     """The latest that it can have been said, if it is dated later: else it would wait for years for a response."""
 
     def orphaned(self, horizons: Horizons) -> datetime:
         """Return until when it waits for its response."""
-        return (self.said or self.occurred_at) + horizons.orphan
+        return (self.latest or self.occurred_at) + horizons.orphan
 
 
-class Known(Struct, frozen=True, array_like=True):
+class StoredDecision(Struct, frozen=True, array_like=True):
     """What the join keeps of a decision."""
 
     deployment: str
     salience_digest: str
     scored: Scored
-    shown: datetime | None = None
+    latest: datetime | None = None
     """The latest that the response can have been shown, if it is dated ahead: else it would wait for years."""
 
 
@@ -84,41 +84,41 @@ class Row(Struct, frozen=True, array_like=True, omit_defaults=True):
     """The state of one response."""
 
     response_id: str
-    known: Known | None = None
-    heard: tuple[Heard, ...] = ()
+    decision: StoredDecision | None = None
+    feedback: tuple[StoredFeedback, ...] = ()
     settled: tuple[str, ...] = ()
     """Feedback ids whose verdicts have become labels, in the order of their labels."""
     shares: tuple[int, ...] = ()
     """For each label, among how many clinicians its weight is shared."""
     superseded: tuple[str, ...] = ()
     """Feedback ids whose verdicts gave way to others of the same clinician."""
-    orphans: tuple[Heard, ...] = ()
+    orphans: tuple[StoredFeedback, ...] = ()
     """Feedback that ended without a response, or came after the end."""
     closed: bool = False
     sequence: int = 0
     """The batch whose timers last changed this row; its outcomes are sent again if that batch did not finish."""
 
-    def parked(self) -> list[Heard]:
+    def parked(self) -> list[StoredFeedback]:
         """Return feedback that waits for its judgement, in the order in which it occurred."""
         judged = {*self.settled, *self.superseded}
-        return sorted((h for h in self.heard if h.feedback_id not in judged), key=_when)
+        return sorted((h for h in self.feedback if h.feedback_id not in judged), key=_when)
 
     def due(self, horizons: Horizons) -> datetime | None:
         """Return when time next changes this row, or None when it is closed or has nothing in it (yet, or again)."""
-        if self.closed or not (self.known or self.heard):
+        if self.closed or not (self.decision or self.feedback):
             return None
-        if self.known is None:
-            return min(h.orphaned(horizons) for h in self.heard)
+        if self.decision is None:
+            return min(h.orphaned(horizons) for h in self.feedback)
         parked = [h.occurred_at for h in self.parked()]
         return min([*parked, self.end(horizons)]) + horizons.settle
 
     def end(self, horizons: Horizons) -> datetime:
         """Return the end of the response's horizon: what occurs later is an orphan."""
-        assert self.known is not None
-        return (self.known.shown or self.known.scored.occurred_at) + horizons.response
+        assert self.decision is not None
+        return (self.decision.latest or self.decision.scored.occurred_at) + horizons.response
 
 
-def known(decision: Decision, came_at: datetime) -> Known:
+def stored_decision(decision: Decision, came_at: datetime) -> StoredDecision:
     """Return the part of a decision that the join keeps.
 
     `came_at`: when the broker took it. A response that is not dated ahead of that is not dated ahead at all: if it is
@@ -126,18 +126,18 @@ def known(decision: Decision, came_at: datetime) -> Known:
     """
     scored = msgspec.convert(decision, Scored, from_attributes=True)
     latest = decision.decided_at + MAX_SKEW
-    shown = latest if max(latest, came_at + MAX_SKEW) < decision.occurred_at else None
-    return Known(decision.deployment, decision.salience_digest, scored, shown)
+    is_ahead = max(latest, came_at + MAX_SKEW) < decision.occurred_at
+    return StoredDecision(decision.deployment, decision.salience_digest, scored, latest if is_ahead else None)
 
 
-def heard(feedback: Feedback, origin: str, keys: Iterable[bytes], latest: datetime) -> Heard:
+def stored_feedback(feedback: Feedback, origin: str, keys: Iterable[bytes], latest: datetime) -> StoredFeedback:
     """Reduce feedback to what its verdict needs.
 
     `keys`: those by which a decision's digest may have been made; `latest`: it cannot have been said after that,
     whatever it is dated.
     """
     edited = feedback.edited_response
-    return Heard(
+    return StoredFeedback(
         feedback.feedback_id,
         origin,
         feedback.clinician,
@@ -149,24 +149,24 @@ def heard(feedback: Feedback, origin: str, keys: Iterable[bytes], latest: dateti
     )
 
 
-def on_decision(row: Row, decision: Known) -> Row:
+def on_decision(row: Row, decision: StoredDecision) -> Row:
     """Take in a decision; the first one stands (repeats are byte-identical by contract)."""
-    return row if row.known is not None else msgspec.structs.replace(row, known=decision, closed=False)
+    return row if row.decision is not None else msgspec.structs.replace(row, decision=decision, closed=False)
 
 
-def on_feedback(row: Row, new: Heard, horizons: Horizons) -> tuple[Row, tuple[Effect, ...]]:
+def on_feedback(row: Row, new: StoredFeedback, horizons: Horizons) -> tuple[Row, tuple[Effect, ...]]:
     """Take in one feedback; returns what follows at once, which for news is only the end of an orphan.
 
     Raises `Excessive` if there is too much on this response already.
     """
-    for old in (*row.heard, *row.orphans):
+    for old in (*row.feedback, *row.orphans):
         if old.feedback_id == new.feedback_id:
             repeated = old.origin != new.origin
             again = (_close(row, "duplicate", new, new.occurred_at),) if repeated else _followed(row, old, horizons)
             return row, again
-    if len(row.heard) + len(row.orphans) >= MAX_TOLD:
-        raise Excessive(f"response has {MAX_TOLD} feedback events already: is a client sending in a loop?")
-    place = "orphans" if row.closed else "heard"
+    if len(row.feedback) + len(row.orphans) >= MAX_FEEDBACK:
+        raise Excessive(f"response has {MAX_FEEDBACK} feedback events already: is a client sending in a loop?")
+    place = "orphans" if row.closed else "feedback"
     row = msgspec.structs.replace(row, **{place: (*getattr(row, place), new)})
     return row, _followed(row, new, horizons)
 
@@ -186,20 +186,20 @@ def outcomes(row: Row, horizons: Horizons) -> list[tuple[datetime, Effect]]:
 
     Equal rows give equal bytes, so sending it again changes nothing.
     """
-    told = sorted((*row.orphans, *row.heard), key=_when)
+    told = sorted((*row.orphans, *row.feedback), key=_when)
     first = told[0].occurred_at + horizons.settle if told else None
     found = [(_judged_at(row, h, first, horizons), effect) for h in told for effect in _followed(row, h, horizons)]
-    if row.known is not None:
+    if row.decision is not None:
         found += [(row.end(horizons) + horizons.settle, effect) for effect in _ending(row, horizons)]
     return found
 
 
-def _when(h: Heard) -> tuple[datetime, str]:
+def _when(h: StoredFeedback) -> tuple[datetime, str]:
     return h.occurred_at, h.feedback_id
 
 
-def _judged_at(row: Row, h: Heard, settled_at: datetime | None, horizons: Horizons) -> datetime:
-    if row.known is None:
+def _judged_at(row: Row, h: StoredFeedback, settled_at: datetime | None, horizons: Horizons) -> datetime:
+    if row.decision is None:
         return h.orphaned(horizons)
     if h in row.orphans:
         return row.end(horizons) + horizons.settle
@@ -209,7 +209,7 @@ def _judged_at(row: Row, h: Heard, settled_at: datetime | None, horizons: Horizo
 
 
 def _of(row: Row, judged: set[str], horizons: Horizons) -> Iterator[Effect]:
-    for h in sorted((*row.heard, *row.orphans), key=_when):
+    for h in sorted((*row.feedback, *row.orphans), key=_when):
         if h.feedback_id in judged:
             yield from _followed(row, h, horizons)
 
@@ -217,11 +217,11 @@ def _of(row: Row, judged: set[str], horizons: Horizons) -> Iterator[Effect]:
 def _moved(row: Row, horizons: Horizons) -> Row:
     """Take the step that is due."""
     parked = row.parked()
-    if row.known is None:
-        return msgspec.structs.replace(row, heard=(), orphans=(*row.orphans, *row.heard), closed=True)
+    if row.decision is None:
+        return msgspec.structs.replace(row, feedback=(), orphans=(*row.orphans, *row.feedback), closed=True)
     if not parked or parked[0].occurred_at > row.end(horizons):
-        kept = tuple(h for h in row.heard if h not in parked)
-        return msgspec.structs.replace(row, heard=kept, orphans=(*row.orphans, *parked), closed=True)
+        kept = tuple(h for h in row.feedback if h not in parked)
+        return msgspec.structs.replace(row, feedback=kept, orphans=(*row.orphans, *parked), closed=True)
     if row.settled:
         return _judge(row, parked[0])
     return _settle(row, [h for h in parked if h.occurred_at <= parked[0].occurred_at + horizons.settle])
@@ -229,19 +229,19 @@ def _moved(row: Row, horizons: Horizons) -> Row:
 
 def _ending(row: Row, horizons: Horizons) -> tuple[Effect, ...]:
     """What followed from the end of a response's horizon."""
-    if not row.closed or row.known is None or row.settled:
+    if not row.closed or row.decision is None or row.settled:
         return ()
     return (_close(row, "unlabelled", None, row.end(horizons)),)
 
 
-def _followed(row: Row, h: Heard, horizons: Horizons) -> tuple[Effect, ...]:
+def _followed(row: Row, h: StoredFeedback, horizons: Horizons) -> tuple[Effect, ...]:
     """What followed from one feedback."""
     if h in row.orphans:
         return (_close(row, "orphan", h, h.occurred_at + horizons.orphan),)
     return tuple(_outcomes(row, h))
 
 
-def _settle(row: Row, window: list[Heard]) -> Row:
+def _settle(row: Row, window: list[StoredFeedback]) -> Row:
     """Judge what occurred in the first window: the last verdict of each clinician counts."""
     winners = [max((h for h in window if h.clinician == c), key=_when) for c in sorted({h.clinician for h in window})]
     voices = sum(_verdict(row, w).weight > 0 for w in winners)
@@ -252,7 +252,7 @@ def _settle(row: Row, window: list[Heard]) -> Row:
     )
 
 
-def _judge(row: Row, h: Heard) -> Row:
+def _judge(row: Row, h: StoredFeedback) -> Row:
     """Judge a verdict after settling: it shares as its clinician's earlier one, or one more shares now."""
     by_id = _by_id(row)
     if any(by_id[f].clinician == h.clinician and _when(by_id[f]) > _when(h) for f in row.settled):
@@ -262,17 +262,17 @@ def _judge(row: Row, h: Heard) -> Row:
     return msgspec.structs.replace(row, settled=(*row.settled, h.feedback_id), shares=(*row.shares, share))
 
 
-def _by_id(row: Row) -> dict[str, Heard]:
-    return {h.feedback_id: h for h in row.heard}
+def _by_id(row: Row) -> dict[str, StoredFeedback]:
+    return {h.feedback_id: h for h in row.feedback}
 
 
-def _verdict(row: Row, h: Heard) -> Verdict:
-    assert row.known is not None
-    changed = None if h.edit_digest is None else row.known.salience_digest not in h.edit_digest.split()
+def _verdict(row: Row, h: StoredFeedback) -> Verdict:
+    assert row.decision is not None
+    changed = None if h.edit_digest is None else row.decision.salience_digest not in h.edit_digest.split()
     return verdict(h.action, reason=h.reason, edit_changed=changed)
 
 
-def _outcomes(row: Row, h: Heard) -> Iterator[Effect]:
+def _outcomes(row: Row, h: StoredFeedback) -> Iterator[Effect]:
     """What one feedback led to, once it was judged."""
     if h.feedback_id in row.superseded:
         yield _close(row, "superseded", h, h.occurred_at)
@@ -284,8 +284,8 @@ def _outcomes(row: Row, h: Heard) -> Iterator[Effect]:
         yield _outcome(label)
 
 
-def _label(row: Row, h: Heard) -> Label:
-    assert row.known is not None
+def _label(row: Row, h: StoredFeedback) -> Label:
+    assert row.decision is not None
     by_id = _by_id(row)
     mine = [f for f in row.settled if by_id[f].clinician == h.clinician]
     place = mine.index(h.feedback_id)
@@ -295,7 +295,7 @@ def _label(row: Row, h: Heard) -> Label:
         label_id=_label_id(row, h, place),
         feedback_id=h.feedback_id,
         response_id=row.response_id,
-        deployment=row.known.deployment,
+        deployment=row.decision.deployment,
         clinician=h.clinician,
         action=h.action,
         rejected=found.rejected,
@@ -303,9 +303,9 @@ def _label(row: Row, h: Heard) -> Label:
         weight=found.weight / row.shares[row.settled.index(h.feedback_id)],
         kind="verdict" if revises is None else "revocation" if h.action == "retracted" else "correction",
         revises=revises,
-        delay_s=max(0.0, (h.occurred_at - row.known.scored.occurred_at).total_seconds()),
+        delay_s=max(0.0, (h.occurred_at - row.decision.scored.occurred_at).total_seconds()),
         occurred_at=h.occurred_at,
-        decision=row.known.scored,
+        decision=row.decision.scored,
     )
 
 
@@ -321,23 +321,23 @@ def _outcome(label: Label) -> Outcome:
     )
 
 
-def _close(row: Row, reason: Ending, h: Heard | None, closed_at: datetime) -> Closure:
+def _close(row: Row, reason: Ending, h: StoredFeedback | None, closed_at: datetime) -> Closure:
     """Only endings that follow from a decision tell of it: one that may come before must have the same bytes after."""
     origin = f"{h.feedback_id}@{h.origin}" if h else ""
-    known = row.known if reason in {"unlabelled", "superseded"} else None
+    decision = row.decision if reason in {"unlabelled", "superseded"} else None
     return Closure(
         closure_id=_id(row.response_id, reason, origin),
         reason=reason,
         response_id=row.response_id,
         feedback_id=h.feedback_id if h else None,
-        deployment=known.deployment if known else None,
-        tier=known.scored.tier if known else None,
-        groups=known.scored.groups if known else {},
+        deployment=decision.deployment if decision else None,
+        tier=decision.scored.tier if decision else None,
+        groups=decision.scored.groups if decision else {},
         closed_at=closed_at,
     )
 
 
-def _label_id(row: Row, h: Heard, place: int) -> str:
+def _label_id(row: Row, h: StoredFeedback, place: int) -> str:
     """The first verdict of a clinician on a response has one id whatever its content: it can count only once."""
     return _id(row.response_id, h.clinician, h.feedback_id if place else "")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models.calibration.ledger import thresholds
-from models.deciding import Calibrated, Failed, History, Stamp, decide, hinges, refuse
+from models.deciding import Calibrated, DecisionContext, Failed, History, decide, refuse, tier_is_rounding_sensitive
 from models.encoder.base import Score
 from models.errors import EventError, SettingsError
 from models.events import Calibration, Decision, Response, build, decode, encode, parse
@@ -48,20 +48,24 @@ class Offline:
             found = parse(line)
             response: Response = build(Response, found)
         except EventError as error:
-            refused = refuse(found, error, Stamp(Policy(), self._scorer.model_hash, self._key, self._clock.now()))
+            refused = refuse(
+                found, error, DecisionContext(Policy(), self._scorer.model_hash, self._key, self._clock.now())
+            )
             if refused is None:
                 raise SettingsError(f"line {number} of the input: {error}") from None
             return encode(refused)
-        [decision] = await self._scorer.decide_all([response], self._decide, self._hinges)
+        [decision] = await self._scorer.decide_all([response], self._decide, self._tier_is_rounding_sensitive)
         return encode(decision)
 
     def _decide(self, response: Response, score: Score | Failed) -> Decision:
         policy = self._policies.of(response.deployment)
-        stamp = Stamp(policy, self._scorer.model_hash, self._key, self._clock.now(), prompt=False)
-        return decide(response, score, self._by(response.deployment), History(), stamp)
+        context = DecisionContext(policy, self._scorer.model_hash, self._key, self._clock.now(), is_live=False)
+        return decide(response, score, self._by(response.deployment), History(), context)
 
-    def _hinges(self, decision: Decision, within: float) -> bool:
-        return hinges(decision, self._by(decision.deployment), self._policies.of(decision.deployment), within)
+    def _tier_is_rounding_sensitive(self, decision: Decision, tolerance: float) -> bool:
+        return tier_is_rounding_sensitive(
+            decision, self._by(decision.deployment), self._policies.of(decision.deployment), tolerance
+        )
 
     def _by(self, deployment: str) -> Calibrated:
         return self._held.get(deployment, Calibrated())

@@ -39,7 +39,7 @@ FAILURES: Final = 32
 """Texts in a row that it failed on, each alone: so many are not all at fault themselves."""
 
 Decide = Callable[[Response, Score | Failed], Decision]
-Hinges = Callable[[Decision, float], bool]
+RoundingCheck = Callable[[Decision, float], bool]
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -167,12 +167,18 @@ class Scorer:
         """Return the score of a response, or why there is none in time."""
         return (await self._score_all([response], self._deadline()))[0]
 
-    async def decide_all(self, responses: Sequence[Response], decide: Decide, hinges: Hinges) -> list[Decision]:
+    async def decide_all(
+        self, responses: Sequence[Response], decide: Decide, is_rounding_sensitive: RoundingCheck
+    ) -> list[Decision]:
         """Score responses and decide on them; where a tier hangs on rounding, do both again exactly, all in time."""
         until = self._deadline()
         decisions = [decide(*pair) for pair in zip(responses, await self._score_all(responses, until), strict=True)]
-        within = self._encoder.rounding
-        again = [n for n, decision in enumerate(decisions) if hinges(decision, within)] if within else []
+        tolerance = self._encoder.rounding
+        again = (
+            [n for n, decision in enumerate(decisions) if is_rounding_sensitive(decision, tolerance)]
+            if tolerance
+            else []
+        )
         exact = await self._score_all([responses[n] for n in again], until, exactly=True) if again else []
         for n, score in zip(again, exact, strict=True):
             decisions[n] = decide(responses[n], score)

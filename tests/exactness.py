@@ -46,7 +46,7 @@ def assert_exact(encoder, texts, expected):
     logits = np.array([score.logit for score in encoder.infer(prepared)])
     assert np.abs(sigmoid(logits) - expected).max() < BOUNDS[encoder.runtime.precision]
     low, high = (np.digitize(sigmoid(logits + step * encoder.rounding), CUTS) for step in (-1, 1))
-    hinging = np.flatnonzero(low != high)  # `models.deciding.hinges`
+    hinging = np.flatnonzero(low != high)  # `models.deciding.tier_is_rounding_sensitive`
     assert len(hinging) < len(texts) / 20
     logits[hinging] = [score.logit for score in encoder.infer_exactly([prepared[n] for n in hinging])]
     assert (np.digitize(sigmoid(logits), CUTS) != np.digitize(expected, CUTS)).sum() < len(texts) / 1000

@@ -347,7 +347,7 @@ MUTANTS = (
     Mutant(
         "I6 a calibrator learnt for another policy",
         "models/deciding.py",
-        "known is None or known.basis == stamp.policy.basis",
+        "known is None or known.basis == context.policy.basis",
         "True",
         "tests/unit/test_score.py",
     ),

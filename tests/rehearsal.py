@@ -27,7 +27,7 @@ from streams.agents.learn import Learn
 from streams.agents.watch import Watch
 from streams.feed import Item, items
 from streams.metrics import Metrics
-from streams.scorer import Decide, Hinges
+from streams.scorer import Decide, RoundingCheck
 from streams.stages import INPUTS
 from streams.wire import Record, Send
 from tests.stagecraft import Published, Stopwatch, Theatre
@@ -51,7 +51,7 @@ class Reader:
     ready_for_tokens = 500.0
     """Few enough that batches are cut."""
 
-    async def decide_all(self, responses: Sequence[Response], decide: Decide, _: Hinges) -> list[Decision]:
+    async def decide_all(self, responses: Sequence[Response], decide: Decide, _: RoundingCheck) -> list[Decision]:
         return [decide(response, self.score(response)) for response in responses]
 
     def score(self, response: Response) -> RawScore | Failed:

@@ -13,7 +13,7 @@ import msgspec
 
 from benchmarks.stream.feed import HORIZONS, Item, by_place
 from models import joining
-from models.deciding import Calibrated, History, Stamp, decide
+from models.deciding import Calibrated, DecisionContext, History, decide
 from models.encoder.base import Score
 from models.errors import EventError
 from models.events import Closure, DeadLetter, Decision, Feedback, Label, Outcome, Response, Watermark, decode, digest
@@ -32,8 +32,8 @@ FREE: Final = Score(-2.0, truncated=False, unknown=0.0)
 def score(prefix: str, value: bytes) -> Send:
     """Decide on a response."""
     response: Response = decode(Response, value)
-    stamp = Stamp(Policy(), MODEL_HASH, b"", response.occurred_at)
-    return outgoing(prefix, decide(response, FREE, Calibrated(), History(), stamp))
+    context = DecisionContext(Policy(), MODEL_HASH, b"", response.occurred_at)
+    return outgoing(prefix, decide(response, FREE, Calibrated(), History(), context))
 
 
 def decided(items: Iterable[Item]) -> list[Item]:
@@ -67,10 +67,12 @@ class Join:
 
     def _enter(self, event: Any, offset: int) -> Iterable[joining.Effect]:
         if isinstance(event, Decision):
-            self._set(joining.on_decision(self._row(event.response_id), joining.known(event, event.decided_at)))
+            self._set(
+                joining.on_decision(self._row(event.response_id), joining.stored_decision(event, event.decided_at))
+            )
         elif isinstance(event, Feedback):
-            heard = joining.heard(event, f"{self._partition}:{offset}", (b"",), event.occurred_at)
-            row, effects = joining.on_feedback(self._row(event.response_id), heard, HORIZONS)
+            feedback = joining.stored_feedback(event, f"{self._partition}:{offset}", (b"",), event.occurred_at)
+            row, effects = joining.on_feedback(self._row(event.response_id), feedback, HORIZONS)
             self._set(row)
             return effects
         return ()

@@ -11,7 +11,7 @@ from models.oracle.decisions import whose
 from models.oracle.edges import Edges
 from models.oracle.logs import READERS, Found, Refused, Report, Source, Topics
 
-MOST_TOLD: Final = 1000
+MAX_FEEDBACK: Final = 1000
 """Feedback that JOIN keeps of one response."""
 INTERNAL: Final = ("internal", "not processable")
 """A valid record that a stage could not process: a fault of ours, but not one that a log can show."""
@@ -78,7 +78,7 @@ class _Loops:
         since = decided and self._edges.since(decided.entry, decided.event.occurred_at)
         if not self._edges.whole(Feedback.topic, since, source.entry.partition):
             return True
-        return bisect_left(self._news[_row(source)], source.entry.offset) >= MOST_TOLD
+        return bisect_left(self._news[_row(source)], source.entry.offset) >= MAX_FEEDBACK
 
 
 def _is_beyond(topics: Topics, place: tuple[str, int, int], versions: Versions) -> bool:

@@ -151,10 +151,10 @@ class Join:
                 found += [(at, row.response_id, effect) for at, effect in joining.outcomes(row, self.horizons)]
         return [effect for *_, effect in sorted(found, key=lambda one: one[:2])]
 
-    def heard(self, feedback: Feedback, record: Record) -> joining.Heard:
+    def stored_feedback(self, feedback: Feedback, record: Record) -> joining.StoredFeedback:
         """Reduce feedback to what is kept of it."""
         latest = self.clock.clamped(feedback.occurred_at, record.at)
-        return joining.heard(feedback, f"{record.partition}:{record.offset}", self._digest_keys, latest)
+        return joining.stored_feedback(feedback, f"{record.partition}:{record.offset}", self._digest_keys, latest)
 
     def note_closed(self, partition: int, closed: list[str]) -> None:
         """Note the rows that a plan closes."""
@@ -189,10 +189,10 @@ class Batch:
     def _enter(self, event: Decision | Feedback | Watermark, record: Record) -> None:
         if isinstance(event, Decision):
             before = self._row(event.response_id)
-            self._set(before, joining.on_decision(before, joining.known(event, _at(record))))
+            self._set(before, joining.on_decision(before, joining.stored_decision(event, _at(record))))
         elif isinstance(event, Feedback):
             before = self._row(event.response_id)
-            row, effects = joining.on_feedback(before, self._stage.heard(event, record), self._stage.horizons)
+            row, effects = joining.on_feedback(before, self._stage.stored_feedback(event, record), self._stage.horizons)
             self._set(before, row)
             self._emit(effects)
 
@@ -256,7 +256,7 @@ def _at(record: Record) -> datetime:
 
 def waits(row: Row) -> bool:
     """Whether time will change a row: it is open, and there is something in it."""
-    return not row.closed and bool(row.known or row.heard)
+    return not row.closed and bool(row.decision or row.feedback)
 
 
 def read(value: bytes) -> Row:

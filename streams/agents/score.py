@@ -11,7 +11,18 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from models.deciding import MAX_REST, Failed, History, Stamp, decide, hinges, is_on, is_refusal, refuse, subject
+from models.deciding import (
+    MAX_REST,
+    DecisionContext,
+    Failed,
+    History,
+    decide,
+    is_on,
+    is_refusal,
+    refuse,
+    subject,
+    tier_is_rounding_sensitive,
+)
 from models.encoder.base import Score as Scored
 from models.errors import EventError, IdReused
 from models.events import Decision, Outcome, Response, decode, parse
@@ -114,7 +125,7 @@ class Score:
         found = [self._spare(partition, self._read(partition, record), now) for record in records]
         fresh = [one for one in found if isinstance(one, Response)]
         decide = partial(self._decide, partition)
-        decided = iter(await self._parts.scorer.decide_all(fresh, decide, self._hinges))
+        decided = iter(await self._parts.scorer.decide_all(fresh, decide, self._tier_is_rounding_sensitive))
         decisions: list[Decision] = []
         for record, one in zip(records, found, strict=True):
             decisions += self._answer(plan, record, next(decided) if isinstance(one, Response) else one)
@@ -151,18 +162,18 @@ class Score:
         stored = self.state.get(partition, _conversation(response.conversation_id))
         history = msgspec.json.decode(stored, type=History) if stored else History()
         by = parts.calibrations.of(response.deployment)
-        return decide(response, score, by, history, self._stamp(response))
+        return decide(response, score, by, history, self._decision_context(response))
 
-    def _hinges(self, decision: Decision, within: float) -> bool:
+    def _tier_is_rounding_sensitive(self, decision: Decision, tolerance: float) -> bool:
         by, policy = self._parts.calibrations.of(decision.deployment), self._parts.policies.of(decision.deployment)
-        return hinges(decision, by, policy, within)
+        return tier_is_rounding_sensitive(decision, by, policy, tolerance)
 
-    def _stamp(self, response: Response | None) -> Stamp:
+    def _decision_context(self, response: Response | None) -> DecisionContext:
         parts = self._parts
         policy = self._policy(response.deployment) if response else Policy()
         # By the faster clock: by one that is behind, what waited for long would be prompt, and green (`MAX_WAIT`).
         now = parts.clock.latest() or (response.occurred_at if response else self._expiry.watermark)
-        return Stamp(policy, parts.scorer.model_hash, parts.keys[0], now)
+        return DecisionContext(policy, parts.scorer.model_hash, parts.keys[0], now)
 
     def _policy(self, deployment: str) -> Policy:
         """Return a deployment's policy; say once of each if the file names others only: it may have been renamed."""
@@ -194,7 +205,7 @@ class Score:
 
     def _refuse(self, plan: Plan, record: Record, error: EventError) -> list[Decision]:
         """Set a record aside; its response is red, unless another record of its id was decided on: that stands."""
-        decision = refuse(_rest(record, error), error, self._stamp(None))
+        decision = refuse(_rest(record, error), error, self._decision_context(None))
         response_id = decision.response_id if decision else None
         plan.sends.append(self.context.dead_letter(self.name, record, error, response_id))
         if decision is None:

@@ -106,10 +106,10 @@ def test_a_row_knows_what_it_has_led_to_and_when(told: list[Any], known: bool) -
     """After a crash its outcomes are told again in the order in which they fell due."""
     row, found = Row("r0"), []
     if known:
-        row = joining.on_decision(row, joining.known(decision("r0"), at(0)))
+        row = joining.on_decision(row, joining.stored_decision(decision("r0"), at(0)))
     for n, (who, action, seconds) in enumerate(told):
         said = feedback(f"f{n}", "r0", clinician=who, action=action, seconds=seconds)
-        row, now = joining.on_feedback(row, joining.heard(said, f"0:{n}", b"", at(seconds)), HORIZONS)
+        row, now = joining.on_feedback(row, joining.stored_feedback(said, f"0:{n}", b"", at(seconds)), HORIZONS)
         assert now == ()
     while (due := row.due(HORIZONS)) is not None:
         row, effects = joining.on_time(row, due, HORIZONS, 1)

@@ -28,7 +28,7 @@ from models import cds_hooks
 from models.calibration.filter import Filter
 from models.calibration.settings import FilterSettings
 from models.calibration.succession import ENOUGH
-from models.deciding import Calibrated, History, Stamp, config_hash, decide
+from models.deciding import Calibrated, DecisionContext, History, config_hash, decide
 from models.encoder.base import Score
 from models.errors import DeliveryError, EventError, Invalid, Oversized
 from models.events import (
@@ -243,8 +243,8 @@ def by_warm(policy: Policy) -> Decision:
         cause="labels", as_of=asked.occurred_at,
     )  # fmt: skip
     by = Calibrated(known, Filter().thresholds())
-    stamp = Stamp(msgspec.structs.replace(policy, audit_rate=0.0), "m", b"", known.as_of)
-    return decide(asked, Score(-6.0, truncated=False, unknown=0.0), by, History(), stamp)
+    context = DecisionContext(msgspec.structs.replace(policy, audit_rate=0.0), "m", b"", known.as_of)
+    return decide(asked, Score(-6.0, truncated=False, unknown=0.0), by, History(), context)
 
 
 def test_the_way_to_no_green_at_all_works_on_a_calibrator_that_is_warm() -> None:

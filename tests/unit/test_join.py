@@ -428,7 +428,7 @@ def test_after_a_pause_no_time_passes_over_what_waits_to_be_read(live: Theatre) 
 
 
 def test_a_client_in_a_loop_cannot_grow_a_row_beyond_what_a_broker_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.joining.MAX_TOLD", 2)
+    monkeypatch.setattr("models.joining.MAX_FEEDBACK", 2)
     said = [feedback(f"f{n}", clinician=f"c{n}") for n in range(3)]
     assert told(decision(), *said, said[0], LATER, batch=1) == [
         "dead-letters",

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from models.calibration.filter import Filter
 from models.calibration.ledger import Ledger
-from models.deciding import MAX_REST, MAX_TURNS, Calibrated, History, Stamp, config_hash, input_digest
+from models.deciding import MAX_REST, MAX_TURNS, Calibrated, DecisionContext, History, config_hash, input_digest
 from models.deciding import decide as decided_by
 from models.encoder.base import Score as RawScore
 from models.events import MAX_MESSAGE_BYTES, DeadLetter, Decision, Label, Outcome, Response, Scored, decode, encode
@@ -182,8 +182,8 @@ def test_a_decision_says_all_that_it_rests_on(audit_rate: float, *, known: bool)
     policy = msgspec.structs.replace(EAGER, audit_rate=audit_rate)
     by = Known().of("ward" if known else "icu")
     asked = response("r7", conversation_id="c7", turn=3, occurred_at=at(501))
-    stamp = Stamp(policy, "m", b"key", at(502))
-    found = decided_by(asked, RawScore(-5.0, truncated=True, unknown=0.0), by, History(), stamp)
+    decision_context = DecisionContext(policy, "m", b"key", at(502))
+    found = decided_by(asked, RawScore(-5.0, truncated=True, unknown=0.0), by, History(), decision_context)
     groups = {"category": "unknown", "history": "none", "site": "north"}
     thresholds = by.thresholds or Filter(EAGER.calibrator).thresholds()
     risk, upper = thresholds.risk(-5.0, groups)
@@ -192,10 +192,10 @@ def test_a_decision_says_all_that_it_rests_on(audit_rate: float, *, known: bool)
         response_id="r7", conversation_id="c7", turn=3, deployment="ward", groups=groups, logit=-5.0, risk=risk,
         upper=upper, tier="yellow", action="review" if audited else "banner", reasons=found.reasons, audit=audited,
         propensity=audit_rate if audited else 1.0, calibrator_version=400 if known else 0, model_hash="m",
-        config_hash=stamp.config_hash, input_digest=input_digest(asked, b"key"),
+        config_hash=decision_context.config_hash, input_digest=input_digest(asked, b"key"),
         salience_digest=digest("Take 5 mg.", b"key"), truncated=True, occurred_at=at(501), decided_at=at(502),
     )  # fmt: skip
-    assert found.config_hash != Stamp(EAGER, "m", b"key", at(502)).config_hash or not audited
+    assert found.config_hash != DecisionContext(EAGER, "m", b"key", at(502)).config_hash or not audited
 
 
 def test_before_the_model_has_answered_the_same_path_scores() -> None:
@@ -353,9 +353,11 @@ def test_a_date_ahead_is_not_green() -> None:
 
 def test_where_nobody_waits_a_response_may_be_of_any_age() -> None:
     """`demur score` reads files of years."""
-    stamp = Stamp(EAGER, "m", b"", at(10**7), prompt=False)
+    decision_context = DecisionContext(EAGER, "m", b"", at(10**7), is_live=False)
     assert (
-        decided_by(response(), RawScore(-5.0, truncated=False, unknown=0.0), Known().of("ward"), History(), stamp).tier
+        decided_by(
+            response(), RawScore(-5.0, truncated=False, unknown=0.0), Known().of("ward"), History(), decision_context
+        ).tier
         == "green"
     )
 
