@@ -57,8 +57,8 @@ class Change(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Course:
-    """A deployment's course so far. A first version is the start, not a change."""
+class _Progress:
+    """A deployment's progress so far. A first version is the start, not a change."""
 
     version: int = -1
     warm: bool = False
@@ -74,45 +74,45 @@ class Changes:
         self.shown: list[Change] = []
         self.versions = 0
         """Versions published, a batch of labels as one; from the log of changes, those that were gone through."""
-        self._courses: dict[str, _Course] = {}
+        self._progress: dict[str, _Progress] = {}
 
     def observe(self, event: Calibration | Entry) -> None:
         """Take in one version, or one entry of a calibrator's log."""
         new = event if isinstance(event, Calibration) else event.after
-        course = self._course(event, new)
-        if new.version <= course.version:
+        progress = self._progress_of(event, new)
+        if new.version <= progress.version:
             return
-        counted = new.version - max(0, course.version, lineage(new.version) * LINEAGE)
+        counted = new.version - max(0, progress.version, lineage(new.version) * LINEAGE)
         self.versions += 1 if isinstance(event, Calibration) else counted
-        if (found := _noteworthy(event, new, course)) and len(self.shown) < MAX_SHOWN:
+        if (found := _noteworthy(event, new, progress)) and len(self.shown) < MAX_SHOWN:
             self.shown.append(found)
-            course.shown = new.cuts
-        course.version, course.cuts, course.warm = new.version, new.cuts, course.warm or not new.missing_labels
-        if course.warm:
-            course.hours[int(new.as_of.timestamp() // 3600)] = new.cuts
+            progress.shown = new.cuts
+        progress.version, progress.cuts, progress.warm = new.version, new.cuts, progress.warm or not new.missing_labels
+        if progress.warm:
+            progress.hours[int(new.as_of.timestamp() // 3600)] = new.cuts
 
-    def _course(self, event: Calibration | Entry, new: Version) -> "_Course":
+    def _progress_of(self, event: Calibration | Entry, new: Version) -> "_Progress":
         """An entry of a log says what was before it; of a calibration, which does not, the first is the start."""
         before = None if isinstance(event, Calibration) else event.before
-        start = _Course(cuts=new.cuts, shown=new.cuts)
+        start = _Progress(cuts=new.cuts, shown=new.cuts)
         if before is not None:
-            start = _Course(before.version, not before.missing_labels, before.cuts, before.cuts)
-        return self._courses.setdefault(event.deployment, start)
+            start = _Progress(before.version, not before.missing_labels, before.cuts, before.cuts)
+        return self._progress.setdefault(event.deployment, start)
 
     def cuts(self, deployment: str) -> Cuts:
         """Return the cuts in force."""
-        return self._courses[deployment].cuts if deployment in self._courses else {}
+        return self._progress[deployment].cuts if deployment in self._progress else {}
 
     def trail(self, deployment: str) -> dict[int, Cuts]:
         """Return the cuts at the end of each hour (hours since the epoch) with a version, from the warm-up's end on:
         before, nothing is green whatever its score.
         """
-        return dict(sorted(self._courses[deployment].hours.items())) if deployment in self._courses else {}
+        return dict(sorted(self._progress[deployment].hours.items())) if deployment in self._progress else {}
 
     @property
     def deployments(self) -> list[str]:
         """Every deployment that has a calibration."""
-        return sorted(self._courses)
+        return sorted(self._progress)
 
 
 def explained(changes: Iterable[Change], alarms: Iterable[Alarm]) -> list[Change]:
@@ -133,19 +133,19 @@ def explained(changes: Iterable[Change], alarms: Iterable[Alarm]) -> list[Change
     return found
 
 
-def _noteworthy(event: Calibration | Entry, new: Version, course: _Course) -> Change | None:
-    at_once, in_all = _moves(course.cuts, new.cuts), _moves(course.shown, new.cuts)
+def _noteworthy(event: Calibration | Entry, new: Version, progress: _Progress) -> Change | None:
+    at_once, in_all = _moves(progress.cuts, new.cuts), _moves(progress.shown, new.cuts)
 
     def change(cause: str, moves: list[Move]) -> Change:
         return Change(event.deployment, new.version, cause, new.labels, new.as_of, tuple(moves))
 
-    if event.cause != ROUTINE and course.version >= 0:
+    if event.cause != ROUTINE and progress.version >= 0:
         return change(event.cause, at_once)
-    if not new.missing_labels and not course.warm:
+    if not new.missing_labels and not progress.warm:
         return change(WARM if isinstance(event, Calibration) else f"{WARM} by then", in_all)
-    if course.warm and _farthest(at_once) >= FAR:
+    if progress.warm and _farthest(at_once) >= FAR:
         return change(BATCH if isinstance(event, Calibration) else DAYS, at_once)
-    return change(CREPT, in_all) if course.warm and _farthest(in_all) >= FAR else None
+    return change(CREPT, in_all) if progress.warm and _farthest(in_all) >= FAR else None
 
 
 def _moves(before: Cuts, after: Cuts) -> list[Move]:

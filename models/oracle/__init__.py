@@ -3,10 +3,11 @@
     logs.py         what it is given and returns
     wire.py         each record of ours: contract, canonical bytes, digest, key, identical repeats
     decisions.py    responses against decisions;  tiering.py, risk.py: tier, reasons, action and risk anew
-    verdicts.py     feedback and decisions against labels and closures;  rows.py the join anew, tides.py its clock
-    told.py         labels against outcomes;  edges.py since when each log is whole;  period.py what a period needs
+    verdicts.py     feedback and decisions against labels and closures;  join_rules.py the join anew,
+                    watermarks.py its clock
+    outcomes.py     labels against outcomes;  retention.py since when each log is whole;  period.py what a period needs
     calibrators.py  labels and instructions against every published or cited version;  changes.py the calibrator's log
-    letters.py      dead letters against the records that they point at
+    dead_letters.py dead letters against the records that they point at
 
 Nothing here runs the stages' code: not `joining`, `tiers`, `policy.act`, `deciding`, nor the scorers' reading of a
 calibration. Shared, because a second one would be absurd: the wire types and their decoding (the contract itself), the
@@ -39,9 +40,9 @@ partition of a key (`partitions`: Kafka's), and the normal form of text (`templa
   published again: its calibrator's log says under which policy only the second went;
 - the parameters that a rebuild brings: any are taken;
 - the course of a response on which very many verdicts came late: counted as beyond;
-- what is beyond retention: counted as such, if it can be as old as what its log has lost (`edges`). Calibrations that
-  Kafka has compacted away are recomputed if cited; where the label log has begun to expire, those that still stand are
-  believed, and of a decision under another version all is checked that does not depend on it.
+- what is beyond retention: counted as such, if it can be as old as what its log has lost (`retention`). Calibrations
+  that Kafka has compacted away are recomputed if cited; where the label log has begun to expire, those that still stand
+  are believed, and of a decision under another version all is checked that does not depend on it.
 
 Of a period (`Logs.period`) all is checked that was written since it began. What was not read before it is as if it had
 expired, but for the labels: calibrators are folded from their beginning, and no id may count on both sides.
@@ -50,11 +51,11 @@ On a live system inputs that are not committed or not due, and whatever was writ
 """
 
 from models.oracle.calibrators import Versions
+from models.oracle.dead_letters import check_dead_letters
 from models.oracle.decisions import Decisions
-from models.oracle.edges import Edges
-from models.oracle.letters import check_letters
 from models.oracle.logs import Difference, Entry, Logs, Period, Report, Rules, Topics
-from models.oracle.told import check_labels
+from models.oracle.outcomes import check_labels
+from models.oracle.retention import Retention
 from models.oracle.verdicts import Verdicts
 from models.oracle.wire import check_wire
 
@@ -67,10 +68,10 @@ def check(logs: Logs, rules: Rules) -> Report:
     check_wire(topics, report)
     versions = Versions(topics, rules, report)
     versions.check()
-    edges = Edges(topics, rules)
-    decisions = Decisions(topics, rules, versions, edges, report)
-    check_letters(topics, versions, edges, decisions.reused, report)
+    retention = Retention(topics, rules)
+    decisions = Decisions(topics, rules, versions, retention, report)
+    check_dead_letters(topics, versions, retention, decisions.reused, report)
     decisions.check()
-    Verdicts(topics, rules, edges, report).check()
-    check_labels(topics, edges, report)
+    Verdicts(topics, rules, retention, report).check()
+    check_labels(topics, retention, report)
     return report

@@ -17,7 +17,7 @@ import msgspec
 from models.calibration.ledger import Ledger, alarm
 from models.errors import StateError
 from models.events import Alarm, Calibration, Change, Decision, Instruction, Label, decode, digest, encode
-from models.oracle.changes import Course, superfluous
+from models.oracle.changes import ChangeLog, superfluous
 from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ, folded_as
 from models.policy import Policy
 
@@ -39,7 +39,7 @@ class Calibrator:
         """When the newest response was given of those that the model scored and that were judged."""
         self._others: list[str] = []
         """The models that scored newer ones, by label: one and the same."""
-        self._course = Course(ledger.policy)
+        self._change_log = ChangeLog(ledger.policy)
         self.alarms: dict[str, bytes] = {}
         self.changes: dict[str, bytes] = {}
         """Compressed, by the id of the event that made the entry."""
@@ -68,7 +68,7 @@ class Calibrator:
         """Fold by a policy from now on; what the calibrator is learnt for stays until it is rebuilt."""
         if policy.learning != self.policy.learning:
             self._ledger = self._ledger.under(policy)
-            self._course.policy = policy
+            self._change_log.policy = policy
 
     def filter(self) -> str:
         """Return the digest of the parameters that a rollback to now would take, for the scores of its model alone."""
@@ -85,9 +85,9 @@ class Calibrator:
             return
         jumps = self._ledger.apply(label)
         self.alarms |= {one.alarm_id: encode(one) for one in (alarm(jump, label) for jump in jumps)}
-        over = self._course.is_over(self._ledger.as_of, self._ledger.version)
+        over = self._change_log.is_over(self._ledger.as_of, self._ledger.version)
         if (anew or jumps or over) and (now := self.calibration()):
-            self._keep(self._course.learnt(label, jumps, anew=anew, now=now, state=self._state()))
+            self._keep(self._change_log.learnt(label, jumps, anew=anew, now=now, state=self._state()))
 
     def _is_followed(self, label: Label) -> bool:
         """Whether with this evidence another model has shown that it alone scores by now; the first needs no more."""
@@ -119,7 +119,7 @@ class Calibrator:
             return f"the instruction cannot be followed: {error}"
         now = self.calibration()
         assert now is not None
-        self._keep(self._course.instructed(by, now, self._state()))
+        self._keep(self._change_log.instructed(by, now, self._state()))
         return None
 
     def _keep(self, change: Change) -> None:
@@ -180,8 +180,8 @@ class Versions:
     def is_beyond(self, deployment: str) -> bool:
         """Whether versions cannot be recomputed: their labels have expired, or what says when the policy changed."""
         logs, policies = self._topics.logs, {_learnt_by(policies.of(deployment)) for policies in self._rules.policies}
-        dated = len(policies) == 1 or not logs.is_cut(Change.topic)
-        return logs.is_cut(Label.topic, self._homes.get(deployment)) or not dated
+        dated = len(policies) == 1 or not logs.is_truncated(Change.topic)
+        return logs.is_truncated(Label.topic, self._homes.get(deployment)) or not dated
 
     def _stand(self) -> None:
         """Take the versions that stand in their topic for what they say, where they cannot be recomputed."""
@@ -325,7 +325,7 @@ class Versions:
                 self._check_change(entry, self._changes.get(key))
             else:
                 self._report.note(self._report.pending, "changes", entry)
-        for found in self._folded() if not self._topics.logs.is_cut(Change.topic) else ():
+        for found in self._folded() if not self._topics.logs.is_truncated(Change.topic) else ():
             key = found.event.deployment, folded_as(found.event)
             if key in self._changes and key not in self._told:
                 self._missing_change(found.entry)
@@ -348,7 +348,7 @@ class Versions:
         if (label := self._topics.labels.get(str(label_id))) is None:
             return  # it lies before what is read
         entry = label.entry
-        if self._topics.logs.is_cut(Alarm.topic, entry.partition):
+        if self._topics.logs.is_truncated(Alarm.topic, entry.partition):
             self._report.note(self._report.beyond, "alarms of LEARN", entry)
         elif self._topics.logs.consumed("learn", entry):
             self._report.differ("I8", entry, "this label raises an alarm that was not published")

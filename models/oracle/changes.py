@@ -28,7 +28,7 @@ NEEDS: Final = {"rollback": WHOLE, "rebuild": WHOLE | {"last"}, "approval": {"ce
 """What each order needs beside the version that it names."""
 
 
-class Course:
+class ChangeLog:
     """The entries of one deployment, made as its log is folded. `policy`: by which LEARN folds it."""
 
     def __init__(self, policy: Policy) -> None:

@@ -12,8 +12,8 @@ from models.encoder.template import clean
 from models.errors import EventError, IdReused
 from models.events import DeadLetter, Decision, Group, Outcome, Response, as_id, parse
 from models.oracle.calibrators import Versions
-from models.oracle.edges import Edges
 from models.oracle.logs import Entry, Found, Refused, Report, Rules, Source, Topics, fields_that_differ
+from models.oracle.retention import Retention
 from models.oracle.tiering import complaints, complaints_of_any, config_hash, policy_of
 from models.policy import Policy
 from models.salience import digest as salience
@@ -24,7 +24,7 @@ MAX_REST: Final = 4_000_000
 TURNS: Final = ("first", "second", "later")
 
 
-class Whose(NamedTuple):
+class Ids(NamedTuple):
     """What a record says of whose it is."""
 
     response_id: str | None
@@ -32,12 +32,12 @@ class Whose(NamedTuple):
     deployment: str | None
 
 
-class Asked(NamedTuple):
+class ResponseRecord(NamedTuple):
     """A record of `responses` that says whose it is: a response, or what is left of one that breaks the contract."""
 
     entry: Entry
     response: Response | None
-    whose: Whose
+    ids: Ids
     codes: frozenset[str]
     """Why it may be refused."""
 
@@ -45,18 +45,18 @@ class Asked(NamedTuple):
 class Decisions:
     """The check of every decision."""
 
-    def __init__(self, topics: Topics, rules: Rules, versions: Versions, edges: Edges, report: Report) -> None:
+    def __init__(self, topics: Topics, rules: Rules, versions: Versions, retention: Retention, report: Report) -> None:
         self._topics = topics
-        self._edges = edges
+        self._retention = retention
         self._rules = rules
         self._versions = versions
         self._report = report
-        self._asked: dict[str, list[Asked]] = defaultdict(list)
+        self._asked: dict[str, list[ResponseRecord]] = defaultdict(list)
         self._histories = _histories(topics)
         self._letters = {(d.source_topic, d.partition, d.offset): d.code for d in _letters(topics)}
         self._all = list(self._found())
         for asked in self._all:
-            self._asked[str(asked.whose.response_id)].append(asked)
+            self._asked[str(asked.ids.response_id)].append(asked)
         self.reused = list(self._set_apart())
         """Texts under the id of another one, which was decided on: each must have its dead letter."""
 
@@ -67,30 +67,30 @@ class Decisions:
         for decided in self._topics.decisions.values():
             self._check_decided(decided)
 
-    def _found(self) -> Iterator[Asked]:
+    def _found(self) -> Iterator[ResponseRecord]:
         for found in self._topics.found[Response.topic]:
             code = self._letters.get(self._place(found.entry))
-            yield Asked(*found, whose(found), frozenset({code} if code else ()))
+            yield ResponseRecord(*found, ids_of(found), frozenset({code} if code else ()))
         for refused in self._topics.refused[Response.topic]:
-            if (rest := whose(refused)).response_id is not None:
-                yield Asked(refused.entry, None, rest, frozenset({refused.error.code, "internal"}))
+            if (rest := ids_of(refused)).response_id is not None:
+                yield ResponseRecord(refused.entry, None, rest, frozenset({refused.error.code, "internal"}))
 
     def _place(self, entry: Entry) -> tuple[str, int, int]:
         return self._topics.logs.prefix + entry.topic, entry.partition, entry.offset
 
-    def _check_asked(self, asked: Asked) -> None:
-        if asked.whose.response_id in self._topics.decisions:
+    def _check_asked(self, asked: ResponseRecord) -> None:
+        if asked.ids.response_id in self._topics.decisions:
             self._report.note(self._report.checked, "responses", asked.entry)
-        elif not self._edges.whole(Decision.topic, self._asked_since(asked)):
+        elif not self._retention.covers(Decision.topic, self._asked_since(asked)):
             self._report.note(self._report.beyond, "responses", asked.entry)
         elif self._topics.logs.consumed("score", asked.entry):
             self._report.differ("I1", asked.entry, "a response without a decision, though its offset is committed")
         else:
             self._report.note(self._report.pending, "responses", asked.entry)
 
-    def _asked_since(self, asked: Asked) -> datetime | None:
+    def _asked_since(self, asked: ResponseRecord) -> datetime | None:
         """Return since when its decision may have been written: that of its id stands for as long as SCORE keeps it."""
-        came = self._edges.time(Found(asked.entry, asked.response))
+        came = self._retention.time(Found(asked.entry, asked.response))
         is_first = asked.response is not None and IdReused.code not in asked.codes
         return came if is_first or came is None else came - self._rules.horizons.response
 
@@ -102,7 +102,7 @@ class Decisions:
             self._asked[response_id] = [one for one in asked if one not in others]
             yield from (Refused(one.entry, IdReused()) for one in others)
 
-    def _others(self, decision: Decision, asked: Sequence[Asked]) -> list[Asked]:
+    def _others(self, decision: Decision, asked: Sequence[ResponseRecord]) -> list[ResponseRecord]:
         """Return the texts that a decision is not on: if the one that it is on is there, or as far as SCORE says so."""
         if decision.reasons == ("invalid_input", "internal"):
             return []  # on any of them: what could not be processed has no digest
@@ -113,16 +113,16 @@ class Decisions:
         others = [one for one, is_on in texts if not is_on]
         return [one for one in others if is_there or IdReused.code in one.codes or not self._is_told(one)]
 
-    def _perhaps_others(self, asked: Sequence[Asked]) -> list[Asked]:
+    def _perhaps_others(self, asked: Sequence[ResponseRecord]) -> list[ResponseRecord]:
         """Return the texts of which SCORE says so, where the decision that it means may be beyond retention."""
         named = [one for one in asked if one.response is not None and IdReused.code in one.codes]
-        return [one for one in named if not self._edges.whole(Decision.topic, self._asked_since(one))]
+        return [one for one in named if not self._retention.covers(Decision.topic, self._asked_since(one))]
 
     def _check_decided(self, decided: Found[Decision]) -> None:
         logs, candidates = self._topics.logs, self._asked.get(decided.event.response_id, [])
         if not logs.judged(decided.entry):
             self._report.note(self._report.pending, "decisions", decided.entry)
-        elif not (candidates or self._edges.whole(Response.topic, self._since(decided))):
+        elif not (candidates or self._retention.covers(Response.topic, self._since(decided))):
             self._report.note(self._report.beyond, "decisions", decided.entry)
         elif not candidates:
             self._report.differ("I1", decided.entry, "decides on a response that is not in the log")
@@ -132,7 +132,7 @@ class Decisions:
             for invariant, what in min(found, key=len):
                 self._report.differ(invariant, decided.entry, what)
 
-    def _complaints(self, decided: Found[Decision], asked: Asked) -> Iterator[Complaint]:
+    def _complaints(self, decided: Found[Decision], asked: ResponseRecord) -> Iterator[Complaint]:
         decision = decided.event
         refused = decision.reasons[:1] == ("invalid_input",)
         if refused or asked.response is None:
@@ -159,7 +159,7 @@ class Decisions:
 
     def _since(self, decided: Found[Decision]) -> datetime:
         """Return since when its response may have been written."""
-        return self._edges.since(decided.entry, decided.event.occurred_at)
+        return self._retention.since(decided.entry, decided.event.occurred_at)
 
     def _words(self, decided: Found[Decision], partition: int) -> set[str]:
         """Return what the decision may say of its conversation's outcomes.
@@ -169,16 +169,16 @@ class Decisions:
         outcomes = self._histories.get(decided.event.conversation_id, [])
         rejected = {one.rejected for one in outcomes if one.response_id != decided.event.response_id}
         since = self._since(decided) - self._rules.horizons.response
-        known = self._edges.whole(Outcome.topic, since, partition) and not outcomes
-        if self._topics.logs.is_cut(Outcome.topic, partition) and not known:
+        known = self._retention.covers(Outcome.topic, since, partition) and not outcomes
+        if self._topics.logs.is_truncated(Outcome.topic, partition) and not known:
             rejected = {True, False}
         return {"none", *("rejected" if one else "accepted" for one in rejected)}
 
-    def _is_told(self, asked: Asked) -> bool:
+    def _is_told(self, asked: ResponseRecord) -> bool:
         """Whether a dead letter on it must still stand."""
-        return self._edges.whole(DeadLetter.topic, self._edges.time(Found(asked.entry, None)))
+        return self._retention.covers(DeadLetter.topic, self._retention.time(Found(asked.entry, None)))
 
-    def _refusal(self, decision: Decision, asked: Asked) -> Iterator[Complaint]:
+    def _refusal(self, decision: Decision, asked: ResponseRecord) -> Iterator[Complaint]:
         """What holds of the red decision on a message that breaks the contract."""
         if decision.reasons[:1] != ("invalid_input",) or len(decision.reasons) != 2:
             yield "I6", "the response breaks the contract, and `reasons` do not say so"
@@ -189,8 +189,8 @@ class Decisions:
             yield "I1", "refused for a reason that its record and its dead letter do not give"
         wanted = Decision(
             response_id=decision.response_id,
-            conversation_id=asked.whose.conversation_id or "unknown",
-            deployment=asked.whose.deployment or "unknown",
+            conversation_id=asked.ids.conversation_id or "unknown",
+            deployment=asked.ids.deployment or "unknown",
             tier="red",
             action="review",
             reasons=decision.reasons,
@@ -250,16 +250,16 @@ def _groups(decision: Decision, response: Response, policy: Policy, words: set[s
         yield "I7", "`groups` are not those of the response"
 
 
-def whose(source: Source) -> Whose:
+def ids_of(source: Source) -> Ids:
     """Return whose a response is, or what is left of one, as far as that says so."""
     entry, response = source
     if isinstance(response, Response):
-        return Whose(response.response_id, response.conversation_id, response.deployment)
+        return Ids(response.response_id, response.conversation_id, response.deployment)
     try:
         found = parse(entry.value, limit=MAX_REST)
     except EventError:
         found = {"response_id": dict(entry.headers).get("ce_id", b"").decode("ascii", "replace")}
-    return Whose(*(as_id(found.get(name)) for name in Whose._fields))
+    return Ids(*(as_id(found.get(name)) for name in Ids._fields))
 
 
 def _histories(topics: Topics) -> dict[str, list[Outcome]]:

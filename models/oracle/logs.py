@@ -123,7 +123,7 @@ class Logs(NamedTuple):
         """Whether the batch that this record of ours belongs to must be complete."""
         return self.until_ms is None or entry.at_ms <= self.until_ms
 
-    def is_cut(self, topic: str, partition: int | None = None) -> bool:
+    def is_truncated(self, topic: str, partition: int | None = None) -> bool:
         """Whether records of a topic, or of one partition of it, are lost to the check: labels, even to the fold."""
         starts = self.period.begins if self.period and topic == Label.topic else self.starts
         if partition is not None:

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from models.events import Closure, DeadLetter, Decision, Ending, Feedback, Label
-from models.oracle import rows
-from models.oracle.edges import SKEW, Edges, moment
+from models.oracle import join_rules
+from models.oracle.join_rules import Execution, Judged, executions
 from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
-from models.oracle.rows import Course, Judged, courses
-from models.oracle.tides import Tides
+from models.oracle.retention import SKEW, Retention, moment
+from models.oracle.watermarks import WatermarkBounds
 
 ENDINGS: Final[tuple[Ending, ...]] = ("duplicate", "superseded", "orphan")
 
@@ -19,7 +19,7 @@ UNFOUNDED: Final = "a label that does not follow from the feedback on its respon
 Complaint = tuple[str, Entry, str]
 
 
-class Told(NamedTuple):
+class FeedbackRecord(NamedTuple):
     """One record of feedback, and the closures that are named after it."""
 
     entry: Entry
@@ -38,19 +38,19 @@ class Row(NamedTuple):
     partition: int
     response_id: str
     decided: Found[Decision] | None
-    told: list[Told]
+    told: list[FeedbackRecord]
 
 
 class Verdicts:
     """The check of every row."""
 
-    def __init__(self, topics: Topics, rules: Rules, edges: Edges, report: Report) -> None:
+    def __init__(self, topics: Topics, rules: Rules, retention: Retention, report: Report) -> None:
         self._topics = topics
         self._logs = topics.logs
         self._rules = rules
-        self._edges = edges
+        self._retention = retention
         self._report = report
-        self._tides = Tides(topics, rules, edges)
+        self._watermarks = WatermarkBounds(topics, rules, retention)
         self._labels: dict[str, list[Found[Label]]] = defaultdict(list)
         for label in topics.labels.values():
             self._labels[label.event.response_id].append(label)
@@ -86,10 +86,10 @@ class Verdicts:
         elif row.decided is None:
             found[key] = row._replace(decided=Found(entry, event))
 
-    def _told(self, entry: Entry, said: Feedback) -> Told:
-        told = Told(entry, said, {})
+    def _told(self, entry: Entry, said: Feedback) -> FeedbackRecord:
+        told = FeedbackRecord(entry, said, {})
         for reason in ENDINGS:
-            closure = self._topics.closures.get(rows.name(said.response_id, reason, told.origin))
+            closure = self._topics.closures.get(join_rules.name(said.response_id, reason, told.origin))
             if closure is not None:
                 told.closed[reason] = closure
                 self._explained.add(closure.event.closure_id)
@@ -117,12 +117,12 @@ class Verdicts:
 
     def _is_old(self, row: Row) -> bool:
         """Whether anything that belongs to a row may be beyond retention."""
-        whole, partition = self._edges.whole, row.partition
+        covers, partition = self._retention.covers, row.partition
         begun = [row.decided] if row.decided else [Found(told.entry, told.said) for told in row.told]
-        since = min(self._edges.since(entry, event.occurred_at) for entry, event in begun)
-        kept = row.decided is not None or whole(Decision.topic, since - self._rules.horizons.response, partition)
-        kept = kept and whole(Feedback.topic, since, partition) and whole(Closure.topic, since, partition)
-        return not (kept and whole(Label.topic, since))
+        since = min(self._retention.since(entry, event.occurred_at) for entry, event in begun)
+        kept = row.decided is not None or covers(Decision.topic, since - self._rules.horizons.response, partition)
+        kept = kept and covers(Feedback.topic, since, partition) and covers(Closure.topic, since, partition)
+        return not (kept and covers(Label.topic, since))
 
     def _check_old(self, row: Row, labels: Sequence[Found[Label]]) -> None:
         """Hold against each other what is left of a row, as far as what is not left cannot matter."""
@@ -134,7 +134,7 @@ class Verdicts:
         if row.decided is None:
             return
         self._explained |= {label.event.label_id for label in labels}
-        certain = [one for one in labels if self._edges.whole(Feedback.topic, self._since(one), row.partition)]
+        certain = [one for one in labels if self._retention.covers(Feedback.topic, self._since(one), row.partition)]
         for complaint in _unfounded(certain, known):
             self._report.differ(*complaint)
         self._check_silence(row, row.decided, heard=True, settled=bool(labels))
@@ -144,11 +144,11 @@ class Verdicts:
         event = label.event
         decided, said = event.decision.occurred_at, event.occurred_at
         earliest = said - self._rules.horizons.response
-        return self._edges.since(label.entry, max(decided, earliest) if decided <= said else earliest)
+        return self._retention.since(label.entry, max(decided, earliest) if decided <= said else earliest)
 
-    def _check_old_feedback(self, row: Row, told: Told, named: set[str]) -> None:
+    def _check_old_feedback(self, row: Row, told: FeedbackRecord, named: set[str]) -> None:
         self._check_one_end(told)
-        at = self._edges.since(told.entry, told.said.occurred_at)
+        at = self._retention.since(told.entry, told.said.occurred_at)
         for reason, found in told.closed.items():
             if (wanted := self._wanted(row, told, reason)) is not None:
                 self._compare(found, wanted)
@@ -156,27 +156,27 @@ class Verdicts:
                 self._report.note(self._report.beyond, "closures", found.entry)
         if told.closed or told.said.feedback_id in named:
             return
-        if self._edges.whole(Label.topic, at) and self._edges.whole(Closure.topic, at, row.partition):
+        if self._retention.covers(Label.topic, at) and self._retention.covers(Closure.topic, at, row.partition):
             self._check_missing(row, told, UNENDED, at_once=False)
         else:
             self._report.note(self._report.beyond, "feedback", told.entry)
 
-    def _wanted(self, row: Row, told: Told, reason: Ending) -> Closure | None:
+    def _wanted(self, row: Row, told: FeedbackRecord, reason: Ending) -> Closure | None:
         """Return the closure that a feedback must have if it ended so."""
         if reason == "superseded":
-            return None if row.decided is None else rows.superseded(row.decided.event, told.said, told.origin)
+            return None if row.decided is None else join_rules.superseded(row.decided.event, told.said, told.origin)
         if reason == "duplicate":
-            return rows.duplicate(told.said, told.origin)
-        return rows.orphan(told.said, told.origin, self._rules.horizons.orphan)
+            return join_rules.duplicate(told.said, told.origin)
+        return join_rules.orphan(told.said, told.origin, self._rules.horizons.orphan)
 
-    def _check_one_end(self, told: Told) -> None:
+    def _check_one_end(self, told: FeedbackRecord) -> None:
         self._report.note(self._report.checked, "feedback", told.entry)
         if len(told.closed) > 1:
             self._report.differ("I1", told.entry, f"has {len(told.closed)} ends: {', '.join(told.closed)}")
 
-    def _hear(self, row: Row) -> list[Told]:
+    def _hear(self, row: Row) -> list[FeedbackRecord]:
         """Return the feedback that counts, first of its id; check the ends of what does not."""
-        heard: list[Told] = []
+        heard: list[FeedbackRecord] = []
         known: set[str] = set()
         lost: set[str] = set()
         for told in row.told:
@@ -192,47 +192,49 @@ class Verdicts:
                 heard.append(told)
         return heard
 
-    def _check_duplicate(self, told: Told, row: Row, *, repeated: bool) -> None:
+    def _check_duplicate(self, told: FeedbackRecord, row: Row, *, repeated: bool) -> None:
         if (found := told.closed.get("duplicate")) is None:
             self._check_missing(row, told, "a repeated feedback that was not closed as a duplicate", at_once=True)
             return
         if not repeated:
             self._report.differ("I5", found.entry, "a duplicate, though its id was not there before")
-        self._compare(found, rows.duplicate(told.said, told.origin))
+        self._compare(found, join_rules.duplicate(told.said, told.origin))
 
-    def _check_orphan(self, row: Row, told: Told) -> None:
+    def _check_orphan(self, row: Row, told: FeedbackRecord) -> None:
         found, wait = told.closed["orphan"], self._rules.horizons.orphan
-        self._compare(found, rows.orphan(told.said, told.origin, wait))
+        self._compare(found, join_rules.orphan(told.said, told.origin, wait))
         first = min(self._said(other) for other in row.told if "orphan" in other.closed)
-        given_up = self._tides.high(row.partition, end=found.entry) >= first + wait
+        given_up = self._watermarks.upper(row.partition, end=found.entry) >= first + wait
         late = self._may_be_over(row, told.entry.offset, end=found.entry)
-        if row.decided and told.said.occurred_at > rows.shown(row.decided) + self._rules.horizons.response:
+        if row.decided and told.said.occurred_at > join_rules.shown(row.decided) + self._rules.horizons.response:
             late = self._may_be_over(row, end=found.entry)
         if not given_up and not late:
             self._report.differ("I5", found.entry, "an orphan before its time: its response might still have come")
 
-    def _said(self, told: Told) -> datetime:
+    def _said(self, told: FeedbackRecord) -> datetime:
         """Return when a feedback was said, or, live, the latest that it can have been, if it is dated later."""
         at, dated = told.said.occurred_at, told.entry.at_ms > 0 and not self._rules.replayed
         return min(at, moment(told.entry) + SKEW) if dated else at
 
     def _may_be_over(self, row: Row, before: int | None = None, *, end: Entry | None = None) -> bool:
-        """Whether the row may have ended by then, so that further feedback comes too late. See `Tides.high`."""
-        return row.decided is not None and self._tides.high(row.partition, before, end=end) >= self._end(row.decided)
+        """Whether the row may have ended by then, so that further feedback is too late. See `WatermarkBounds.upper`."""
+        return row.decided is not None and self._watermarks.upper(row.partition, before, end=end) >= self._end(
+            row.decided
+        )
 
     def _end(self, decided: Found[Decision]) -> datetime:
         """When a response is closed: a settle window after its horizon."""
         horizons = self._rules.horizons
-        return rows.shown(decided) + horizons.response + horizons.settle
+        return join_rules.shown(decided) + horizons.response + horizons.settle
 
-    def _check_unsettled(self, row: Row, heard: Sequence[Told]) -> None:
+    def _check_unsettled(self, row: Row, heard: Sequence[FeedbackRecord]) -> None:
         for told in heard:
             if "superseded" in told.closed:
                 self._report.differ("I5", told.closed["superseded"].entry, "superseded, but no decision is in the log")
             elif not told.closed:
                 self._check_missing(row, told, UNENDED, at_once=False)
 
-    def _check_missing(self, row: Row, told: Told, what: str, *, at_once: bool) -> None:
+    def _check_missing(self, row: Row, told: FeedbackRecord, what: str, *, at_once: bool) -> None:
         """Note a feedback that has no end: a difference only where it must have one, whatever the interleaving."""
         horizons = self._rules.horizons
         known = row.decided is not None and self._logs.consumed("join", row.decided.entry)
@@ -240,14 +242,14 @@ class Verdicts:
         wait = 2 * horizons.settle if known and not over else max(horizons.orphan, 2 * horizons.settle)
         due = at_once and not over  # else: at the latest with the window of another one
         since = told.said.occurred_at if known else self._said(told)
-        due = due or since + wait <= self._tides.low(row.partition)
+        due = due or since + wait <= self._watermarks.lower(row.partition)
         if due and self._logs.consumed("join", told.entry):
             self._report.differ("I1", told.entry, what)
         else:
             self._report.note(self._report.pending, "feedback", told.entry)
 
     def _check_settled(
-        self, row: Row, decided: Found[Decision], heard: Sequence[Told], labels: Sequence[Found[Label]]
+        self, row: Row, decided: Found[Decision], heard: Sequence[FeedbackRecord], labels: Sequence[Found[Label]]
     ) -> None:
         """Take the course of things that leaves least to complain of."""
         self._explained |= {label.event.label_id for label in labels}
@@ -256,17 +258,17 @@ class Verdicts:
         self._report.note(self._report.checked, "closures", *superseded)
         known = {told.said.feedback_id: told for told in heard}
         horizons = self._rules.horizons
-        end = rows.shown(decided) + horizons.response
-        start = Course(decided.event, end, horizons.settle, self._rules.digest_keys)
+        end = join_rules.shown(decided) + horizons.response
+        start = Execution(decided.event, end, horizons.settle, self._rules.digest_keys)
         ends = {label.event.feedback_id: label.entry for label in reversed(labels)}
         ends |= {told.said.feedback_id: found.entry for told in heard for found in told.closed.values()}
         arrivals = [
-            (told.said, self._tides.high(row.partition, told.entry.offset, end=ends.get(told.said.feedback_id)))
+            (told.said, self._watermarks.upper(row.partition, told.entry.offset, end=ends.get(told.said.feedback_id)))
             for told in heard
         ]
         tries = (
-            None if course is None else list(self._complaints(row, decided, known, course, labels))
-            for course in courses(start, arrivals, lambda judged: not any(self._wrong(row, known, judged)))
+            None if execution is None else list(self._complaints(row, decided, known, execution, labels))
+            for execution in executions(start, arrivals, lambda judged: not any(self._wrong(row, known, judged)))
         )
         if (least := _least(tries)) is None:
             self._report.note(self._report.beyond, "rows of many verdicts", decided.entry)
@@ -278,32 +280,32 @@ class Verdicts:
         self,
         row: Row,
         decided: Found[Decision],
-        known: Mapping[str, Told],
-        course: Course,
+        known: Mapping[str, FeedbackRecord],
+        execution: Execution,
         labels: Sequence[Found[Label]],
     ) -> Iterator[Complaint]:
-        """Yield what is wrong with a row if this was its course."""
-        for judged in course.judged:
+        """Yield what is wrong with a row if this was its execution."""
+        for judged in execution.judged:
             yield from self._wrong(row, known, judged)
-        for said in course.waiting:
+        for said in execution.waiting:
             yield from self._left(row, decided, known[said.feedback_id])
-        ids = {judged.label.label_id for judged in course.judged if judged.label}
+        ids = {judged.label.label_id for judged in execution.judged if judged.label}
         for extra in (label for label in labels if label.event.label_id not in ids):
             yield "I4", extra.entry, UNFOUNDED
 
-    def _left(self, row: Row, decided: Found[Decision], told: Told) -> Iterator[Complaint]:
+    def _left(self, row: Row, decided: Found[Decision], told: FeedbackRecord) -> Iterator[Complaint]:
         """Yield what is wrong with feedback that occurred after its response's horizon."""
         if "superseded" in told.closed:
             yield "I5", told.closed["superseded"].entry, "superseded, but its response's horizon was over: an orphan"
-        elif self._end(decided) <= self._tides.low(row.partition) and self._logs.consumed("join", told.entry):
+        elif self._end(decided) <= self._watermarks.lower(row.partition) and self._logs.consumed("join", told.entry):
             yield "I1", told.entry, "has no end: it must be an orphan, for its response's horizon was over"
 
-    def _wrong(self, row: Row, known: Mapping[str, Told], judged: Judged) -> Iterator[Complaint]:
+    def _wrong(self, row: Row, known: Mapping[str, FeedbackRecord], judged: Judged) -> Iterator[Complaint]:
         """Yield what is wrong with the end of one feedback."""
         assert row.decided is not None
         told = known[judged.said.feedback_id]
         found = self._topics.labels.get(judged.label.label_id) if judged.label else told.closed.get("superseded")
-        due = judged.due <= self._tides.low(row.partition) and self._logs.consumed("join", told.entry)
+        due = judged.due <= self._watermarks.lower(row.partition) and self._logs.consumed("join", told.entry)
         if judged.label and "superseded" in told.closed:
             yield "I5", told.closed["superseded"].entry, "superseded, but no later verdict of its clinician stands"
         if found is None and due:
@@ -311,16 +313,16 @@ class Verdicts:
             yield "I1", told.entry, f"has no end: it must {end}"
         if found is None or (judged.label and found.event.feedback_id != judged.said.feedback_id and not due):
             return
-        wanted = judged.label or rows.superseded(row.decided.event, told.said, told.origin)
+        wanted = judged.label or join_rules.superseded(row.decided.event, told.said, told.origin)
         if names := fields_that_differ(found.event, wanted):
             yield "I5", found.entry, f"not what feedback and decision give: {', '.join(names)}"
-        if judged.due > self._tides.high(row.partition, end=found.entry):
+        if judged.due > self._watermarks.upper(row.partition, end=found.entry):
             yield "I5", found.entry, "judged before its time had come"
 
     def _check_silence(self, row: Row, decided: Found[Decision], *, heard: bool, settled: bool) -> None:
         """A response is closed as unlabelled at its horizon, exactly when nobody judged it."""
         self._report.note(self._report.checked, "responses joined", decided.entry)
-        wanted = rows.unlabelled(decided, self._rules.horizons.response)
+        wanted = join_rules.unlabelled(decided, self._rules.horizons.response)
         found = self._topics.closures.get(wanted.closure_id)
         if found is None:
             if not (heard or settled):
@@ -332,11 +334,11 @@ class Verdicts:
         self._compare(found, wanted)
         if settled:
             self._report.differ("I1", found.entry, "closed as unlabelled, though it has a label")
-        if self._tides.high(row.partition, end=found.entry) < self._end(decided):
+        if self._watermarks.upper(row.partition, end=found.entry) < self._end(decided):
             self._report.differ("I5", found.entry, "closed as unlabelled before its horizon")
 
     def _check_open(self, row: Row, decided: Found[Decision]) -> None:
-        due = self._end(decided) <= self._tides.low(row.partition)
+        due = self._end(decided) <= self._watermarks.lower(row.partition)
         if due and self._logs.consumed("join", decided.entry):
             self._report.differ("I1", decided.entry, "nobody judged its response in time, and it was not closed")
         else:
@@ -363,11 +365,13 @@ class Verdicts:
         """Whether what an end follows from may be beyond retention."""
         entry, event = found
         if isinstance(event, Label):
-            return not self._edges.whole(Decision.topic, self._since(Found(entry, event)))
+            return not self._retention.covers(Decision.topic, self._since(Found(entry, event)))
         horizons = self._rules.horizons
         waited = {"unlabelled": horizons.response, "orphan": horizons.orphan}.get(event.reason, timedelta(0))
         topic = Decision.topic if event.reason == "unlabelled" else Feedback.topic
-        return not self._edges.whole(topic, self._edges.since(entry, event.closed_at - waited), entry.partition)
+        return not self._retention.covers(
+            topic, self._retention.since(entry, event.closed_at - waited), entry.partition
+        )
 
 
 def _begun(row: Row) -> Entry:

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
+from models.training.artifact_files import write_atomically
 from models.training.examples import Example, beside, folds
-from models.training.places import put
 
 TENTHS: Final = 10
 """Nine tenths are enough like all of them for the number of epochs to carry over."""
@@ -52,5 +52,5 @@ def kept(folder: Path, found: Callable[[Path], list[float]]) -> list[float]:
     folder.mkdir(exist_ok=True)
     note = folder / "losses.json"
     if not note.exists():
-        put(note, msgspec.json.encode(found(folder)))
+        write_atomically(note, msgspec.json.encode(found(folder)))
     return msgspec.json.decode(note.read_bytes(), type=list[float])

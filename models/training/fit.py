@@ -24,6 +24,7 @@ from models.encoder.runtime import has_bfloat16
 from models.encoder.template import VERSION, segments
 from models.encoder.tokens import Framer, Tokens
 from models.errors import SettingsError
+from models.training.artifact_files import check_free, replaced_folder, write_atomically
 from models.training.card import write_card
 from models.training.draw import Draw
 from models.training.early import Fold, best, kept, watched_folds
@@ -32,7 +33,6 @@ from models.training.libraries import libraries
 from models.training.loop import Lesson, Rows, Stop, Track, run
 from models.training.losses import Loss, lessons, loss, severities
 from models.training.metrics import Metrics, measure, sigmoid
-from models.training.places import check_free, moved_in, put
 from models.training.vocabulary import FEWEST, common, learn
 from models.training.warm import plant
 
@@ -148,7 +148,7 @@ def train(  # noqa: PLR0913 (what may be left out is by name)
         place = Path(scratch) if checkpoints is None else _owned(checkpoints, digest(examples), encoder, recipe)
         _fit(start, fitted, recipe, _Watch(tell, track or _silent, place, keep=checkpoints is not None))
     tell(0.95, "measuring on held-out questions")
-    with moved_in(out) as place:
+    with replaced_folder(out) as place:
         return _save(start, place, examples, held, recipe)
 
 
@@ -266,7 +266,7 @@ def _owned(folder: Path, data: str, encoder: str | None, recipe: Recipe) -> Path
     note, own = folder / "training.json", msgspec.json.encode((data, encoder, recipe))
     if note.read_bytes() != own if note.exists() else any(folder.glob("checkpoint-*")):
         raise SettingsError(f"{folder}: the checkpoints are of other data or settings: give another folder, or none")
-    put(note, own)
+    write_atomically(note, own)
     return folder
 
 

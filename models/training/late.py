@@ -32,13 +32,13 @@ from models.encoder.quiet import quiet
 from models.encoder.template import VERSION
 from models.errors import SettingsError
 from models.training.adapt import adapt
+from models.training.artifact_files import check_free, replaced_folder
 from models.training.card import write_card
 from models.training.examples import Example, beside, digest, folds
 from models.training.fit import Progress, Report, plain
 from models.training.libraries import libraries
 from models.training.losses import DEPTH
 from models.training.metrics import measure, sigmoid
-from models.training.places import check_free, moved_in
 from models.training.raters import Fitted, Table, fit, offsets
 
 FOLDS: Final = 5
@@ -71,7 +71,7 @@ def train_late(
     after, before = (measure(_rejected(lesson), risks) for risks in left_out(lesson, seed))
     report = Report(after, before, float(np.mean([reading.cut for reading in lesson.readings])))
     facts = {"kind": "late", "seed": seed, "groups": (), "data_digest": digest(examples), "libraries": libraries()}
-    with moved_in(out) as place:
+    with replaced_folder(out) as place:
         with quiet():
             model.save_pretrained(place)
             tokenizer.save_pretrained(place)

@@ -32,9 +32,9 @@ from models.events import (
     encode,
 )
 from models.joining import MAX_SKEW
-from models.oracle import Entry, Logs, Rules, check, rows
-from models.oracle.edges import SKEW
+from models.oracle import Entry, Logs, Rules, check, join_rules
 from models.oracle.logs import Found
+from models.oracle.retention import SKEW
 from models.partitions import home
 from models.policy import Policies, Policy
 from models.salience import digest as salience
@@ -558,8 +558,8 @@ def test_though_the_oldest_has_expired_what_is_forged_now_is_seen() -> None:
         (never, entry.at_ms, lost),
         (other, le.at_ms, "a label that does not follow from the feedback on its response"),
         (stray, le.at_ms, stray_end),
-        (rows.duplicate(said, "f@0:99"), entry.at_ms, stray_end),
-        (rows.unlabelled(Found(entry, never), HORIZONS.response), entry.at_ms, stray_end),
+        (join_rules.duplicate(said, "f@0:99"), entry.at_ms, stray_end),
+        (join_rules.unlabelled(Found(entry, never), HORIZONS.response), entry.at_ms, stray_end),
     ]
     for event, at_ms, what in forged:
         more, new = added(logs, event, at_ms)

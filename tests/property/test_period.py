@@ -11,8 +11,8 @@ import pytest
 
 from models.events import CONTRACT, Decision, Instruction, Label, decode
 from models.oracle import Entry, Logs, Period, check
-from models.oracle.edges import moment
 from models.oracle.period import IN_PART, reach
+from models.oracle.retention import moment
 from streams.verify import is_proof, sentence
 from tests.property.test_oracle import GREEN, LIVE, added, lived, rewritten
 from tests.rehearsal import HORIZONS

@@ -1,12 +1,12 @@
 """Labels against each other and against what conversations are told of them."""
 
 from models.events import Label, Outcome
-from models.oracle import rows
-from models.oracle.edges import Edges
+from models.oracle import join_rules
 from models.oracle.logs import Found, Report, Topics, fields_that_differ, folded_as
+from models.oracle.retention import Retention
 
 
-def check_labels(topics: Topics, edges: Edges, report: Report) -> None:
+def check_labels(topics: Topics, retention: Retention, report: Report) -> None:
     """Each feedback id counts once, a revision follows what it revises, and a conversation learns of each verdict."""
     _check_older(topics, report)
     counted: dict[str, Found[Label]] = {}
@@ -21,12 +21,12 @@ def check_labels(topics: Topics, edges: Edges, report: Report) -> None:
         if label.feedback_id in topics.counted_before:
             report.differ("I4", found.entry, "its feedback id is counted before what was read, too")
         if label.revises is not None:
-            _check_revision(topics, found, edges, report)
-        _check_told(topics, found, edges, report)
+            _check_revision(topics, found, retention, report)
+        _check_outcome(topics, found, retention, report)
     for id_, outcome in topics.outcomes.items():
         if id_ in topics.labels or id_ in topics.older or not topics.logs.judged(outcome.entry):
             continue
-        if not edges.whole(Label.topic, edges.time(outcome)):
+        if not retention.covers(Label.topic, retention.time(outcome)):
             report.note(report.beyond, "outcomes", outcome.entry)
         else:
             report.differ("I1", outcome.entry, "tells of a label that is not in the log")
@@ -40,18 +40,18 @@ def _check_older(topics: Topics, report: Report) -> None:
             report.differ("I4", entry, "has the id of one before what was read and other bytes")
 
 
-def _check_revision(topics: Topics, found: Found[Label], edges: Edges, report: Report) -> None:
+def _check_revision(topics: Topics, found: Found[Label], retention: Retention, report: Report) -> None:
     revised = topics.labels.get(str(found.event.revises))
     before = revised is not None and revised.entry.place < found.entry.place
     before = before or str(found.event.revises) in topics.older
-    since = edges.since(found.entry, found.event.decision.occurred_at)
-    if not before and edges.whole(Label.topic, since, found.entry.partition):
+    since = retention.since(found.entry, found.event.decision.occurred_at)
+    if not before and retention.covers(Label.topic, since, found.entry.partition):
         report.differ("I5", found.entry, "revises a label that does not stand before it")
 
 
-def _check_told(topics: Topics, found: Found[Label], edges: Edges, report: Report) -> None:
-    wanted, told = rows.outcome(found.event), topics.outcomes.get(found.event.label_id)
-    if wanted is not None and told is None and not edges.whole(Outcome.topic, edges.time(found)):
+def _check_outcome(topics: Topics, found: Found[Label], retention: Retention, report: Report) -> None:
+    wanted, told = join_rules.outcome(found.event), topics.outcomes.get(found.event.label_id)
+    if wanted is not None and told is None and not retention.covers(Outcome.topic, retention.time(found)):
         report.note(report.beyond, "outcomes", found.entry)
         return
     report.note(report.checked, "outcomes", found.entry)

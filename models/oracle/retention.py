@@ -23,7 +23,7 @@ CLOCKS: Final = timedelta(minutes=1)
 """How far the clocks of workers and brokers may differ."""
 
 
-class Edges:
+class Retention:
     """The beginnings of all logs."""
 
     def __init__(self, topics: Topics, rules: Rules) -> None:
@@ -34,13 +34,13 @@ class Edges:
             if start > 0:
                 self._edges[topic][partition] = self._left_out(topic, partition) or self._edge(topic, partition)
 
-    def whole(self, topic: str, since: datetime | None, partition: int | None = None) -> bool:
+    def covers(self, topic: str, since: datetime | None, partition: int | None = None) -> bool:
         """Whether all that was written of `since` and later still stands: in one partition, or in every one."""
         edges = self._edges[topic]
         cut = list(edges) if partition is None else [partition] if partition in edges else []
-        return not cut or (since is not None and since > max(self.gone(topic, one) for one in cut))
+        return not cut or (since is not None and since > max(self.lost_until(topic, one) for one in cut))
 
-    def gone(self, topic: str, partition: int) -> datetime:
+    def lost_until(self, topic: str, partition: int) -> datetime:
         """Return how far the time of what is beyond retention may have come; `EPOCH` if nothing is."""
         edge = self._edges[topic].get(partition)
         return EPOCH if edge is None else edge + self._slack(topic)

@@ -7,9 +7,9 @@ from typing import Final, TypeGuard
 from models.errors import IdReused, Invalid, UnknownSchema
 from models.events import WRITTEN_BY_OTHERS, DeadLetter, Feedback, Label, Response
 from models.oracle.calibrators import Versions
-from models.oracle.decisions import whose
-from models.oracle.edges import Edges
+from models.oracle.decisions import ids_of
 from models.oracle.logs import READERS, Found, Refused, Report, Source, Topics
+from models.oracle.retention import Retention
 
 MAX_FEEDBACK: Final = 1000
 """Feedback that JOIN keeps of one response."""
@@ -21,12 +21,14 @@ Where = tuple[str, tuple[str, int, int]]
 """A stage, and the place of what it reads."""
 
 
-def check_letters(topics: Topics, versions: Versions, edges: Edges, reused: Iterable[Refused], report: Report) -> None:
+def check_dead_letters(
+    topics: Topics, versions: Versions, retention: Retention, reused: Iterable[Refused], report: Report
+) -> None:
     """Hold dead letters and refused records against each other, both ways. `reused`: texts under another one's id."""
     refused = {(stage, _place(one)): one for one in _broken(topics) for stage in READERS.get(one.entry.topic, ())}
     refused |= {("learn", _place(one)): one for one in (Refused(e, Invalid(why)) for e, why in versions.unfollowed)}
     refused |= {("score", _place(one)): one for one in reused}
-    loops = _Loops(topics, edges)
+    counts = _FeedbackCounts(topics, retention)
     there: set[Where] = set()
     for found in topics.found[DeadLetter.topic]:
         letter = found.event
@@ -40,14 +42,14 @@ def check_letters(topics: Topics, versions: Versions, edges: Edges, reused: Iter
             # The decision that it means may not have been read.
             report.note(report.pending, "dead letters", found.entry)
             continue
-        for what in _complaints(topics, found, topic, refused.get((letter.stage, place)), loops):
+        for what in _complaints(topics, found, topic, refused.get((letter.stage, place)), counts):
             report.differ("I1", found.entry, what)
         report.note(report.checked, "dead letters", found.entry)
     for stage, place in refused.keys() - there:
         one = refused[stage, place]
         if isinstance(one.error, UnknownSchema) and one.entry.topic not in WRITTEN_BY_OTHERS:
             continue  # `wire` names it: an older stage leaves it to a newer one
-        if not edges.whole(DeadLetter.topic, edges.time(Found(one.entry, None))):
+        if not retention.covers(DeadLetter.topic, retention.time(Found(one.entry, None))):
             report.note(report.beyond, "dead letters", one.entry)
         elif topics.logs.consumed(stage, one.entry):
             report.differ("I1", one.entry, f"cannot be processed, and {stage} wrote no dead letter: {one.error}")
@@ -55,12 +57,12 @@ def check_letters(topics: Topics, versions: Versions, edges: Edges, reused: Iter
             report.note(report.pending, "dead letters", one.entry)
 
 
-class _Loops:
+class _FeedbackCounts:
     """How much feedback each response had that is said to have had too much."""
 
-    def __init__(self, topics: Topics, edges: Edges) -> None:
+    def __init__(self, topics: Topics, retention: Retention) -> None:
         self._topics = topics
-        self._edges = edges
+        self._retention = retention
         named = (letter for _, letter in topics.found[DeadLetter.topic] if letter.code == "excessive")
         sources = (topics.at(Feedback.topic, letter.partition, letter.offset) for letter in named)
         self._news: dict[tuple[int, str], list[int]] = {_row(one): [] for one in sources if _is_feedback(one)}
@@ -75,8 +77,8 @@ class _Loops:
     def may_exceed(self, source: Found[Feedback]) -> bool:
         """Whether JOIN may have kept as much as it keeps when this one came."""
         decided = self._topics.decisions.get(source.event.response_id)
-        since = decided and self._edges.since(decided.entry, decided.event.occurred_at)
-        if not self._edges.whole(Feedback.topic, since, source.entry.partition):
+        since = decided and self._retention.since(decided.entry, decided.event.occurred_at)
+        if not self._retention.covers(Feedback.topic, since, source.entry.partition):
             return True
         return bisect_left(self._news[_row(source)], source.entry.offset) >= MAX_FEEDBACK
 
@@ -86,7 +88,7 @@ def _is_beyond(topics: Topics, place: tuple[str, int, int], versions: Versions) 
     source = topics.at(*place)
     told = isinstance(source, Found) and versions.is_beyond(source.event.deployment)
     unread = source is None and topics.logs.is_before(*place)
-    return told or unread or topics.logs.is_cut(*place[:2])
+    return told or unread or topics.logs.is_truncated(*place[:2])
 
 
 def _is_feedback(source: Source | None) -> TypeGuard[Found[Feedback]]:
@@ -98,7 +100,7 @@ def _row(found: Found[Feedback]) -> tuple[int, str]:
 
 
 def _complaints(
-    topics: Topics, found: Found[DeadLetter], topic: str, refused: Refused | None, loops: _Loops
+    topics: Topics, found: Found[DeadLetter], topic: str, refused: Refused | None, counts: _FeedbackCounts
 ) -> Iterator[str]:
     letter = found.event
     source = topics.at(topic, letter.partition, letter.offset)
@@ -110,18 +112,18 @@ def _complaints(
         yield f"no stage {letter.stage} reads that topic"
     if (letter.digest, letter.size_bytes) != (source.entry.digest.hex(), source.entry.size):
         yield "`digest` or `size_bytes` is not that of the record that it points at"
-    if not _is_right(letter, source, refused, loops):
+    if not _is_right(letter, source, refused, counts):
         yield "`code` or `detail` is not what is wrong with the record that it points at"
-    response_id = whose(source).response_id if letter.stage == "score" and topic == Response.topic else None
+    response_id = ids_of(source).response_id if letter.stage == "score" and topic == Response.topic else None
     if letter.response_id != response_id:
         yield "`response_id` is not what the record says"
 
 
-def _is_right(letter: DeadLetter, source: Source, refused: Refused | None, loops: _Loops) -> bool:
+def _is_right(letter: DeadLetter, source: Source, refused: Refused | None, counts: _FeedbackCounts) -> bool:
     """Whether a letter says what is wrong with its record, as far as a log can show it."""
     said = (letter.code, letter.detail)
     if letter.code == "excessive" and _is_feedback(source):
-        return loops.may_exceed(source)
+        return counts.may_exceed(source)
     return said == INTERNAL or (refused is not None and said == (refused.error.code, str(refused.error)))
 
 

@@ -13,19 +13,19 @@ from datetime import datetime
 from itertools import accumulate
 
 from models.events import Decision, Feedback, Watermark
-from models.oracle.edges import CLOCKS, EPOCH, FOREVER, SKEW, Edges, moment
 from models.oracle.logs import Entry, Found, Rules, Topics
+from models.oracle.retention import CLOCKS, EPOCH, FOREVER, SKEW, Retention, moment
 
 Input = Decision | Feedback | Watermark
 
 
-class Tides:
+class WatermarkBounds:
     """Bounds of the event time in every partition of JOIN."""
 
-    def __init__(self, topics: Topics, rules: Rules, edges: Edges) -> None:
+    def __init__(self, topics: Topics, rules: Rules, retention: Retention) -> None:
         self._replayed = rules.replayed
-        self._edges = edges
-        self._low: dict[tuple[str, int], datetime] = defaultdict(lambda: EPOCH)
+        self._retention = retention
+        self._lower: dict[tuple[str, int], datetime] = defaultdict(lambda: EPOCH)
         self._decided: dict[int, datetime] = defaultdict(lambda: EPOCH)
         self._offsets: dict[int, list[int]] = defaultdict(list)
         times: dict[int, list[datetime]] = defaultdict(list)
@@ -33,7 +33,7 @@ class Tides:
             for found in topics.found[topic]:
                 place = topic, found.entry.partition
                 if topics.logs.consumed("join", found.entry):
-                    self._low[place] = max(self._low[place], self._surely(found))
+                    self._lower[place] = max(self._lower[place], self._surely(found))
                 if topic == Feedback.topic:
                     self._offsets[found.entry.partition].append(found.entry.offset)
                     times[found.entry.partition].append(found.event.occurred_at)
@@ -41,11 +41,11 @@ class Tides:
                     self._decided[found.entry.partition] = max(self._decided[place[1]], found.event.occurred_at)
         self._told = {partition: list(accumulate(found, max)) for partition, found in times.items()}
 
-    def low(self, partition: int) -> datetime:
+    def lower(self, partition: int) -> datetime:
         """Return how far time has surely come."""
-        return min(self._low[Decision.topic, partition], self._low[Feedback.topic, partition])
+        return min(self._lower[Decision.topic, partition], self._lower[Feedback.topic, partition])
 
-    def high(self, partition: int, before: int | None = None, *, end: Entry | None = None) -> datetime:
+    def upper(self, partition: int, before: int | None = None, *, end: Entry | None = None) -> datetime:
         """Return how far it may have come at most, before the feedback at this offset was taken (None: in the end).
 
         `end`: what JOIN wrote after that moment.
@@ -55,9 +55,10 @@ class Tides:
         offsets = self._offsets[partition]
         place = len(offsets) if before is None else bisect_left(offsets, before)
         told = self._told[partition][place - 1] if place else EPOCH
-        gone = self._edges.gone
+        lost_until = self._retention.lost_until
         return min(
-            max(told, gone(Feedback.topic, partition)), max(self._decided[partition], gone(Decision.topic, partition))
+            max(told, lost_until(Feedback.topic, partition)),
+            max(self._decided[partition], lost_until(Decision.topic, partition)),
         )
 
     def _surely(self, found: Found[Input]) -> datetime:

@@ -15,7 +15,7 @@ from models.encoder.artifact import CARD
 from models.errors import SettingsError
 
 
-def put(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write a file beside its place, then move it in."""
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(data)
@@ -52,7 +52,7 @@ class _Card(msgspec.Struct):
 
 
 @contextmanager
-def moved_in(out: Path) -> Iterator[Path]:
+def replaced_folder(out: Path) -> Iterator[Path]:
     """Yield a folder to write an artifact to, whose files are moved to `out` at the end.
 
     First its card: a folder that is torn then does not fit its card, and is refused. Raises `SettingsError`.

@@ -5,8 +5,8 @@ with all that occurred within `settle` of it: the last verdict of each clinician
 a label, the others are superseded, and those who give evidence share the weight. Whatever is judged later is a label
 of a further clinician (who takes one share more), a correction or a revocation if it is its clinician's latest, and
 superseded if it is not. What occurred after the response's horizon is an orphan, except in that window. What arrives
-after its time is judged as it comes: *when* it arrived is in no log, only bounds of it, so `Course` is asked for each
-possibility.
+after its time is judged as it comes: *when* it arrived is in no log, only bounds of it, so `Execution` is asked for
+each possibility.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from models.events import Closure, Decision, Depth, Feedback, Label, Outcome, Scored
-from models.oracle.edges import EPOCH, FOREVER, SKEW, moment
 from models.oracle.logs import Found
+from models.oracle.retention import EPOCH, FOREVER, SKEW, moment
 from models.salience import digest
 
-MOST_LOOKED: Final = 20_000
-"""Steps of courses looked into. A response has a handful of feedback, and most of it comes in its time."""
-MOST_HEARD: Final = 64
-"""With more feedback on a response, only the course is looked into in which nothing came late."""
+MAX_STEPS: Final = 20_000
+"""Steps of executions looked into. A response has a handful of feedback, and most of it comes in its time."""
+MAX_FEEDBACK_SEARCHED: Final = 64
+"""With more feedback on a response, only the execution is looked into in which nothing came late."""
 CONTENT: Final = frozenset({"recipient-disagrees-evidence", "recipient-concerns-outcomes"})
 CONTEXT: Final = frozenset({
     "not-convenient-feasible", "does-not-align-preferences", "cds-suboptimal-context", "cds-not-applicable",
@@ -67,7 +67,7 @@ class Judged(NamedTuple):
     due: datetime
 
 
-class Course(NamedTuple):
+class Execution(NamedTuple):
     """A settled response on its way: what waits, what has become of the rest, each clinician's labels and share."""
 
     decision: Decision
@@ -86,40 +86,40 @@ class Course(NamedTuple):
         chains = tuple(tuple(map(_id, chain)) for chain in self.chains)
         return tuple(map(_id, self.waiting)), chains, self.shares, frozenset(_id(judged.said) for judged in self.judged)
 
-    def hear(self, said: Feedback) -> "Course":
+    def receive(self, said: Feedback) -> "Execution":
         """Let a feedback arrive."""
         return self._replace(waiting=tuple(sorted((*self.waiting, said), key=_when)))
 
-    def until(self, now: datetime) -> "Course":
+    def advance_to(self, now: datetime) -> "Execution":
         """Let event time reach `now`: judge what is due. What waits longer than the horizon is never judged."""
-        course, last = self, min(now - self.settle, self.end)
-        while course.waiting and course.waiting[0].occurred_at <= last:
-            course = course._next() if course.judged else course._first()
-        return course
+        execution, last = self, min(now - self.settle, self.end)
+        while execution.waiting and execution.waiting[0].occurred_at <= last:
+            execution = execution._next() if execution.judged else execution._first()
+        return execution
 
-    def _first(self) -> "Course":
+    def _first(self) -> "Execution":
         due = self.waiting[0].occurred_at + self.settle
         window = [said for said in self.waiting if said.occurred_at <= due]
         last = {said.clinician: said for said in window}  # they are in order of time
         chains = tuple((last[who],) for who in sorted(last))
         share = max(1, sum(self._ruling(chain[-1]).evidence for chain in chains))
-        course = self._replace(chains=chains, shares=(share,) * len(chains), waiting=self.waiting[len(window) :])
-        labels = {said.feedback_id: course.label(place, 0) for place, (said,) in enumerate(chains)}
-        return course._replace(judged=tuple(Judged(said, labels.get(said.feedback_id), due) for said in window))
+        execution = self._replace(chains=chains, shares=(share,) * len(chains), waiting=self.waiting[len(window) :])
+        labels = {said.feedback_id: execution.label(place, 0) for place, (said,) in enumerate(chains)}
+        return execution._replace(judged=tuple(Judged(said, labels.get(said.feedback_id), due) for said in window))
 
-    def _next(self) -> "Course":
+    def _next(self) -> "Execution":
         said, *rest = self.waiting
-        due, course = said.occurred_at + self.settle, self._replace(waiting=tuple(rest))
+        due, execution = said.occurred_at + self.settle, self._replace(waiting=tuple(rest))
         place = next((i for i, chain in enumerate(self.chains) if chain[0].clinician == said.clinician), None)
         if place is not None and max(map(_when, self.chains[place])) > _when(said):
-            return course._replace(judged=(*self.judged, Judged(said, None, due)))
+            return execution._replace(judged=(*self.judged, Judged(said, None, due)))
         if place is None:
             place = len(self.chains)
-            course = course._replace(chains=(*self.chains, ()), shares=(*self.shares, max(self.shares) + 1))
-        chains = [chain + (said,) * (i == place) for i, chain in enumerate(course.chains)]
-        course = course._replace(chains=tuple(chains))
-        label = course.label(place, len(chains[place]) - 1)
-        return course._replace(judged=(*self.judged, Judged(said, label, due)))
+            execution = execution._replace(chains=(*self.chains, ()), shares=(*self.shares, max(self.shares) + 1))
+        chains = [chain + (said,) * (i == place) for i, chain in enumerate(execution.chains)]
+        execution = execution._replace(chains=tuple(chains))
+        label = execution.label(place, len(chains[place]) - 1)
+        return execution._replace(judged=(*self.judged, Judged(said, label, due)))
 
     def _ruling(self, said: Feedback) -> Ruling:
         return ruling(said, self.decision.salience_digest, self.digest_keys)
@@ -130,10 +130,10 @@ class Course(NamedTuple):
         return _label(self.decision, chain, self._ruling(chain[-1]), self.shares[place])
 
 
-def courses(
-    start: Course, arrivals: Sequence[tuple[Feedback, datetime]], fits: Callable[[Judged], bool]
-) -> Iterator[Course | None]:
-    """Yield the courses that a row may have taken, likely ones first; None in the end if not all were looked into.
+def executions(
+    start: Execution, arrivals: Sequence[tuple[Feedback, datetime]], fits: Callable[[Judged], bool]
+) -> Iterator[Execution | None]:
+    """Yield the executions that a row may have taken, likely ones first; None in the end if not all were looked into.
 
     No state is gone on from twice: whatever is still possible later was possible earlier.
 
@@ -142,36 +142,36 @@ def courses(
         arrivals: feedback in its order of arrival, each with the latest event time that may have been reached before.
         fits: whether what became of a feedback is what the logs say; what follows from a misfit is not looked into.
     """
-    yield _straight(start, arrivals)
-    looked, open_ = 0, [(0, EPOCH, start)] if len(arrivals) <= MOST_HEARD else []
+    yield _in_order(start, arrivals)
+    looked, open_ = 0, [(0, EPOCH, start)] if len(arrivals) <= MAX_FEEDBACK_SEARCHED else []
     since: dict[Hashable, datetime] = {}
-    while open_ and looked < MOST_LOOKED:
-        at, now, course = open_.pop()
+    while open_ and looked < MAX_STEPS:
+        at, now, execution = open_.pop()
         if at == len(arrivals):
-            yield course.until(FOREVER)
+            yield execution.advance_to(FOREVER)
             continue
-        for then, moved in _moves(course, now, *arrivals[at]):
+        for then, moved in _moves(execution, now, *arrivals[at]):
             looked += 1
             state = at, moved.state
-            if since.get(state, FOREVER) > then and all(map(fits, moved.judged[len(course.judged) :])):
+            if since.get(state, FOREVER) > then and all(map(fits, moved.judged[len(execution.judged) :])):
                 since[state] = then
                 open_.append((at + 1, then, moved))
-    if open_ or len(arrivals) > MOST_HEARD:
+    if open_ or len(arrivals) > MAX_FEEDBACK_SEARCHED:
         yield None
 
 
-def _moves(course: Course, now: datetime, said: Feedback, high: datetime) -> Iterator[tuple[datetime, Course]]:
-    """Yield where a course may stand when a feedback has arrived, for each time that matters; the earliest last."""
-    dues = {one.occurred_at + course.settle for one in (*course.waiting, said)}
+def _moves(execution: Execution, now: datetime, said: Feedback, high: datetime) -> Iterator[tuple[datetime, Execution]]:
+    """Yield where an execution may stand when a feedback has arrived, for each time that matters; the earliest last."""
+    dues = {one.occurred_at + execution.settle for one in (*execution.waiting, said)}
     for then in reversed([now, *sorted(due for due in dues if now < due <= high)]):
-        yield then, course.until(then).hear(said).until(then)
+        yield then, execution.advance_to(then).receive(said).advance_to(then)
 
 
-def _straight(course: Course, arrivals: Sequence[tuple[Feedback, datetime]]) -> Course:
-    """Return the course if nothing came late."""
+def _in_order(execution: Execution, arrivals: Sequence[tuple[Feedback, datetime]]) -> Execution:
+    """Return the execution if nothing came late."""
     for said, _ in arrivals:
-        course = course.hear(said)
-    return course.until(FOREVER)
+        execution = execution.receive(said)
+    return execution.advance_to(FOREVER)
 
 
 def outcome(label: Label) -> Outcome | None:
