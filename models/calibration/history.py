@@ -147,7 +147,7 @@ class History:
     def _fold(self, learning: Learning, event: Entry) -> None:
         """Fold one event by the policy under which LEARN did: an entry says so where it was another than before."""
         if (entry := self._told.get(identity(event))) is not None:
-            learning.go_by(learning.ledger.policy.with_learning(entry.after.policy))
+            learning.set_policy(learning.ledger.policy.with_learning(entry.after.policy))
         fold(learning, event)
 
     def _empty(self) -> Learning:

@@ -24,7 +24,7 @@ from models.policy import Policy
 Entry = Label | Instruction
 
 OVERTAKEN: Final = "field `last` is not the newest of the log: what came since would be lost; order it anew"
-MAX_STATE_BYTES: Final = MAX_MESSAGE_BYTES // 2
+MAX_RECORDED_BYTES: Final = MAX_MESSAGE_BYTES // 2
 """A calibrator of a thousand groups and a thousand clinicians; a larger one is replayed from further back."""
 
 
@@ -54,13 +54,13 @@ class Learning:
     def apply(self, event: Entry) -> Iterator[Alarm | Change]:
         """Fold one event. Raises `Invalid` for an instruction that cannot be followed; then nothing has changed."""
         if isinstance(event, Instruction):
-            self._obey(event)
+            self._apply_instruction(event)
             self.last = event.instruction_id
-            return iter((self._record(event.instruction_id, self.ledger.cause, told(event)),))
+            return iter((self._record(event.instruction_id, self.ledger.cause, instruction_evidence(event)),))
         self.last = event.label_id
         return self._learn(event)
 
-    def go_by(self, policy: Policy) -> None:
+    def set_policy(self, policy: Policy) -> None:
         """Go by another policy from the next label on: a version of its own, so that the log says when that was."""
         self._next_policy = None if policy.learning == self.ledger.policy.learning else policy
 
@@ -98,7 +98,7 @@ class Learning:
         before = policy.with_learning(saved.recorded.policy) if saved.recorded else policy
         self = cls(Ledger.restore(saved.ledger, before), saved.model, saved.recorded, saved.last)
         self._succession = saved.succession or self._succession
-        self.go_by(policy)
+        self.set_policy(policy)
         return self
 
     def _learn(self, label: Label) -> Iterator[Alarm | Change]:
@@ -107,14 +107,14 @@ class Learning:
             return
         policy, self._next_policy = self._next_policy, None
         if policy is not None:
-            self.ledger = self.ledger.under(policy)
+            self.ledger = self.ledger.with_policy(policy)
         jumps = self.ledger.apply(label)
         for jump in jumps:
             yield alarm(jump, label)
         if fresh and self._recorded is not None:
             yield self._record(label.label_id, f"another model: {self.model_hash[:12]}", {})
         elif jumps or policy is not None or self._is_due():
-            yield self._record(label.label_id, describe(jumps) if jumps else self.ledger.cause, found(jumps))
+            yield self._record(label.label_id, describe(jumps) if jumps else self.ledger.cause, jump_evidence(jumps))
 
     def _follow(self, label: Label) -> bool:
         """Start anew when another model follows; its labels before, and late ones of the old model, are set aside."""
@@ -128,7 +128,7 @@ class Learning:
         self.ledger, self.model_hash = fresh, model
         return True
 
-    def _obey(self, instruction: Instruction) -> None:
+    def _apply_instruction(self, instruction: Instruction) -> None:
         if self.ledger.as_of is None:
             raise Invalid("an instruction before the first label: there is nothing to change")
         if instruction.model_hash != self.model_hash:
@@ -136,7 +136,7 @@ class Learning:
         if instruction.order == "rebuild" and instruction.last not in {None, self.last}:
             raise Invalid(OVERTAKEN)
         try:
-            self.ledger.obey(instruction)
+            self.ledger.apply_instruction(instruction)
         except StateError as error:
             raise Invalid(f"the instruction cannot be followed: {error}") from None
 
@@ -150,12 +150,12 @@ class Learning:
         version = self.calibration(state)
         assert version is not None
         parameters = self.ledger.filter.thresholds().parameters()
-        before, self._recorded = self._recorded, stand(version, parameters, self.ledger.policy.learning)
+        before, self._recorded = self._recorded, standing_of(version, parameters, self.ledger.policy.learning)
         self._next_day = _day_after(self._recorded)
         return Change(
             deployment=version.deployment,
             model_hash=version.model_hash,
-            cause="; ".join([*changed(before, self._recorded), cause]),
+            cause="; ".join([*policy_changes(before, self._recorded), cause]),
             evidence={"labels": version.labels - (before.labels if before else 0), **evidence},
             before=before,
             after=self._recorded,
@@ -166,7 +166,7 @@ class Learning:
     def _recordable(self, state: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the state for an entry, if it fits into a message."""
         whole = self.snapshot(state)
-        return None if len(msgspec.json.encode(whole)) > MAX_STATE_BYTES else whole
+        return None if len(msgspec.json.encode(whole)) > MAX_RECORDED_BYTES else whole
 
 
 def identity(event: Entry) -> str:
@@ -179,7 +179,7 @@ def _day_after(recorded: Standing | None) -> datetime:
     return instant(0.0 if recorded is None else (recorded.as_of.timestamp() // DAY_S + 1.0) * DAY_S)
 
 
-def changed(before: Standing | None, after: Standing) -> list[str]:
+def policy_changes(before: Standing | None, after: Standing) -> list[str]:
     """Say in words what a policy said before, and what it says now."""
     old = {} if before is None else before.policy
     return [
@@ -187,7 +187,7 @@ def changed(before: Standing | None, after: Standing) -> list[str]:
     ]
 
 
-def stand(version: Calibration, parameters: dict[str, float], policy: dict[str, float]) -> Standing:
+def standing_of(version: Calibration, parameters: dict[str, float], policy: dict[str, float]) -> Standing:
     """Return how a version stands under what LEARN goes by, for people."""
     return Standing(
         version=version.version,
@@ -202,7 +202,7 @@ def stand(version: Calibration, parameters: dict[str, float], policy: dict[str, 
     )
 
 
-def found(jumps: tuple[Jump, ...]) -> dict[str, float | int | str]:
+def jump_evidence(jumps: tuple[Jump, ...]) -> dict[str, float | int | str]:
     """Return the evidence of the strongest of the changes that a label forced."""
     if not jumps:
         return {}
@@ -210,7 +210,7 @@ def found(jumps: tuple[Jump, ...]) -> dict[str, float | int | str]:
     return {"statistic": first.statistic, "threshold": first.threshold, "since": first.since, "scope": first.scope}
 
 
-def told(instruction: Instruction) -> dict[str, float | int | str]:
+def instruction_evidence(instruction: Instruction) -> dict[str, float | int | str]:
     """Return who ordered a change, why, and up to where green was let through."""
     ceilings = {f"ceiling {scope}": value for scope, value in instruction.ceilings.items()}
     return {"by": instruction.by, "why": instruction.why, **ceilings}

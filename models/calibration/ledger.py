@@ -185,7 +185,7 @@ class Ledger:
     def _cuts(self, reading: Thresholds) -> dict[str, dict[str, float | None]]:
         return reading.cuts({"green": self.policy.green, "red": self.policy.red})
 
-    def obey(self, instruction: Instruction) -> None:
+    def apply_instruction(self, instruction: Instruction) -> None:
         """Do what a person says, as a new version. Raises `StateError` if it cannot be done; then nothing has changed.
 
         `as_of` stays: an instruction is no news of how responses fare. What greens were promised counts anew from then
@@ -212,14 +212,14 @@ class Ledger:
         """Take the filter that an instruction brings, and with a rebuild what it was learnt for."""
         restored = Filter.restore(by.parameters)
         check_sound(read(by.parameters))
-        policy = learnt_for(self.policy, by.target, by.groups, restored)
+        policy = with_basis(self.policy, by.target, by.groups, restored)
         if by.order == "rollback" and policy.basis != self.policy.basis:
             raise StateError(f"version {by.version} was learnt for other settings: rebuild for them instead")
         self.filter, self.policy = restored, policy
         reading = restored.thresholds()
         self._brake.cap(self._cuts(reading), reading.greens(self._brake.known, self.policy.green))
 
-    def under(self, policy: Policy) -> "Ledger":
+    def with_policy(self, policy: Policy) -> "Ledger":
         """Return the calibrator as it goes on under another policy, as a new version.
 
         What it learns for stays; another `target`, `groups` or `calibrator` needs a rebuild.
@@ -289,7 +289,7 @@ class Ledger:
         except msgspec.ValidationError as error:
             raise StateError(f"ledger snapshot is damaged or of another version: {error}") from None
         restored = Filter.restore(saved.filter)
-        self = cls(saved.deployment, learnt_for(policy, saved.target, saved.groups, restored))
+        self = cls(saved.deployment, with_basis(policy, saved.target, saved.groups, restored))
         self.version, self.cause, self.forced = saved.version, saved.cause, saved.forced
         self.as_of = None if saved.as_of is None else instant(saved.as_of)
         self.filter = restored
@@ -309,7 +309,7 @@ def lineage(version: int) -> int:
     return version // LINEAGE
 
 
-def learnt_for(policy: Policy, target: Target | None, groups: tuple[Group, ...] | None, learnt: Filter) -> Policy:
+def with_basis(policy: Policy, target: Target | None, groups: tuple[Group, ...] | None, learnt: Filter) -> Policy:
     """Return the policy with the basis that a calibrator has; None: as the policy says."""
     known = policy.groups if groups is None else groups
     return msgspec.structs.replace(policy, target=target or policy.target, groups=known, calibrator=learnt.settings)

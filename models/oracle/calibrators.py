@@ -52,7 +52,7 @@ class Calibrator:
     def fold(self, event: Label | Instruction) -> str | None:
         """Take in the next event of the log. Returns why an instruction cannot be followed, or None."""
         if isinstance(event, Instruction):
-            if (refusal := self._obey(event)) is None:
+            if (refusal := self._apply_instruction(event)) is None:
                 self._last = event.instruction_id
             return refusal
         self._last = event.label_id
@@ -64,10 +64,10 @@ class Calibrator:
         """By which it folds."""
         return self._ledger.policy
 
-    def go_by(self, policy: Policy) -> None:
+    def set_policy(self, policy: Policy) -> None:
         """Fold by a policy from now on; what the calibrator is learnt for stays until it is rebuilt."""
         if policy.learning != self.policy.learning:
-            self._ledger = self._ledger.under(policy)
+            self._ledger = self._ledger.with_policy(policy)
             self._change_log.policy = policy
 
     def filter(self) -> str:
@@ -106,7 +106,7 @@ class Calibrator:
         other = {"other": self._others[-1] if self._others else "", "labels": len(self._others)}
         return {"ledger": self._ledger.snapshot(), "succession": {"newest": self._newest, **other}}
 
-    def _obey(self, by: Instruction) -> str | None:
+    def _apply_instruction(self, by: Instruction) -> str | None:
         if self._ledger.as_of is None:
             return "an instruction before the first label: there is nothing to change"
         if by.model_hash != self._model:
@@ -114,7 +114,7 @@ class Calibrator:
         if by.order == "rebuild" and by.last is not None and by.last != self._last:
             return OVERTAKEN
         try:
-            self._ledger.obey(by)
+            self._ledger.apply_instruction(by)
         except StateError as error:
             return f"the instruction cannot be followed: {error}"
         now = self.calibration()
@@ -237,7 +237,7 @@ class Versions:
             what = f"its decision cites version {event.decision.calibrator_version}, which did not exist before it"
             self._report.differ("I8", found.entry, what)
         if (told := self._told.get((event.deployment, folded_as(event)))) is not None:
-            calibrator.go_by(self._policy(event.deployment, told, calibrator.policy))
+            calibrator.set_policy(self._policy(event.deployment, told, calibrator.policy))
         refusal = calibrator.fold(event)
         key = event.deployment, calibrator.state[0]
         if calibrator.state != before:

@@ -199,9 +199,9 @@ def test_an_earlier_version_put_back_caps_what_was_approved():
     for one in easing(1300):
         ledger.apply(one)
     tight = ledger.filter.state()
-    ledger.obey(order("approval", 1300, ceilings={"all": 3.0}))
+    ledger.apply_instruction(order("approval", 1300, ceilings={"all": 3.0}))
     assert ledger._brake.excess({"all": {"green": 2.5}}) == {}
-    ledger.obey(order("rollback", 1300, parameters=tight))
+    ledger.apply_instruction(order("rollback", 1300, parameters=tight))
     cut = ledger.filter.thresholds().cuts({"green": 0.05})["all"]["green"]
     assert ledger._brake.excess({"all": {"green": cut + 0.75}})["all"] == pytest.approx(0.25, abs=1e-3)
 
@@ -239,7 +239,7 @@ def test_rollback_is_a_new_version_with_the_old_parameters():
     for one in list(log(1500))[1000:]:
         ledger.apply(one)
     latest = ledger.as_of
-    ledger.obey(order("rollback", 1000, parameters=old.parameters["filter"]))
+    ledger.apply_instruction(order("rollback", 1000, parameters=old.parameters["filter"]))
     new = ledger.calibration()
     assert (new.version, new.cause) == (1501, "rollback: version 1000")
     assert orjson.dumps(new.parameters["filter"]) == orjson.dumps(old.parameters["filter"])
@@ -251,18 +251,18 @@ def test_what_labels_forced_since_somebody_looked_is_not_undone(ordered):
     ledger, jumps = fold(log(1200, shift_at=600))
     assert jumps
     with pytest.raises(StateError, match=f"labels forced version {ledger.forced} meanwhile"):
-        ledger.obey(order(ordered, ledger.forced - 1, ceilings={}, parameters=ledger.filter.state()))
+        ledger.apply_instruction(order(ordered, ledger.forced - 1, ceilings={}, parameters=ledger.filter.state()))
     restored = Ledger.restore(orjson.loads(orjson.dumps(ledger.snapshot())), ledger.policy)
-    restored.obey(order(ordered, ledger.forced, ceilings={}, parameters=ledger.filter.state()))
+    restored.apply_instruction(order(ordered, ledger.forced, ceilings={}, parameters=ledger.filter.state()))
     assert restored.version == 1201
-    ledger.obey(order("rollback", ledger.forced - 1, parameters=ledger.filter.state()))
+    ledger.apply_instruction(order("rollback", ledger.forced - 1, parameters=ledger.filter.state()))
     assert ledger.version == 1201, "that is no order to loosen"
 
 
 @pytest.mark.parametrize(("told", "counts"), [(START.replace(year=2036), None), (START, START)])
 def test_a_workstation_whose_clock_is_ahead_does_not_suspend_the_guarantee(told, counts):
     ledger, _ = fold(log(400))
-    ledger.obey(msgspec.structs.replace(order("approval", 400, ceilings={}), occurred_at=told))
+    ledger.apply_instruction(msgspec.structs.replace(order("approval", 400, ceilings={}), occurred_at=told))
     assert ledger.snapshot()["guarantee"]["since"] == {"all": (counts or ledger.as_of).timestamp()}
 
 
@@ -278,7 +278,7 @@ def test_an_instruction_that_cannot_be_followed_changes_nothing(wrong, named):
     ledger, _ = fold(log(100))
     before = ledger.snapshot()
     with pytest.raises(StateError, match=named):
-        ledger.obey(msgspec.structs.replace(order("rollback", 50), **wrong))
+        ledger.apply_instruction(msgspec.structs.replace(order("rollback", 50), **wrong))
     assert ledger.snapshot() == before
 
 
@@ -301,7 +301,7 @@ def test_parameters_that_no_labels_lead_to_are_refused(damage, named):
     """LEARN would stop at one of the next labels, and again at each start."""
     ledger, _ = fold(log(100))
     with pytest.raises(StateError, match=named):
-        ledger.obey(order("rollback", 50, parameters={**ledger.filter.state(), **damage}))
+        ledger.apply_instruction(order("rollback", 50, parameters={**ledger.filter.state(), **damage}))
 
 
 def test_without_approval_nothing_loosens_and_with_it_at_once():
@@ -310,7 +310,7 @@ def test_without_approval_nothing_loosens_and_with_it_at_once():
         ledger.apply(one)
     held = ledger.calibration()
     wanted = held.cuts["all"]["green"] + held.parameters["brakes"]["all"]
-    ledger.obey(order("approval", held.version, ceilings={"all": wanted}))
+    ledger.apply_instruction(order("approval", held.version, ceilings={"all": wanted}))
     after = ledger.calibration()
     assert after.cuts["all"]["green"] == pytest.approx(wanted, abs=1e-3)
     assert (after.version, after.cause) == (held.version + 1, f"approval: version {held.version}")
@@ -391,7 +391,7 @@ def test_a_person_may_end_a_quarantine():
     ledger, _ = fold(log(100))
     group = ledger.filter._offsets.by_key["site", "x"]
     group.quarantined = True
-    ledger.obey(order("release", 100, scope="site=x"))
+    ledger.apply_instruction(order("release", 100, scope="site=x"))
     assert (group.quarantined, ledger.version, ledger.cause) == (False, 101, "release: site=x")
 
 

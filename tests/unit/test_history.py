@@ -256,7 +256,7 @@ def test_where_states_differ_is_said():
 
 def test_an_entry_holds_no_state_that_would_not_fit_into_a_message(monkeypatch):
     learning, _ = run(log(50))
-    monkeypatch.setattr("models.calibration.learning.MAX_STATE_BYTES", 100)
+    monkeypatch.setattr("models.calibration.learning.MAX_RECORDED_BYTES", 100)
     tomorrow = label(60, rejected=False, occurred_at=learning.ledger.as_of + timedelta(days=1))
     (entry,) = learning.apply(tomorrow)
     assert entry.state is None
