@@ -15,18 +15,18 @@ import unicodedata
 from itertools import chain, groupby, islice
 from typing import Final
 
-MOST: Final = 30
+MAX_MARKS: Final = 30
 """Marks in a row."""
 
 
 def nfkc(text: str) -> str:
-    """Normalise to NFKC; of more marks in a row than `MOST` keep the first. Idempotent."""
+    """Normalise to NFKC; of more marks in a row than `MAX_MARKS` keep the first. Idempotent."""
     if text.isascii() or not _LONG.search(text):
         return unicodedata.normalize("NFKC", text)
     return _cut(unicodedata.normalize("NFKC", _cut(text)))
 
 
-_LONG: Final = re.compile(rf"[^\x00-\x7f]{{{MOST // 2},}}")
+_LONG: Final = re.compile(rf"[^\x00-\x7f]{{{MAX_MARKS // 2},}}")
 """What may hold so many marks, for some characters become two; rare where words are divided by blanks."""
 
 
@@ -35,12 +35,12 @@ def _cut(text: str) -> str:
 
 
 def _shortened(run: str) -> str:
-    if not any(map(_mark, set(run))):
+    if not any(map(_is_combining, set(run))):
         return run
-    parts = (islice(part, MOST) if marks else part for marks, part in groupby(run, _mark))
+    parts = (islice(part, MAX_MARKS) if marks else part for marks, part in groupby(run, _is_combining))
     return "".join(chain.from_iterable(parts))
 
 
-def _mark(character: str) -> bool:
+def _is_combining(character: str) -> bool:
     """Whether it is sorted: some are of combining class 0 and stand for two marks that are not."""
     return unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) > 0

@@ -22,7 +22,7 @@ from itertools import chain
 from typing import Final
 
 from models.memo import Memo
-from models.normal import nfkc
+from models.nfkc import nfkc
 
 MAX_KEY: Final = 64
 """Bytes that BLAKE2b takes as a key."""

@@ -556,7 +556,7 @@ MUTANTS = (
     ),
     Mutant(
         "a text is scored by rows that are none of its tokens",
-        "models/encoder/marks.py",
+        "models/encoder/sequences.py",
         "scaled_dot_product_attention(q, k, v, run.mask)",
         "scaled_dot_product_attention(q, k, v)",
         "tests/unit/test_encoder_packed.py",

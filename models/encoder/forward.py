@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.encoder.batches import batches, packs, rounded
 from models.encoder.kernels import Numerics
-from models.encoder.marks import BRIEF, Runs, room
+from models.encoder.sequences import BRIEF, Runs, padded_rows
 from models.encoder.stack import BERT, DISTILBERT, Stack
 from models.encoder.tokens import MAX_LENGTH, Tokens
 
@@ -131,7 +131,9 @@ class Packed(Forward):
     def warm(self, budget: int) -> None:
         """Prepare kernels."""
         with torch.inference_mode():
-            self._stack.warm(budget * room(BRIEF + 1, self._stack.step) // (BRIEF + 1))  # the most rows for its tokens
+            self._stack.warm(
+                budget * padded_rows(BRIEF + 1, self._stack.step) // (BRIEF + 1)
+            )  # the most rows for its tokens
 
     def logits(self, rows: Sequence[Tokens]) -> Tensor:
         """(B, labels)."""
@@ -147,7 +149,7 @@ class Packed(Forward):
     def _run(self, rows: Sequence[Tokens], runs: Runs) -> Any:
         inputs = self._inputs(rows, runs.starts, rounded(runs[-1].part.stop))
         return self._model(
-            **{name: torch.from_numpy(part)[None] for name, part in inputs.items()}, marks=runs, attention_mask=_NONE
+            **{name: torch.from_numpy(part)[None] for name, part in inputs.items()}, bounds=runs, attention_mask=_NONE
         )
 
     def _runs(self, rows: Sequence[Tokens]) -> Runs:

@@ -1,7 +1,7 @@
 """The packed way on a GPU: one kernel attends to texts of all lengths, and a whole pass is replayed as a CUDA graph.
 
-Graphs are recorded for few sizes (`stair`); a pass takes the smallest that holds it. Inputs and results travel through
-pinned memory without waiting, so that the host prepares one pass while the GPU computes another.
+Graphs are recorded for few sizes (`graph_size`); a pass takes the smallest that holds it. Inputs and results travel
+through pinned memory without waiting, so that the host prepares one pass while the GPU computes another.
 """
 
 from collections import deque
@@ -27,10 +27,10 @@ DEPTH: Final = 2
 """Passes under way at once."""
 
 
-def stair(tokens: int) -> int:
+def graph_size(tokens: int) -> int:
     """Round up to a size for which a graph is recorded: four in each doubling.
 
-    >>> [stair(tokens) for tokens in (1, 256, 300, 513, 16_000)]
+    >>> [graph_size(tokens) for tokens in (1, 256, 300, 513, 16_000)]
     [256, 256, 320, 640, 16384]
     """
     if tokens <= LEAST:
@@ -40,22 +40,22 @@ def stair(tokens: int) -> int:
 
 
 class Bounds(NamedTuple):
-    """The marks of a GPU, for up to B texts, of which some may be empty: `starts` (B + 1,), `each` 0 to B, int32."""
+    """The bounds on a GPU, for up to B texts, of which some may be empty: `starts` (B + 1,), `each` 0 to B, int32."""
 
     starts: Tensor
     each: Tensor
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """See `marks.Marks`; rows beyond the last text are left undefined."""
+        """See `sequences.SequenceBounds`; rows beyond the last text are left undefined."""
         parts = _split(q, heads), _split(k, heads), _split(v, heads)
         return _joined(varlen_attn(*parts, self.starts, self.starts, MAX_LENGTH, MAX_LENGTH))
 
     def firsts(self, x: Tensor) -> Tensor:
-        """See `marks.Marks`."""
+        """See `sequences.SequenceBounds`."""
         return x[self.starts[:-1].clamp(max=len(x) - 1)]
 
-    def ask(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """See `marks.Marks`."""
+    def attend_first(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """See `sequences.SequenceBounds`."""
         parts = _split(q, heads), _split(k, heads), _split(v, heads)
         return _joined(varlen_attn(*parts, self.each, self.starts, 1, MAX_LENGTH))
 
@@ -70,7 +70,7 @@ def _joined(x: Any) -> Tensor:
     return x.flatten(1)  # type: ignore[no-any-return]
 
 
-class Replay:
+class GraphPass:
     """A pass of one size: a graph with its input and output on the GPU.
 
     The input, int64, is laid end to end: (size,) for each name, then where texts start, (size / `SHORT` + 1,).
@@ -92,7 +92,7 @@ class Replay:
         *parts, starts = torch.split(self._input, [*[self.size] * len(names), self.texts + 1])
         each = torch.arange(self.texts + 1, dtype=torch.int32, device=starts.device)
         inputs = {name: part[None] for name, part in zip(names, parts, strict=True)}
-        return model(**inputs, marks=Bounds(starts.int(), each))[0]  # type: ignore[no-any-return]
+        return model(**inputs, bounds=Bounds(starts.int(), each))[0]  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def begin(self, values: NDArray[np.int64]) -> Callable[[], Tensor]:
@@ -110,14 +110,14 @@ class Replay:
         return wait
 
 
-class Replayed(Packed):
+class GraphedModel(Packed):
     """A model of BERT's shape on a GPU."""
 
     def __init__(self, model: Any, stack: Stack, layout: Layout) -> None:
         super().__init__(model, stack, layout)
         self._stream = torch.cuda.Stream(model.device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
-        self._replays: dict[int, Replay] = {}
+        self._graphs: dict[int, GraphPass] = {}
 
     def group(self, lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         """As many as the budget and a graph hold."""
@@ -125,9 +125,9 @@ class Replayed(Packed):
 
     def warm(self, budget: int) -> None:
         """Record the graphs, the largest first: the others share its memory."""
-        sizes = {stair(tokens) for tokens in range(LEAST, max(budget, MAX_LENGTH) + 1)}
+        sizes = {graph_size(tokens) for tokens in range(LEAST, max(budget, MAX_LENGTH) + 1)}
         for size in sorted(sizes, reverse=True):
-            self._replay(size)
+            self._graph(size)
 
     def logits(self, rows: Sequence[Tokens]) -> Tensor:
         """(B, labels)."""
@@ -150,17 +150,17 @@ class Replayed(Packed):
 
     def _begin(self, rows: Sequence[Tokens]) -> Callable[[], Tensor]:
         lengths = [len(row.ids) for row in rows]
-        replay = self._replay(stair(max(sum(lengths), SHORT * len(rows))))
-        starts = np.full(replay.texts + 1, sum(lengths), dtype=np.int64)
+        graph = self._graph(graph_size(max(sum(lengths), SHORT * len(rows))))
+        starts = np.full(graph.texts + 1, sum(lengths), dtype=np.int64)
         starts[: len(lengths)] = np.cumsum([0, *lengths[:-1]])
-        inputs = self._inputs(rows, starts[: len(lengths)].tolist(), replay.size)
-        return replay.begin(np.concatenate([*inputs.values(), starts]))
+        inputs = self._inputs(rows, starts[: len(lengths)].tolist(), graph.size)
+        return graph.begin(np.concatenate([*inputs.values(), starts]))
 
     @torch.inference_mode()
-    def _replay(self, size: int) -> Replay:
-        if size not in self._replays:
-            self._replays[size] = Replay(self._model, self._names, size, self._stream, self._pool)
-        return self._replays[size]
+    def _graph(self, size: int) -> GraphPass:
+        if size not in self._graphs:
+            self._graphs[size] = GraphPass(self._model, self._names, size, self._stream, self._pool)
+        return self._graphs[size]
 
 
 def _first(wait: Callable[[], Tensor], count: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from models.encoder.base import Precision, Route, Runtime, Wanted
 from models.encoder.cross import log_odds
 from models.encoder.forward import Forward, Layout, Packed, Plain, Ways, packed
-from models.encoder.gpu import Replayed
+from models.encoder.gpu import GraphedModel
 from models.encoder.kernels import Numerics
 from models.encoder.template import PENDING
 from models.encoder.tokens import Framer, Tokens
@@ -84,7 +84,7 @@ def choose(model: Any, layout: Layout, test: Probe, wanted: Wanted) -> tuple[Way
     for path, precision in _candidates(model, wanted):
         how = Numerics(getattr(torch, precision), fused=path == "fused")
         try:
-            way = packed(model, layout, how, Replayed if _on_gpu(model) else Packed)
+            way = packed(model, layout, how, GraphedModel if _on_gpu(model) else Packed)
             found = test.by(way)
         except _FAILURES as error:
             reason = f"it cannot be {path}, for {_line(error)}"

@@ -22,7 +22,7 @@ _LAST: Final = torch.where(_PLACES + _PLACES[:ALIGNED, None] < MAX_LENGTH, 0.0, 
 """(`ALIGNED`, `MAX_LENGTH`): row n hides the last n places."""
 
 
-class Marks(Protocol):
+class SequenceBounds(Protocol):
     """Where B texts stand among T packed rows."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -31,14 +31,14 @@ class Marks(Protocol):
     def firsts(self, x: Tensor) -> Tensor:
         """(T, E) → (B', E), the first token of each text; B' is B rounded up."""
 
-    def ask(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    def attend_first(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """The first token of each text asks all of it: (B', E) and two of (T, E) → (B', E)."""
 
 
-def room(length: int, step: int) -> int:
+def padded_rows(length: int, step: int) -> int:
     """Return how many rows a text takes.
 
-    >>> room(50, 16), room(100, 16), room(100, 1)
+    >>> padded_rows(50, 16), padded_rows(100, 16), padded_rows(100, 1)
     (50, 112, 100)
     """
     return length if length < BRIEF else -(-length // step) * step
@@ -59,7 +59,7 @@ class Run(NamedTuple):
 
 
 class Runs(tuple[Run, ...]):
-    """The marks of a CPU, where a call for each run is as fast as one for all.
+    """The bounds on a CPU, where a call for each run is as fast as one for all.
 
     >>> Runs.of([3, 3, 5])
     (Run(start=0, texts=2, rows=3, mask=None), Run(start=6, texts=1, rows=5, mask=None))
@@ -72,7 +72,7 @@ class Runs(tuple[Run, ...]):
         """Find the runs among texts that are packed in this order."""
         found: list[Run] = []
         start = 0
-        for taken, equal in groupby(lengths, partial(room, step=step)):
+        for taken, equal in groupby(lengths, partial(padded_rows, step=step)):
             beyond = [taken - length for length in equal]
             mask = _LAST[beyond, None, None, -taken:] if any(beyond) else None
             found.append(Run(start, len(beyond), taken, mask))
@@ -85,19 +85,19 @@ class Runs(tuple[Run, ...]):
         return [start for run in self for start in range(run.start, run.part.stop, run.rows)]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """See `Marks`."""
+        """See `SequenceBounds`."""
         mixed = torch.zeros_like(q, memory_format=torch.contiguous_format)
         for run in self:
             mixed[run.part] = _attend(q[run.part], k, v, run, heads)
         return mixed
 
     def firsts(self, x: Tensor) -> Tensor:
-        """See `Marks`: the head too sees few sizes, and never one row, which BLAS sums otherwise."""
+        """See `SequenceBounds`: the head too sees few sizes, and never one row, which BLAS sums otherwise."""
         found = self.starts
         return x[found + [0] * (rounded(len(found)) - len(found))]
 
-    def ask(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-        """See `Marks`."""
+    def attend_first(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """See `SequenceBounds`."""
         mixed, done = torch.zeros_like(q), 0
         for run in self:
             asking = slice(done, done + run.texts)

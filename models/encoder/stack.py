@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from models.encoder.batches import FINE, sizes
 from models.encoder.kernels import Dense, Norm, Numerics, States
-from models.encoder.marks import ALIGNED, Marks, Runs
+from models.encoder.sequences import ALIGNED, Runs, SequenceBounds
 
 
 class Names(NamedTuple):
@@ -76,11 +76,13 @@ class Stack(nn.Module):
         self._layers = [Layer(layer, names, heads, how) for layer in layers]
         self._layers.append((LastLayer if first else Layer)(last, names, heads, how))
 
-    def forward(self, hidden_states: Tensor, marks: Marks, **_: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+    def forward(
+        self, hidden_states: Tensor, bounds: SequenceBounds, **_: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         """(1, T, E) and where the texts stand in it; T may go on beyond the last text."""
         x = self._both(hidden_states[0])
         for layer in self._layers:
-            x = layer(x, marks)
+            x = layer(x, bounds)
         states: Any = x.exact[:, None] if self._first else x.exact[None]  # the annotation is narrower than the use
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
@@ -108,10 +110,10 @@ class Layer:
         self._down, self._end = Dense(at(names.down), dtype=dtype), Norm(at(names.end), fused=fused)
         self._gelu = fused and isinstance(self._activation, GELUActivation)
 
-    def __call__(self, x: States, marks: Marks) -> States:
+    def __call__(self, x: States, bounds: SequenceBounds) -> States:
         """(T, E) → (T, E)."""
         q, k, v = self._qkv(x.rounded).chunk(3, dim=-1)  # each (T, E)
-        return self._rest(marks.attend(q, k, v, self._heads), x)
+        return self._rest(bounds.attend(q, k, v, self._heads), x)
 
     def _rest(self, mixed: Tensor, x: States) -> States:
         x = self._middle(self._mix(mixed), x.exact)
@@ -128,11 +130,11 @@ class LastLayer(Layer):
         self._query = Dense(at(names.query), dtype=how.dtype)
         self._qkv = Dense(at(names.key), at(names.value), dtype=how.dtype)
 
-    def __call__(self, x: States, marks: Marks) -> States:
+    def __call__(self, x: States, bounds: SequenceBounds) -> States:
         """(T, E) → (B rounded up, E)."""
-        asking = States(*map(marks.firsts, x))  # (B', E)
+        asking = States(*map(bounds.firsts, x))  # (B', E)
         q, (k, v) = self._query(asking.rounded), self._qkv(x.rounded).chunk(2, dim=-1)
-        return self._rest(marks.ask(q, k, v, self._heads), asking)
+        return self._rest(bounds.attend_first(q, k, v, self._heads), asking)
 
 
 def _check(layer: nn.Module, names: Names) -> None:

@@ -21,7 +21,7 @@ import unicodedata
 from typing import Final
 
 from models.events import Response
-from models.normal import nfkc
+from models.nfkc import nfkc
 
 VERSION: Final = 2
 """Stands in each artifact's `rpm.json`: weights trained on one template do not fit another."""

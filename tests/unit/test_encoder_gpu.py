@@ -1,4 +1,4 @@
-"""The packed way on a GPU. What needs none is tested everywhere: its marks, against those of a CPU."""
+"""The packed way on a GPU. What needs none is tested everywhere: its bounds, against those of a CPU."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from models.encoder import gpu
 from models.encoder.embedder import Embedder
-from models.encoder.gpu import LEAST, SHORT, Bounds, stair
+from models.encoder.gpu import LEAST, SHORT, Bounds, graph_size
 from models.encoder.loading import load, open_model, open_sentences
-from models.encoder.marks import Runs
+from models.encoder.sequences import Runs
 from models.errors import ArtifactError
 from models.training.reference import ensure_reference
 from tests.exactness import assert_exact, plain_encoder, risks, texts_of
@@ -28,9 +28,9 @@ def texts():
     return texts_of(1000)
 
 
-def attention(q, k, v, *marks):
+def attention(q, k, v, *bounds):
     """What the kernel computes, text by text; rows of no text are poisoned."""
-    asking, asked, longest, longest_asked = marks
+    asking, asked, longest, longest_asked = bounds
     mixed = torch.full_like(q, float("nan"))
     for n in range(len(asked) - 1):
         rows, part = slice(asking[n], asking[n + 1]), slice(asked[n], asked[n + 1])
@@ -43,7 +43,7 @@ def attention(q, k, v, *marks):
 
 
 @pytest.mark.parametrize("lengths", [(7, 7, 40, 101), (1,), (155,)])
-def test_the_marks_of_a_gpu_are_those_of_a_cpu(monkeypatch, lengths):
+def test_the_bounds_of_a_gpu_are_those_of_a_cpu(monkeypatch, lengths):
     monkeypatch.setattr(gpu, "varlen_attn", attention)
     count, tokens, room = len(lengths), sum(lengths), len(lengths) + 2  # two texts are empty
     drawn = torch.Generator().manual_seed(0)
@@ -52,15 +52,15 @@ def test_the_marks_of_a_gpu_are_those_of_a_cpu(monkeypatch, lengths):
     ours, theirs = Bounds(starts, torch.arange(room + 1, dtype=torch.int32)), Runs.of(lengths)
     assert torch.allclose(ours.attend(q, k, v, 2)[:tokens], theirs.attend(q, k, v, 2)[:tokens], atol=1e-6)
     assert torch.equal(ours.firsts(q)[:count], theirs.firsts(q)[:count])
-    asked = (marks.ask(marks.firsts(q), k, v, 2)[:count] for marks in (ours, theirs))
+    asked = (bounds.attend_first(bounds.firsts(q), k, v, 2)[:count] for bounds in (ours, theirs))
     assert torch.allclose(*asked, atol=1e-6)
 
 
 def test_few_sizes_hold_every_pass_and_waste_at_most_a_quarter():
     for tokens in range(1, 40_000, 7):
-        assert tokens <= stair(tokens) <= max(LEAST, 1.25 * tokens)
-    assert len({stair(tokens) for tokens in range(1, 16_385)}) == 25
-    assert stair(SHORT * 8) == LEAST
+        assert tokens <= graph_size(tokens) <= max(LEAST, 1.25 * tokens)
+    assert len({graph_size(tokens) for tokens in range(1, 16_385)}) == 25
+    assert graph_size(SHORT * 8) == LEAST
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

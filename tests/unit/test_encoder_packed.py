@@ -18,9 +18,9 @@ from models.encoder.base import ROUNDING, Runtime
 from models.encoder.cross import log_odds
 from models.encoder.forward import Layout, Packed, Plain
 from models.encoder.loading import layout, limit, load, open_model
-from models.encoder.marks import Run, Runs
 from models.encoder.quiet import quiet
 from models.encoder.runtime import BOUNDS, Probe, choose, odds, probe
+from models.encoder.sequences import Run, Runs
 from models.encoder.tokens import Framer, Tokens
 from models.errors import ArtifactError
 from models.training.reference import ensure_reference
@@ -362,14 +362,14 @@ def test_attention_reads_no_row_that_is_no_token(lengths):
     dense, wide = Runs.of(lengths), Runs.of(lengths, step=16)
     texts = torch.randn(3, sum(lengths), 32, generator=drawn).bfloat16()
     q, k, v = spread(texts, lengths, dense, wide, 0.0)
-    expected = dense.attend(*texts, 4), dense.ask(dense.firsts(texts[0]), *texts[1:], 4)
-    found = wide.attend(q, k, v, 4), wide.ask(wide.firsts(q), k, v, 4)
+    expected = dense.attend(*texts, 4), dense.attend_first(dense.firsts(texts[0]), *texts[1:], 4)
+    found = wide.attend(q, k, v, 4), wide.attend_first(wide.firsts(q), k, v, 4)
     (together,) = gathered(found[0][None], lengths, wide)
     assert torch.allclose(together.float(), expected[0].float(), atol=0.02)
     assert torch.allclose(found[1].float(), expected[1].float(), atol=0.02)
     q, k, v = spread(texts, lengths, dense, wide, 9.0)
     assert torch.equal(gathered(wide.attend(q, k, v, 4)[None], lengths, wide)[0], together)
-    assert torch.equal(wide.ask(wide.firsts(q), k, v, 4), found[1])
+    assert torch.equal(wide.attend_first(wide.firsts(q), k, v, 4), found[1])
 
 
 def spread(texts, lengths, dense, wide, rest):
