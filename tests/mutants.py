@@ -466,7 +466,7 @@ MUTANTS = (
     Mutant(
         "I9 a second allowance at midnight",
         "models/calibration/brake.py",
-        "shares(rises) if follows else {}",
+        "allocated(rises) if follows else {}",
         "{}",
         "tests/unit/test_control.py",
     ),
@@ -480,15 +480,15 @@ MUTANTS = (
     Mutant(
         "I9 a combination of groups loosens further than each",
         "models/calibration/serving.py",
-        "max(together(self._brakes, scopes(groups)), self._combined.get(groups, 0.0))",
-        "together(self._brakes, scopes(groups))",
+        "max(combined_excess(self._brakes, scopes(groups)), self._combined.get(groups, 0.0))",
+        "combined_excess(self._brakes, scopes(groups))",
         "tests/property/test_brake.py",
     ),
     Mutant(
         "I9 a combination is given the allowance anew each day, held back or not",
         "models/calibration/brake.py",
-        "min(cut - together(over, scopes(groups)), before)",
-        "cut - together(over, scopes(groups))",
+        "min(cut - combined_excess(over, scopes(groups)), before)",
+        "cut - combined_excess(over, scopes(groups))",
         "tests/property/test_brake.py",
     ),
     Mutant(

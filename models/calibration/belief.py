@@ -55,7 +55,8 @@ class Offset:
     equal an Ornstein-Uhlenbeck process in label counts, with more doubt one that keeps its mean but may soon move.
     `weights` scale the evidence of each alternative to the common threshold. A rater has four more, those of the slope:
     one who flips every verdict looks like scores that say less.
-    Times are seconds since the epoch; `born` is the estimated time of its last jump: older events say nothing of it.
+    Times are seconds since the epoch; `valid_since` is the estimated time of its last jump: older events say nothing
+    of it.
     """
 
     mean: float
@@ -67,13 +68,13 @@ class Offset:
     weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     evidence: list[float] = field(default_factory=lambda: [1.0] * 4)
     since: list[float] = field(default_factory=lambda: [0.0] * 4)
-    born: float = -inf
+    valid_since: float = -inf
     quarantined: bool = False
-    judges: bool = False
+    is_rater: bool = False
 
-    def judge(self) -> None:
+    def make_rater(self) -> None:
         """Make it a rater's. To follow the scores more closely than others is no offence: its weight is 0."""
-        self.judges = True
+        self.is_rater = True
         self.weights += (0.0, 0.0, 1.0, 1.0)
         self.evidence, self.since = [1.0] * 8, [0.0] * 8
 
@@ -94,7 +95,7 @@ class Offset:
         self.mean, self.var = self.at(clock)
         self.clock = clock
 
-    def absorb(self, step: float, shrink: float) -> None:
+    def update(self, step: float, shrink: float) -> None:
         """Take this offset's part of a label."""
         var = self.var
         self.mean += var * step
@@ -150,7 +151,7 @@ class Curve:
         self.cov[0] += max(0.0, min(spread, MAX_VARIANCE - self.cov[0]))
         self.cov[4] += max(0.0, min(slope_spread, SLOPE_VARIANCES[0] - self.cov[4]))
 
-    def tilt(self, factor: float, spread: float) -> None:
+    def rescale(self, factor: float, spread: float) -> None:
         """Multiply the log-odds by `factor` and add `spread` to its variance, within the bounds of each coefficient."""
         b0, b1, b2, b3 = self.mean
         self.mean = [factor * b0, factor * b1, factor * b2, b3]
@@ -160,19 +161,19 @@ class Curve:
         for k, product in ((0, b0 * b0), (1, b0 * b1), (2, b0 * b2), (4, b1 * b1), (5, b1 * b2), (7, b2 * b2)):
             self.cov[k] += spread * product
 
-    def doubt(self, intercept: float, slope: float) -> None:
+    def floor_variance(self, intercept: float, slope: float) -> None:
         """Keep the variances of the intercept and of the first slope at no less than these."""
         self.cov[0], self.cov[4] = max(self.cov[0], intercept), max(self.cov[4], slope)
 
-    def waver(self, slope: float) -> None:
-        """Keep the first slope's variance at no less than `slope` by doubting the factor of all log-odds (see `tilt`).
+    def widen_slope(self, slope: float) -> None:
+        """Keep the first slope's variance at no less than `slope` by doubting all log-odds' factor (see `rescale`).
 
         Intercept and slopes are then widened together: the next labels say how much flatter the scores are, not also
         where they are flatter.
         """
         short = slope - self.cov[4]
         if short > 0.0:
-            self.tilt(1.0, short / max(self.mean[1] ** 2, FLAT))
+            self.rescale(1.0, short / max(self.mean[1] ** 2, FLAT))
 
     def gain(self, x1: float, x2: float, organic: float) -> Gain:
         """Covariance times the feature vector (1, x1, x2, organic)."""
@@ -186,7 +187,7 @@ class Curve:
             d + g * x1 + i * x2 + j * organic,
         )
 
-    def absorb(self, gain: Gain, step: float, shrink: float) -> None:
+    def update(self, gain: Gain, step: float, shrink: float) -> None:
         """Move the mean by `step` along the gain and take `shrink` of its square off the covariance."""
         u0, u1, u2, u3 = gain
         k0, k1, k2 = shrink * u0, shrink * u1, shrink * u2
@@ -211,7 +212,7 @@ class Curve:
         if high < 0.0 or high * high < zz * second:
             mean[2] = z * sqrt(second)
 
-    def suspect(self, bias: float, variance: float) -> None:
+    def enable_bias(self, bias: float, variance: float) -> None:
         """Switch the bias of organic labels on: they read `bias` too high, give or take `variance`.
 
         Until now the intercept was the organic one. True intercept = organic - bias, hence the variances add, and
@@ -224,13 +225,13 @@ class Curve:
         self.cov[9] = variance
 
 
-def settle(eta: float, variance: float, rejected: int, weight: float) -> tuple[float, float]:
+def proximal_step(eta: float, variance: float, rejected: int, weight: float) -> tuple[float, float]:
     """Solve the implicit equation for |eta| <= 60, by Newton steps inside a bracket.
 
     The bracket is halved wherever Newton leaves it or fails to halve its own step (Numerical Recipes, `rtsafe`).
     Returns (z - eta) / V and the curvature's shrink r / (1 + r V).
 
-    >>> step, shrink = settle(eta=-3.0, variance=0.5, rejected=1, weight=1.0)
+    >>> step, shrink = proximal_step(eta=-3.0, variance=0.5, rejected=1, weight=1.0)
     >>> round(-3.0 + 0.5 * step, 4), round(shrink, 4)
     (-2.5367, 0.0657)
     """
@@ -272,12 +273,12 @@ def _search(z: float, eta: float, reach: float, rejected: int) -> float:
     return z
 
 
-def settle_noisy(eta: float, variance: float, rejected: int, weight: float, noise: float) -> tuple[float, float]:
-    """As `settle`, when a share `noise` of the labels is flipped at random: one Fisher-scoring step.
+def noisy_proximal_step(eta: float, variance: float, rejected: int, weight: float, noise: float) -> tuple[float, float]:
+    """As `proximal_step`, when a share `noise` of the labels is flipped at random: one Fisher-scoring step.
 
     A rejection deep in the green says almost nothing, for it is most likely a flip.
 
-    >>> step, _ = settle_noisy(-6.0, 0.5, 1, 1.0, noise=0.05)
+    >>> step, _ = noisy_proximal_step(-6.0, 0.5, 1, 1.0, noise=0.05)
     >>> round(step, 3)
     0.043
     """

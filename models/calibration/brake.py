@@ -9,7 +9,7 @@ was used of yesterday's allowance is given anew as today goes on: there is not t
 A response has several groups, and its threshold is about that of all, moved by what each of its groups moves it. So
 each scope's distance from its ceiling is published, below it (negative) too, and a response is held back by that of all
 and by what each of its groups adds to it: two groups that improve on one day do not add up to twice the allowance. Nor
-is it held back by less than any one of its scopes (see `together`).
+is it held back by less than any one of its scopes (see `combined_excess`).
 
 Thresholds are not quite sums, though: the curve is no line, and uncertainties do not add up. So each combination of
 groups that a label has had has a ceiling of its own, as a scope has, and is held back that far where that is farther.
@@ -120,11 +120,11 @@ class Brake:
         """
         follows, self._part = day == self._day + 1, 1.0
         over = self._over(cuts) if self._ceilings else {}
-        held = shares(over) if over else {}
+        held = allocated(over) if over else {}
         self._combined |= {groups: self._begun(groups, cut, over, follows=follows) for groups, cut in greens.items()}
         ceilings = {scope: green(cut) + self.allowance - held.get(scope, 0.0) for scope, cut in cuts.items()}
         rises = {scope: value - self._ceiling(scope) for scope, value in ceilings.items()}
-        self._ceilings, self._withheld = ceilings, shares(rises) if follows else {}
+        self._ceilings, self._withheld = ceilings, allocated(rises) if follows else {}
         self._day, self._part = day, 0.0
 
     def go_on(self, day: int, part: float) -> None:
@@ -140,7 +140,7 @@ class Brake:
         worst: dict[str, str] = {}
         for scope in sorted(over, key=over.__getitem__):
             worst[scope.partition("=")[0]] = scope  # of each name the value that is most held back
-        held = together(over, [scope for scope in worst.values() if over[scope] > over["all"]])
+        held = combined_excess(over, [scope for scope in worst.values() if over[scope] > over["all"]])
         return over if held > 0.0 or self.beyond(greens, over) else {}
 
     def beyond(self, greens: Greens, excess: Mapping[str, float]) -> dict[Combination, float]:
@@ -153,7 +153,7 @@ class Brake:
         ({(('category', 'b'), ('site', 'a')): 0.5}, {})
         """
         over = {groups: round(cut - self._combined[groups].at(self._part), 6) for groups, cut in greens.items()}
-        return {groups: one for groups, one in over.items() if one > round(together(excess, scopes(groups)), 6)}
+        return {groups: one for groups, one in over.items() if one > round(combined_excess(excess, scopes(groups)), 6)}
 
     def tighten(self, scope: str, cuts: Cuts, step: float) -> None:
         """Lower a scope's threshold by `step` at once; it may rise again by the allowance a day.
@@ -213,21 +213,21 @@ class Brake:
     def _begun(self, groups: Combination, cut: float, over: Mapping[str, float], *, follows: bool) -> Ceiling:
         """Return the ceiling of a day that begins where a combination stands, held back as `over` and yesterday say."""
         before = self._combined[groups].value
-        value = min(cut - together(over, scopes(groups)), before) + self.allowance
+        value = min(cut - combined_excess(over, scopes(groups)), before) + self.allowance
         return Ceiling(round(value, 6), round(max(0.0, value - before), 6) if follows else 0.0)
 
     def _put(self, scope: str, ceiling: float) -> None:
         self._ceilings[scope], self._withheld[scope] = ceiling, 0.0
 
 
-def shares(excess: Mapping[str, float]) -> dict[str, float]:
-    """Return by how many logits each scope is held back, so that a response is by `together` of its scopes at least.
+def allocated(excess: Mapping[str, float]) -> dict[str, float]:
+    """Return by how many logits each scope is held back, so that a response is by their `combined_excess` at least.
 
     That of a response is reckoned as its threshold is: what holds back all, and what each of its groups adds to it.
 
-    >>> shares({"all": 0.5, "site=a": 0.75, "site=b": 0.0})
+    >>> allocated({"all": 0.5, "site=a": 0.75, "site=b": 0.0})
     {'all': 0.5, 'site=a': 0.75, 'site=b': 0.5}
-    >>> shares({"all": -0.5, "site=a": 0.0, "category=b": 0.25})
+    >>> allocated({"all": -0.5, "site=a": 0.0, "category=b": 0.25})
     {'all': 0.0, 'site=a': 0.25, 'category=b': 0.5}
     """
     general = excess["all"]
@@ -236,12 +236,12 @@ def shares(excess: Mapping[str, float]) -> dict[str, float]:
     return {scope: max(most, value, most + value - general + spare) for scope, value in excess.items()} | {"all": most}
 
 
-def together(excess: Mapping[str, float], scopes: Iterable[str]) -> float:
+def combined_excess(excess: Mapping[str, float], scopes: Iterable[str]) -> float:
     """Return by how many logits a response of these scopes is held back.
 
-    >>> together({"all": -0.5, "site=a": 0.25, "category=b": 0.0}, ["site=a", "category=b", "history=new"])
+    >>> combined_excess({"all": -0.5, "site=a": 0.25, "category=b": 0.0}, ["site=a", "category=b", "history=new"])
     0.75
-    >>> together({"all": -0.5, "site=a": 0.25, "category=b": -3.0}, ["site=a", "category=b"])
+    >>> combined_excess({"all": -0.5, "site=a": 0.25, "category=b": -3.0}, ["site=a", "category=b"])
     0.25
     """
     general = excess.get("all", 0.0)
@@ -257,7 +257,8 @@ def effective(cuts: Cuts, excess: Mapping[str, float]) -> dict[str, dict[str, fl
     """
     return {
         scope: {
-            name: None if value is None else round(value - together(excess, [scope]), 4) for name, value in cut.items()
+            name: None if value is None else round(value - combined_excess(excess, [scope]), 4)
+            for name, value in cut.items()
         }
         for scope, cut in cuts.items()
     }

@@ -71,12 +71,12 @@ def rebuilding(deployment: str) -> str:
     return f"demur calibrator rebuild {deployment} --corrected --apply --by WHO"
 
 
-def foresee(sample: Scores, reading: Thresholds, policy: Policy) -> Effect:
+def simulate_sample(sample: Scores, reading: Thresholds, policy: Policy) -> Effect:
     """Return the tiers and actions that a sample of scores would get, nothing else speaking against green."""
     return effect((Facts(upper=reading.risk(logit, groups)[1]) for logit, groups in sample), policy)
 
 
-def again(decisions: Iterable[Decision], version: Calibration | None, policy: Policy) -> Effect:
+def simulate(decisions: Iterable[Decision], version: Calibration | None, policy: Policy) -> Effect:
     """Return the tiers and actions of decisions if they were made anew under `policy`, before it is applied.
 
     By `version`, with its brake let go: so it will be in the end; by None, at the upper risk they were made with. What
@@ -87,7 +87,7 @@ def again(decisions: Iterable[Decision], version: Calibration | None, policy: Po
         return effect(map(_as_made, decisions), policy)
     reading = thresholds(version).braked({})
     missing = missing_labels(version.labels, reading.deviation(policy.green), policy)
-    return effect((_made_anew(one, version, reading, missing, policy) for one in decisions), policy)
+    return effect((_redecided(one, version, reading, missing, policy) for one in decisions), policy)
 
 
 def _as_made(decision: Decision) -> Facts:
@@ -95,7 +95,7 @@ def _as_made(decision: Decision) -> Facts:
     return Facts(upper=decision.upper, valid="invalid_input" not in decision.reasons, **told)
 
 
-def _made_anew(decision: Decision, version: Calibration, reading: Thresholds, missing: int, policy: Policy) -> Facts:
+def _redecided(decision: Decision, version: Calibration, reading: Thresholds, missing: int, policy: Policy) -> Facts:
     upper = None if decision.logit is None else reading.risk(decision.logit, decision.groups)[1]
     return msgspec.structs.replace(
         _as_made(decision),
@@ -132,13 +132,13 @@ def compare(before: Calibration, after: Calibration, sample: Scores, policy: Pol
         cause=after.cause,
         labels=after.labels - before.labels,
         parameters=_moved(*(reading.parameters() for reading in readings)),
-        cuts=moved(before, after),
-        effect_before=foresee(sample, readings[0], policy),
-        effect_after=foresee(sample, readings[1], policy),
+        cuts=changed_cuts(before, after),
+        effect_before=simulate_sample(sample, readings[0], policy),
+        effect_after=simulate_sample(sample, readings[1], policy),
     )
 
 
-def moved(before: Calibration, after: Calibration) -> dict[str, dict[str, tuple[float | None, float | None]]]:
+def changed_cuts(before: Calibration, after: Calibration) -> dict[str, dict[str, tuple[float | None, float | None]]]:
     """Return the thresholds that differ, as (before, after) per scope and cut; None where there is none."""
     scopes = before.cuts | after.cuts
     changes = {scope: _moved(before.cuts.get(scope, {}), after.cuts.get(scope, {})) for scope in scopes}

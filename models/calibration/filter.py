@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from models.calibration.basis import basis, clip
-from models.calibration.belief import Curve, Offset, settle, settle_noisy
+from models.calibration.belief import Curve, Offset, noisy_proximal_step, proximal_step
 from models.calibration.delays import Delays
 from models.calibration.jumps import (
     ALL,
@@ -16,9 +16,9 @@ from models.calibration.jumps import (
     UPWARD,
     Jump,
     accumulate,
-    alike,
     compare,
     restart,
+    same_direction,
     size,
     strongest,
 )
@@ -232,9 +232,9 @@ class Filter:
         """
         uneven = self._uneven
         for block in blocks:  # not any(): a generator would cost more than the loop
-            if block.quarantined or (at < block.born and not uneven):
+            if block.quarantined or (at < block.valid_since and not uneven):
                 return True
-        return at < self._everyone.born and not uneven
+        return at < self._everyone.valid_since and not uneven
 
     def _set_aside(self, seen: Observation, blocks: list[Offset], at: float) -> None:
         self.ignored += 1
@@ -268,14 +268,14 @@ class Filter:
             eta = clip(eta, MAX_ETA)
         weight = seen.weight if seen.weight <= 1.0 else min(seen.weight, MAX_WEIGHT)
         step, shrink = (
-            settle_noisy(eta, variance, seen.rejected, weight, settings.noise)
+            noisy_proximal_step(eta, variance, seen.rejected, weight, settings.noise)
             if settings.noise
-            else settle(eta, variance, seen.rejected, weight)
+            else proximal_step(eta, variance, seen.rejected, weight)
         )
-        curve.absorb(gain, step, shrink)
+        curve.update(gain, step, shrink)
         curve.keep_monotone(settings.z)
         for block in blocks:
-            block.absorb(step, shrink)
+            block.update(step, shrink)
         return eta
 
     def _judge(self, keys: list[Key], blocks: list[Offset], eta: float, seen: Observation, at: float) -> Jump | None:
@@ -288,7 +288,7 @@ class Filter:
         if best > SOONER * settings.suspicion and not self._offsets.compares:  # else one rater alone could raise it
             self._suspect_change(best, slope)
         for block in blocks:
-            score = accumulate(block, values + tilt if block.judges else values, at, passing)
+            score = accumulate(block, values + tilt if block.is_rater else values, at, passing)
             best = best if best > score else score  # noqa: FURB136  # as above
         if best > settings.threshold:
             return self._fire(keys, blocks)
@@ -308,10 +308,10 @@ class Filter:
         """
         suspicion = self.settings.suspicion
         if slope > SOONER * suspicion and strongest(self._slope)[1] >= UPWARD:
-            self._curve.waver(WAVERING)
+            self._curve.widen_slope(WAVERING)
             self._slope.evidence = [max(1.0, FADING * value) for value in self._slope.evidence]
         elif best > suspicion:
-            self._curve.doubt(*DOUBTED)
+            self._curve.floor_variance(*DOUBTED)
         else:
             return
         self._curve.keep_monotone(self.settings.z)
@@ -327,7 +327,7 @@ class Filter:
             restart(block)
             return msgspec.structs.replace(jump, kind="quarantine")
         self._shift(key, block, jump.delta)
-        (self._everyone if key is None else block).born = jump.since
+        (self._everyone if key is None else block).valid_since = jump.since
         # The audits' evidence stands: cleared, a true bias is found thousands of labels later where jumps recur.
         concerned = self._offsets.by_key.values() if key is None else blocks
         for touched in (self._everyone, self._slope, block, *concerned):
@@ -343,15 +343,15 @@ class Filter:
         culprit = self._culprit(best, score, j) if score > self.settings.threshold else None
         if culprit is None:
             return None
-        if (block := culprit[1]).judges and block is not best[1]:
-            _, j = alike(block, j)
+        if (block := culprit[1]).is_rater and block is not best[1]:
+            _, j = same_direction(block, j)
         return culprit, j, score
 
     def _shift(self, key: Key | None, block: Offset, delta: float) -> None:
         """Move a block by most of its jump, and widen it."""
         shift, spread = self.settings.shift * delta, self.settings.widening * delta**2
         if block is self._slope:
-            self._curve.tilt(1.0 - shift / REACH, spread / REACH**2)
+            self._curve.rescale(1.0 - shift / REACH, spread / REACH**2)
         elif key is None:
             self._curve.move(shift, spread, self.settings.slope_widening)
         else:
@@ -367,7 +367,7 @@ class Filter:
             return True
         _, j = strongest(block)
         left = block.evidence[j]
-        return all(alike(one, j)[0] ** 2 <= left for one in self._offsets.by_key.values() if one.judges)
+        return all(same_direction(one, j)[0] ** 2 <= left for one in self._offsets.by_key.values() if one.is_rater)
 
     def _culprit(self, best: Candidate, score: float, j: int) -> Candidate | None:
         """Return the block that jumped: usually the one with the strongest evidence, `score` for alternative `j`.
@@ -379,8 +379,8 @@ class Filter:
         needed = log(self.settings.threshold)
         raters = [pair for pair in self._offsets.by_key.items() if pair[0][0] in self.settings.raters]
         if self._offsets.compares and best not in raters and best[1] is not self._slope:
-            top = max(raters, key=lambda pair: alike(pair[1], j))
-            alone = log(alike(top[1], j)[0])
+            top = max(raters, key=lambda pair: same_direction(pair[1], j))
+            alone = log(same_direction(top[1], j)[0])
             if alone >= ALONE * needed:
                 return top
             if log(score) - alone < 2.0 * (1.0 - ALONE) * needed:
@@ -393,7 +393,7 @@ class Filter:
         """Audited verdicts contradict organic ones: from now on estimate the bias of the latter."""
         score, j = strongest(self._audits)
         jump = self._describe("bias", (None, self._audits), j, score)
-        self._curve.suspect(-self.settings.shift * jump.delta, BIAS_VARIANCE)
+        self._curve.enable_bias(-self.settings.shift * jump.delta, BIAS_VARIANCE)
         for touched in (self._audits, self._everyone, self._slope, *self._offsets.by_key.values()):
             restart(touched)
         return jump

@@ -118,7 +118,7 @@ def ratios_noisy(p: float, noise: float, growth: Ratios, *, rejected: bool) -> R
     return a, b, c, d
 
 
-def temper(values: Ratios, weight: float) -> Ratios:
+def weighted(values: Ratios, weight: float) -> Ratios:
     """Ratios of a label of `weight` in [0, 1]: their powers; the mean stays at most 1 by Jensen's inequality."""
     a, b, c, d = values
     return a**weight, b**weight, c**weight, d**weight
@@ -132,7 +132,7 @@ def compare(eta: float, noise: float, weight: float, rejected: bool) -> tuple[Ra
         tilt = ratios_noisy(p, noise, slope, rejected=rejected)
     else:
         shift, tilt = ratios(p, SHIFTED, rejected), ratios(p, slope, rejected)
-    return (shift, tilt) if weight >= 1.0 else (temper(shift, weight), temper(tilt, weight))
+    return (shift, tilt) if weight >= 1.0 else (weighted(shift, weight), weighted(tilt, weight))
 
 
 def accumulate(block: Offset, values: tuple[float, ...], at: float, passing: bool = True) -> float:  # noqa: FBT001, FBT002  # hot
@@ -179,7 +179,7 @@ def size(block: Offset, j: int) -> float:
     return (first * DELTAS[near] + second * DELTAS[far]) / (first + second)
 
 
-def alike(block: Offset, j: int) -> tuple[float, int]:
+def same_direction(block: Offset, j: int) -> tuple[float, int]:
     """Return a rater's strongest evidence for any change in the direction of alternative `j`, and its alternative."""
     first, found = UPWARD if j % len(DELTAS) >= UPWARD else 0, block.evidence
     return max([(found[k], k) for k in (first, first + 1, first + len(DELTAS), first + len(DELTAS) + 1)])

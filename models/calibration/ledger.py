@@ -253,7 +253,7 @@ class Ledger:
             basis=self.policy.basis,
             parameters=parameters,
             cuts=in_force,
-            shares=shares(self._scores, in_force["all"], warm=missing == 0),
+            shares=tier_shares(self._scores, in_force["all"], warm=missing == 0),
             labels=self.labels,
             missing_labels=missing,
             cause=self.cause,
@@ -324,11 +324,11 @@ def thresholds(calibration: Calibration) -> Thresholds:
     return Filter.reading(saved.filter).braked(saved.brakes, dict(saved.combined))
 
 
-def shares(scores: Sequence[float], cuts: Mapping[str, float | None], *, warm: bool) -> dict[Tier, float]:
+def tier_shares(scores: Sequence[float], cuts: Mapping[str, float | None], *, warm: bool) -> dict[Tier, float]:
     """Return the share of scores in each tier, groups at their mean. Labelled responses are seldom green: so these are
     for comparing one version with another; `demur policy simulate` takes all responses.
 
-    >>> shares([-4.0, -3.0, -1.0, 0.5], {"green": -2.5, "red": 0.0}, warm=True)
+    >>> tier_shares([-4.0, -3.0, -1.0, 0.5], {"green": -2.5, "red": 0.0}, warm=True)
     {'green': 0.5, 'yellow': 0.25, 'red': 0.25}
     """
     if not scores:

@@ -105,5 +105,5 @@ class Offsets:
         rate, doubt = log(2.0) / settings.half_life, log(2.0) / doubted
         block = Offset(0.0, prior, clock, prior, rate, doubt, (down, down, 1.0, 1.0))
         if name in settings.raters:
-            block.judge()
+            block.make_rater()
         return block

@@ -15,7 +15,7 @@ from math import exp, log, pi, sqrt
 from typing import Final
 
 from models.calibration.basis import LIMIT, basis
-from models.calibration.brake import NONE, Combination, Greens, scopes, together
+from models.calibration.brake import NONE, Combination, Greens, combined_excess, scopes
 
 PROBIT: Final = pi / 8.0
 MAX_ETA: Final = 60.0
@@ -148,7 +148,9 @@ class Thresholds:
             self._cache.clear()
         groups = tuple(sorted(keys))
         offset, spread = self._moments(groups)
-        brake = max(together(self._brakes, scopes(groups)), self._combined.get(groups, 0.0)) if self._brakes else 0.0
+        brake = (
+            max(combined_excess(self._brakes, scopes(groups)), self._combined.get(groups, 0.0)) if self._brakes else 0.0
+        )
         self._cache[keys] = offset, spread, brake
         return offset, spread, brake
 

@@ -63,7 +63,7 @@ def pack(block: Offset) -> list[Any]:
     rising: list[float] = []
     if max(block.evidence) > 1.0:
         rising = [x for j, value in enumerate(block.evidence) if value > 1.0 for x in (j, value, block.since[j])]
-    born = None if block.born == -inf else block.born
+    born = None if block.valid_since == -inf else block.valid_since
     head = [block.mean, block.var, block.clock]
     if block.quarantined:
         return [*head, rising, born, True]
@@ -79,7 +79,7 @@ def unpack(state: GroupState, block: Offset) -> Offset:
     block.mean, block.var, block.clock = state.mean, state.var, state.clock
     for j, value, since in state.evidence():
         block.evidence[int(j)], block.since[int(j)] = value, since
-    block.born, block.quarantined = -inf if state.born is None else state.born, state.quarantined
+    block.valid_since, block.quarantined = -inf if state.born is None else state.born, state.quarantined
     return block
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from models.calibration.brake import together
+from models.calibration.brake import combined_excess
 from models.calibration.control import Difference, compare
 from models.calibration.history import History, Revised, differences, gaps
 from models.calibration.learning import OVERTAKEN, Learning
@@ -138,7 +138,7 @@ def approve(deployment: Deployment, by: By, why: Why = "", config: Config = None
     brakes: Mapping[str, float] = now.parameters.get("brakes", {})
     if not brakes:
         raise StateError(f"nothing is held back in {deployment}: version {now.version} is in force as it is")
-    ceilings = {scope: cut + together(brakes, [scope]) for scope, cut in _greens(now).items() if scope in brakes}
+    ceilings = {scope: cut + combined_excess(brakes, [scope]) for scope, cut in _greens(now).items() if scope in brakes}
     _send(settings, now, "approval", by, why, ceilings=ceilings)
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.calibration.control import Effect, again, rebuilding
+from models.calibration import control
+from models.calibration.control import Effect, rebuilding
 from models.errors import SettingsError
 from models.events import TIERS, Action, Calibration, Decision
 from models.policy import Policies, Policy
@@ -94,7 +95,7 @@ def notes(name: str, version: Calibration | None, current: Policy, proposed: Pol
 def _pair(
     name: str, made: Sequence[Decision], version: Calibration | None, current: Policies, proposed: Policies
 ) -> Pair:
-    return again(made, version, current.of(name)), again(made, version, proposed.of(name))
+    return control.simulate(made, version, current.of(name)), control.simulate(made, version, proposed.of(name))
 
 
 def _by_deployment(made: Sequence[Decision]) -> dict[str, list[Decision]]:

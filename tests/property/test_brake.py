@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from models.calibration.brake import Brake, together
+from models.calibration.brake import Brake, combined_excess
 from models.calibration.ledger import Ledger, thresholds
 from models.events import Calibration, Label, decode, encode
 from models.oracle.risk import risks
@@ -47,7 +47,8 @@ def in_force(brake: Brake, general: float, groups: Mapping[str, float]) -> list[
     cuts = {"all": {"green": general}} | {scope: {"green": general + own} for scope, own in groups.items()}
     excess = brake.excess(cuts)
     return [
-        general + sum(groups.get(scope, 0.0) for scope in scopes) - together(excess, scopes) for scopes in RESPONSES
+        general + sum(groups.get(scope, 0.0) for scope in scopes) - combined_excess(excess, scopes)
+        for scopes in RESPONSES
     ]
 
 
@@ -91,7 +92,7 @@ def test_no_combination_loosens_by_more_than_a_days_allowance_whatever_its_own_t
     def stand() -> list[float]:
         excess = brake.excess(cuts, greens)
         beyond = brake.beyond(greens, excess)
-        held = [max(beyond.get(groups, 0.0), together(excess, map("=".join, groups))) for groups in FEW]
+        held = [max(beyond.get(groups, 0.0), combined_excess(excess, map("=".join, groups))) for groups in FEW]
         return [greens[groups] - one for groups, one in zip(FEW, held, strict=True)]
 
     for passed, labels in course:

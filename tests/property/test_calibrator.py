@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.calibration.basis import basis
-from models.calibration.belief import settle, settle_noisy
+from models.calibration.belief import noisy_proximal_step, proximal_step
 from models.calibration.filter import Filter, Observation
 from models.calibration.serving import GRID, PROBIT, curve_moments
 from models.calibration.settings import FilterSettings
@@ -75,7 +75,7 @@ def test_risk_and_upper_risk_rise_with_the_logit(chosen, log, logits, groups):
 
 @given(st.floats(-60, 60), st.floats(1e-6, 500), st.integers(0, 1), st.floats(1e-3, 100))
 def test_a_step_goes_towards_its_label_and_never_past_it(eta, variance, rejected, weight):
-    step, shrink = settle(eta, variance, rejected, weight)
+    step, shrink = proximal_step(eta, variance, rejected, weight)
     z = eta + variance * step
     expected = eta + variance * weight * (rejected - 1.0 / (1.0 + math.exp(-z)))
     assert z == pytest.approx(expected, abs=1e-6 * (1.0 + variance * weight))
@@ -85,7 +85,7 @@ def test_a_step_goes_towards_its_label_and_never_past_it(eta, variance, rejected
 
 @given(st.floats(-60, 60), st.floats(1e-6, 500), st.integers(0, 1), st.floats(1e-3, 100), st.floats(0.001, 0.49))
 def test_a_noisy_step_is_bounded_too(eta, variance, rejected, weight, noise):
-    step, shrink = settle_noisy(eta, variance, rejected, weight, noise)
+    step, shrink = noisy_proximal_step(eta, variance, rejected, weight, noise)
     assert 0.0 <= step * (1 if rejected else -1) <= weight
     assert 0.0 < shrink * variance < 1.0
 

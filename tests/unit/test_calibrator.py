@@ -172,20 +172,22 @@ def test_flatter_scores_are_learnt_before_they_are_proven(monkeypatch):
 
 
 def test_a_suspicion_of_flatter_scores_does_not_outlast_its_cause(monkeypatch):
-    wavered = []
-    monkeypatch.setattr(Curve, "waver", lambda self, slope, waver=Curve.waver: wavered.append(waver(self, slope)))
+    widened = []
+    monkeypatch.setattr(
+        Curve, "widen_slope", lambda self, slope, widen=Curve.widen_slope: widened.append(widen(self, slope))
+    )
     for fading in (FADING, 1.0):
         monkeypatch.setattr("models.calibration.filter.FADING", fading)
         folded(flattening(6000, 1, 3000), UNPROVEN)
-        wavered.append(fading)
-    assert 0 < wavered.index(FADING) < 0.5 * (len(wavered) - wavered.index(FADING))
+        widened.append(fading)
+    assert 0 < widened.index(FADING) < 0.5 * (len(widened) - widened.index(FADING))
 
 
 @pytest.mark.parametrize("slope", [0.0, 1e-200, 0.05, 1.8])
 def test_doubt_about_the_factor_has_a_floor_and_bounds(slope):
     curve = Curve.prior(0.01)
     curve.mean[1], curve.cov[4], curve.cov[7] = slope, 0.001, 0.001
-    curve.waver(0.03)
+    curve.widen_slope(0.03)
     assert 0.001 <= curve.cov[4] <= 0.03 * (1.0 + 1e-9)
     assert (curve.cov[4] > 0.0299) == (slope > 0.1)
     assert curve.cov[0] <= 4.0
@@ -196,7 +198,7 @@ def test_a_slope_of_nothing_has_no_factor_to_doubt():
     """With `z` = 0 a slope may be 0, and its variance a little beyond its bound by the last step of its walk."""
     curve = Curve.prior(1.0)
     curve.mean[1], curve.cov[4] = 0.0, SLOPE_VARIANCES[0] + 1e-9
-    curve.tilt(0.5, 0.1)
+    curve.rescale(0.5, 0.1)
     assert curve.cov[4] >= SLOPE_VARIANCES[0]
 
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from models.calibration.brake import Brake
-from models.calibration.control import again, compare, foresee, revise
+from models.calibration.control import compare, revise, simulate, simulate_sample
 from models.calibration.filter import Filter
 from models.calibration.ledger import Ledger, thresholds
 from models.calibration.settings import FilterSettings
@@ -421,12 +421,12 @@ def test_a_difference_names_what_moved_and_what_it_does():
 
 def test_a_policy_is_foreseen_before_it_is_applied():
     reading = fold(log(3000))[0].filter.thresholds()
-    usual, careful = (foresee(SAMPLE, reading, Policy(green=cut, audit_rate=0.1)) for cut in (0.05, 0.02))
+    usual, careful = (simulate_sample(SAMPLE, reading, Policy(green=cut, audit_rate=0.1)) for cut in (0.05, 0.02))
     assert sum(usual.tiers.values()) == pytest.approx(1.0)
     assert sum(usual.actions.values()) == pytest.approx(1.0)
     assert careful.tiers["green"] < usual.tiers["green"]
     assert usual.review_load == pytest.approx(usual.tiers["red"] * 0.9 + 0.1)
-    only = foresee(SAMPLE, reading, Policy(plan="green-only", audit_rate=0.0))
+    only = simulate_sample(SAMPLE, reading, Policy(plan="green-only", audit_rate=0.0))
     assert set(only.actions) == {"show", "withhold"}
 
 
@@ -439,26 +439,26 @@ def test_decisions_are_made_anew_with_what_spoke_against_them():
     ]
     version = fold(log(3000))[0].calibration()
     for known in (version, None):
-        assert again(made, known, Policy()).tiers == {"green": 10 / 13, "yellow": 1 / 13, "red": 2 / 13}
-    assert again(made, version, Policy(warm_up_labels=4000)).tiers == {"yellow": 11 / 13, "red": 2 / 13}
+        assert simulate(made, known, Policy()).tiers == {"green": 10 / 13, "yellow": 1 / 13, "red": 2 / 13}
+    assert simulate(made, version, Policy(warm_up_labels=4000)).tiers == {"yellow": 11 / 13, "red": 2 / 13}
     young = [decision("r", logit=-5.0, upper=0.01, reasons=("warming_up: 12 labels missing",))]
-    assert again(young, None, Policy()).tiers == {"yellow": 1.0}
-    assert again(young, version, Policy()).tiers == {"green": 1.0}
+    assert simulate(young, None, Policy()).tiers == {"yellow": 1.0}
+    assert simulate(young, version, Policy()).tiers == {"green": 1.0}
 
 
 @pytest.mark.parametrize("doubt", ["deadline_missed", "model_mismatch", "settings_mismatch", "calibration_stale"])
 def test_a_doubt_about_a_scored_response_stays_a_doubt(doubt):
     made = [decision("r", logit=-5.0, upper=0.01, reasons=(doubt,))]
-    assert again(made, None, Policy(max_calibration_age_s=86_400.0)).tiers == {"yellow": 1.0}
+    assert simulate(made, None, Policy(max_calibration_age_s=86_400.0)).tiers == {"yellow": 1.0}
 
 
 def test_a_response_made_anew_is_as_late_as_before_and_of_its_own_model():
     version = msgspec.structs.replace(fold(log(3000))[0].calibration(), model_hash="m")
     late = [decision("r", logit=-5.0, upper=0.01, reasons=("deadline_missed",))]
-    assert again(late, version, Policy()).tiers == {"yellow": 1.0}
+    assert simulate(late, version, Policy()).tiers == {"yellow": 1.0}
     mismatched = [decision("r", logit=-5.0, upper=0.01, reasons=("model_mismatch",))]
-    assert again(mismatched, version, Policy()).tiers == {"green": 1.0}
-    assert again(mismatched, msgspec.structs.replace(version, model_hash="other"), Policy()).tiers == {"yellow": 1.0}
+    assert simulate(mismatched, version, Policy()).tiers == {"green": 1.0}
+    assert simulate(mismatched, msgspec.structs.replace(version, model_hash="other"), Policy()).tiers == {"yellow": 1.0}
 
 
 def test_what_was_learnt_for_another_policy_is_not_green_under_this_one():
@@ -469,4 +469,4 @@ def test_what_was_learnt_for_another_policy_is_not_green_under_this_one():
         (msgspec.structs.replace(version, basis=Policy(target="deep").basis), Policy(), {"yellow": 1.0}),
         (msgspec.structs.replace(version, basis=Policy(target="deep").basis), Policy(target="deep"), {"green": 1.0}),
     ):
-        assert again(made, known, policy).tiers == tiers
+        assert simulate(made, known, policy).tiers == tiers

@@ -37,11 +37,11 @@ CASES = {
         test_calibrator.test_the_floor_bounds_what_a_lenient_site_gains,
     ),
     "audit bias": (
-        (Curve, "suspect", lambda *_: None),
+        (Curve, "enable_bias", lambda *_: None),
         test_calibrator.test_audits_that_contradict_volunteered_labels_switch_the_bias_on,
     ),
     "culprit": (
-        (Filter, "_culprit", lambda self, best, _, j: best if best[1].judges and j > 3 else (None, self._everyone)),
+        (Filter, "_culprit", lambda self, best, _, j: best if best[1].is_rater and j > 3 else (None, self._everyone)),
         test_raters.test_a_poisoned_flood_is_put_down_to_its_clinician_not_to_everybody,
     ),
     "shared evidence of a slope": (
