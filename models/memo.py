@@ -5,10 +5,10 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-MOST: Final = 1 << 16
+MAX_ENTRIES: Final = 1 << 16
 """Words remembered: some 20 MB, of Chinese clauses 80; when there are more, all are forgotten."""
 
-LONGEST: Final = 24
+MAX_LENGTH: Final = 24
 """Characters of a word that is remembered: longer ones are rare, and could fill the memory."""
 
 
@@ -27,8 +27,8 @@ class Memo(dict[str, T]):
     def __missing__(self, word: str) -> T:
         """Make it, and remember it."""
         made = self._make(word)
-        if len(word) <= LONGEST:
-            if len(self) >= MOST:
+        if len(word) <= MAX_LENGTH:
+            if len(self) >= MAX_ENTRIES:
                 self.clear()
             self[word] = made
         return made

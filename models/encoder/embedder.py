@@ -12,7 +12,7 @@ from models.encoder.batches import BATCH_TOKENS
 from models.encoder.forward import Forward, Layout, padding
 from models.encoder.runtime import LONG, Probe, choose
 from models.encoder.tokens import Tokens, ends
-from models.encoder.words import Words
+from models.encoder.word_tokenizer import WordTokenizer
 
 Vectors = NDArray[np.float32]
 
@@ -38,7 +38,7 @@ class Embedder:
         self, model: Any, tokenizer: Any, batch_tokens: int = BATCH_TOKENS, precision: Wanted = "float32"
     ) -> None:
         self._tokenizer = tokenizer
-        self._words = Words(tokenizer)
+        self._words = WordTokenizer(tokenizer)
         self._batch_tokens = batch_tokens
         layout = Layout(padding(model, tokenizer), typed=False, first=False, limit=LONGEST)
         self._ways, self.runtime = choose(model, layout, self._test(), precision)
@@ -58,7 +58,7 @@ class Embedder:
         """Cut to the longest; the last special token stays."""
         kept = ids if len(ids) <= LONGEST else [*ids[: LONGEST - 1], ids[-1]]
         cut = len(read) < len(text) or len(kept) < len(ids)
-        return Tokens(kept, [0] * len(kept), cut, self._words.unread(read, ids[1:-1]))
+        return Tokens(kept, [0] * len(kept), cut, self._words.unknown_share(read, ids[1:-1]))
 
     def embed(self, texts: Mapping[str, Tokens], *, exactly: bool = False) -> dict[str, Embedded]:
         """Return the embedding of each tokenised text; exactly: by the plain float32 forward."""

@@ -9,7 +9,7 @@ for: that this dose is not the one that was asked about. Pretrained models know 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from models.encoder.words import Words
+from models.encoder.word_tokenizer import WordTokenizer
 
 READING: Final = 2
 """How texts become tokens, beside template and vocabulary; in the model hash. Weights fit any; odd texts differ."""
@@ -55,7 +55,7 @@ class Framer:
     """Turns pairs of texts into `Tokens` of at most `limit` ids, for one Hugging Face fast tokenizer."""
 
     def __init__(self, tokenizer: Any, limit: int, *, twins: bool) -> None:
-        self._words = Words(tokenizer)
+        self._words = WordTokenizer(tokenizer)
         self._shift = len(tokenizer) if twins else 0
         self._frame = _frame(tokenizer)
         self._limit = limit
@@ -69,7 +69,7 @@ class Framer:
         read = [ends(text, self._limit) for text in texts]
         ids = self._words(read)
         cut = [len(part) < len(text) for part, text in zip(read, texts, strict=True)]
-        unknown = list(map(self._words.unread, read, ids))
+        unknown = list(map(self._words.unknown_share, read, ids))
         both = [slice(at, at + 2) for at in range(0, len(ids), 2)]
         return [self._join(*ids[pair], cut=any(cut[pair]), unknown=max(unknown[pair])) for pair in both]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from models import memo
-from models.memo import LONGEST, Memo
+from models.memo import MAX_LENGTH, Memo
 
 
 def test_a_word_is_made_once() -> None:
@@ -14,9 +14,9 @@ def test_a_word_is_made_once() -> None:
 
 
 def test_neither_long_words_nor_too_many_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memo, "MOST", 3)
+    monkeypatch.setattr(memo, "MAX_ENTRIES", 3)
     lengths = Memo(len)
-    assert lengths["x" * (LONGEST + 1)] == LONGEST + 1
+    assert lengths["x" * (MAX_LENGTH + 1)] == MAX_LENGTH + 1
     assert not lengths
     for word in ("a", "bb", "ccc", "dddd"):
         assert lengths[word] == len(word)

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from models.encoder.tokens import Framer
-from models.encoder.words import Words
-from models.memo import LONGEST
+from models.encoder.word_tokenizer import WordTokenizer
+from models.memo import MAX_LENGTH
 from models.training.vocabulary import learn
 
 TEXT = "take two tablets of amlodipine 5 mg every day, with water (and call us): naïve 東京"
@@ -23,13 +23,13 @@ def whole(tokenizer, texts):
 
 @given(st.lists(TEXTS, max_size=4))
 def test_a_text_has_the_ids_of_the_whole(texts):
-    words = Words(TOKENIZER)
+    words = WordTokenizer(TOKENIZER)
     assert words(texts) == whole(TOKENIZER, texts)
     assert words(texts) == whole(TOKENIZER, texts)  # now remembered
 
 
 def test_a_word_is_tokenised_once(monkeypatch):
-    words, asked = Words(TOKENIZER), []
+    words, asked = WordTokenizer(TOKENIZER), []
     read = words._whole
     monkeypatch.setattr(words, "_whole", lambda texts: asked.append(texts) or read(texts))
     words(["take 5 mg take", "5 mg"])
@@ -37,7 +37,7 @@ def test_a_word_is_tokenised_once(monkeypatch):
 
 
 def test_a_word_too_long_to_remember_is_not():
-    words, text = Words(TOKENIZER), f"take {'x' * (LONGEST + 1)}"
+    words, text = WordTokenizer(TOKENIZER), f"take {'x' * (MAX_LENGTH + 1)}"
     assert words([text]) == whole(TOKENIZER, [text])
     assert [*words._word] == ["take"]
 
@@ -63,7 +63,7 @@ def test_a_tokenizer_for_which_blanks_matter_reads_the_whole(make):
     tokenizer = make()
     texts = ["5 mg every day"]
     apart = [id_ for word in texts[0].split() for id_ in whole(tokenizer, [word])[0]]
-    assert Words(tokenizer)(texts) == whole(tokenizer, texts) != [apart]
+    assert WordTokenizer(tokenizer)(texts) == whole(tokenizer, texts) != [apart]
 
 
 def fused():
@@ -89,9 +89,9 @@ def fused():
     ],
 )
 def test_what_cannot_be_expressed_counts_by_its_characters(make, text, share):
-    words = Words(make())
+    words = WordTokenizer(make())
     [ids] = words([text])
-    assert words.unread(text, ids) == pytest.approx(share, abs=0.13 if make is fused else 1e-9)
+    assert words.unknown_share(text, ids) == pytest.approx(share, abs=0.13 if make is fused else 1e-9)
 
 
 @pytest.mark.parametrize("text", ["take [SEP] 5 mg", "[PAD][PAD] take", "[CLS]", "a[MASK]b"])

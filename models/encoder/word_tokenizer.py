@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from models.memo import Memo
 
 
-class Words:
+class WordTokenizer:
     """Reads texts without special tokens, for one Hugging Face fast tokenizer.
 
     One that is written in a text is text: the tokenizer is set to read it so, by whatever way it is called.
@@ -37,7 +37,7 @@ class Words:
         """Return the token ids of each text."""
         return [self._by_word(text) for text in texts] if self._alone else self._whole(texts)
 
-    def unread(self, text: str, ids: Sequence[int]) -> float:
+    def unknown_share(self, text: str, ids: Sequence[int]) -> float:
         """Return the share, in [0, 1], of a text's characters, without blanks, that its ids do not express."""
         if not ids:
             return float(bool(text))
