@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from models.errors import EventError, Invalid
 from models.events import Feedback, Id, Instant, Name, decode, digest, encode, parse, unquoted
 
-MOST: Final = 1_000
+MAX_ENTRIES: Final = 1_000
 """Entries of one body."""
 MOST_COMMENT: Final = 200_000
 """Characters of a comment that is passed on, as of all texts."""
@@ -81,7 +81,7 @@ class Overridden(Entry, frozen=True, kw_only=True, rename="camel", tag="overridd
 class Body(Struct, frozen=True):
     """What is posted."""
 
-    feedback: Annotated[tuple[Any, ...], Meta(min_length=1, max_length=MOST)]
+    feedback: Annotated[tuple[Any, ...], Meta(min_length=1, max_length=MAX_ENTRIES)]
 
 
 def feedback(data: bytes) -> tuple[Feedback | Invalid, ...]:

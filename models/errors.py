@@ -20,7 +20,7 @@ DemurError
 
 from typing import ClassVar, Final
 
-MOST_SAID: Final = 500
+MAX_DETAIL: Final = 500
 """Characters of what is said of a message: a dead letter must be sent, whatever it is about."""
 
 
@@ -58,7 +58,7 @@ class EventError(DemurError):
     code: ClassVar[str] = "invalid"
 
     def __str__(self) -> str:
-        return super().__str__()[:MOST_SAID]
+        return super().__str__()[:MAX_DETAIL]
 
 
 class Undecodable(EventError):

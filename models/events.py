@@ -56,9 +56,9 @@ TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
 Target = Literal["any", "deep"]
 """Which rejections steer the tiers: any, or only those that change the content."""
 Depth = Literal["none", "surface", "deep"]
-Verb = Literal["accepted", "edited", "disagreed", "flagged", "abandoned", "retracted"]
+FeedbackAction = Literal["accepted", "edited", "disagreed", "flagged", "abandoned", "retracted"]
 Action = Literal["show", "banner", "review", "withhold"]
-Ending = Literal["unlabelled", "duplicate", "superseded", "orphan"]
+ClosureReason = Literal["unlabelled", "duplicate", "superseded", "orphan"]
 Group = Literal["category", "department", "history", "llm_model", "site", "specialty", "turn"]
 """What is known of every response and may move its risk beside its score. `history`: how the conversation's earlier
 responses were received; `turn`: first, second or later."""
@@ -117,7 +117,7 @@ class Feedback(Event, frozen=True, kw_only=True, tag="feedback"):
     feedback_id: Id  # of this act; counts once
     response_id: Id  # of the response that it is about
     clinician: Id  # pseudonym, always the same for one person
-    action: Verb  # what the clinician did
+    action: FeedbackAction  # what the clinician did
     edited_response: Text | None = None  # the text after `edited`; kept as a keyed digest only
     reason_code: Name | None = None  # why, as a code of HL7's `non-adherence-reason-codes`
     comment: Text | None = None  # accepted, so that senders need not cut it out, and used by nothing
@@ -197,7 +197,7 @@ class Label(Event, frozen=True, kw_only=True, tag="label"):
     response_id: Id  # of the response judged
     deployment: Id
     clinician: Id  # pseudonym
-    action: Verb  # of the feedback
+    action: FeedbackAction  # of the feedback
     rejected: bool  # whether the clinician rejected the response
     depth: Depth  # whether the content was rejected, or its form
     weight: Probability  # as evidence: 1, or a share of it if several clinicians judged; 0: none
@@ -232,7 +232,7 @@ class Closure(Event, frozen=True, kw_only=True, tag="closure"):
     topic: ClassVar[str] = "closures"
     keyed_by: ClassVar[str | None] = "response_id"
     closure_id: Id  # derived from what it ends
-    reason: Ending  # which ending
+    reason: ClosureReason  # which ending
     response_id: Id  # of the response that is closed, or that the feedback names
     feedback_id: Id | None = None  # of the feedback that is closed; absent for `unlabelled`
     deployment: Id | None = None

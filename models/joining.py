@@ -26,7 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from models.errors import Excessive
-from models.events import Closure, Decision, Ending, Feedback, Label, Outcome, Scored, Verb
+from models.events import Closure, ClosureReason, Decision, Feedback, FeedbackAction, Label, Outcome, Scored
 from models.labels import Reason, Verdict, is_evidence, reason_of, verdict
 from models.salience import digest
 
@@ -57,7 +57,7 @@ class StoredFeedback(Struct, frozen=True, array_like=True):
     feedback_id: str
     origin: str
     clinician: str
-    action: Verb
+    action: FeedbackAction
     reason: Reason | None
     edit_digest: str | None
     """Of the edited text; several, by several keys, with blanks between them."""
@@ -321,7 +321,7 @@ def _outcome(label: Label) -> Outcome:
     )
 
 
-def _close(row: Row, reason: Ending, h: StoredFeedback | None, closed_at: datetime) -> Closure:
+def _close(row: Row, reason: ClosureReason, h: StoredFeedback | None, closed_at: datetime) -> Closure:
     """Only endings that follow from a decision tell of it: one that may come before must have the same bytes after."""
     origin = f"{h.feedback_id}@{h.origin}" if h else ""
     decision = row.decision if reason in {"unlabelled", "superseded"} else None

@@ -13,7 +13,7 @@ Verdict(rejected=True, depth='surface', weight=1.0)
 
 from typing import Final, Literal, NamedTuple
 
-from models.events import Depth, Label, Target, Verb
+from models.events import Depth, FeedbackAction, Label, Target
 
 Reason = Literal["content", "context"]
 """Whether a reason code speaks against the content of the response, or only against its moment or form."""
@@ -26,7 +26,7 @@ REASONS: Final[dict[str, Reason]] = {
     "cds-suboptimal-context": "context",
     "cds-not-applicable": "context",
 }
-_BY_ACTION: Final[dict[Verb, Depth]] = {"edited": "surface", "disagreed": "deep", "flagged": "deep"}
+_BY_ACTION: Final[dict[FeedbackAction, Depth]] = {"edited": "surface", "disagreed": "deep", "flagged": "deep"}
 
 
 class Verdict(NamedTuple):
@@ -46,7 +46,7 @@ def reason_of(code: str | None) -> Reason | None:
     return REASONS.get(code) if code else None
 
 
-def verdict(action: Verb, *, reason: Reason | None, edit_changed: bool | None) -> Verdict:
+def verdict(action: FeedbackAction, *, reason: Reason | None, edit_changed: bool | None) -> Verdict:
     """Return the verdict of an action.
 
     Args:
@@ -61,7 +61,7 @@ def verdict(action: Verb, *, reason: Reason | None, edit_changed: bool | None) -
     return Verdict(rejected=True, depth=_depth(action, reason, edit_changed=edit_changed), weight=1.0)
 
 
-def _depth(action: Verb, reason: Reason | None, *, edit_changed: bool | None) -> Depth:
+def _depth(action: FeedbackAction, reason: Reason | None, *, edit_changed: bool | None) -> Depth:
     if reason is not None:
         return "deep" if reason == "content" else "surface"
     if edit_changed is not None:

@@ -5,7 +5,7 @@ from math import exp
 from typing import Final
 from unicodedata import category
 
-from models.accounts.run import Promise, Standing
+from models.accounts.run import Promise, PromiseStatus
 from models.accounts.tallies import Cell
 from models.events import Alarm, Tier
 
@@ -19,7 +19,7 @@ SHARES: Final = {
 """What the statistic of an alarm is a share of. Of other kinds, and of a tightening after an excess, it is evidence."""
 DASH: Final = "\N{EN DASH}"
 NONE: Final = "n/a"
-STANDING: Final[dict[Standing, str]] = {
+PROMISE_STATUS: Final[dict[PromiseStatus, str]] = {
     "within": "within the promise",
     "open": "too few labels to tell",
     "above": "above the promise",

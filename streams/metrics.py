@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from models.errors import EventError
-from models.events import KINDS, TIERS, Alarm, Calibration, Closure, Decision, Ending, Event, Label
+from models.events import KINDS, TIERS, Alarm, Calibration, Closure, ClosureReason, Decision, Event, Label
 from models.policy import ACTIONS, act
 from streams.settings import STAGES
 
@@ -99,7 +99,7 @@ class Metrics:
         self.labels = self._counter("demur_labels", "Settled verdicts.", "tier", "verdict", "depth")
         self.label_delay = self._histogram("demur_label_delay_seconds", "From response to feedback.", DELAYS_S)
         self.closures = self._counter("demur_closures", "Endings that are not labels.", "reason")
-        for reason in get_args(Ending):
+        for reason in get_args(ClosureReason):
             self.closures.labels(reason=reason)
         self.clock = Gauge(
             "demur_clock_ahead_seconds",

@@ -445,7 +445,7 @@ MUTANTS = (
     Mutant(
         "I8 one label of another model begins a calibrator anew",
         "models/calibration/succession.py",
-        "if self.labels < ENOUGH and not first:",
+        "if self.labels < MIN_LABELS and not first:",
         "if False:",
         "tests/unit/test_succession.py",
     ),

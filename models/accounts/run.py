@@ -8,7 +8,7 @@ from models.accounts.selection import Selection
 from models.events import Tier
 from models.policy import Policy
 
-Standing = Literal["within", "open", "above", "below"]
+PromiseStatus = Literal["within", "open", "above", "below"]
 """An interval lies inside the promised band, overlaps its edge, or excludes it on one side."""
 
 
@@ -31,13 +31,13 @@ class Promise(NamedTuple):
         """
         return {"green": (0.0, self.green), "yellow": (self.green, self.red), "red": (self.red, 1.0)}[tier]
 
-    def standing(self, tier: Tier, lower: float, upper: float) -> Standing:
+    def status(self, tier: Tier, lower: float, upper: float) -> PromiseStatus:
         """Say how an interval of the realised rate stands to a tier's promise.
 
         >>> promise = Promise()
-        >>> promise.standing("green", 0.01, 0.04), promise.standing("green", 0.03, 0.07)
+        >>> promise.status("green", 0.01, 0.04), promise.status("green", 0.03, 0.07)
         ('within', 'open')
-        >>> promise.standing("green", 0.06, 0.09), promise.standing("red", 0.10, 0.15)
+        >>> promise.status("green", 0.06, 0.09), promise.status("red", 0.10, 0.15)
         ('above', 'below')
         """
         low, high = self.band(tier)

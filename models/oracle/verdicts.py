@@ -5,14 +5,14 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from models.events import Closure, DeadLetter, Decision, Ending, Feedback, Label
+from models.events import Closure, ClosureReason, DeadLetter, Decision, Feedback, Label
 from models.oracle import join_rules
 from models.oracle.join_rules import Execution, Judged, executions
 from models.oracle.logs import Entry, Found, Report, Rules, Topics, fields_that_differ
 from models.oracle.retention import SKEW, Retention, moment
 from models.oracle.watermarks import WatermarkBounds
 
-ENDINGS: Final[tuple[Ending, ...]] = ("duplicate", "superseded", "orphan")
+ENDINGS: Final[tuple[ClosureReason, ...]] = ("duplicate", "superseded", "orphan")
 
 UNENDED: Final = "feedback without an end, though its time has come"
 UNFOUNDED: Final = "a label that does not follow from the feedback on its response"
@@ -24,7 +24,7 @@ class FeedbackRecord(NamedTuple):
 
     entry: Entry
     said: Feedback
-    closed: dict[Ending, Found[Closure]]
+    closed: dict[ClosureReason, Found[Closure]]
 
     @property
     def origin(self) -> str:
@@ -161,7 +161,7 @@ class Verdicts:
         else:
             self._report.note(self._report.beyond, "feedback", told.entry)
 
-    def _wanted(self, row: Row, told: FeedbackRecord, reason: Ending) -> Closure | None:
+    def _wanted(self, row: Row, told: FeedbackRecord, reason: ClosureReason) -> Closure | None:
         """Return the closure that a feedback must have if it ended so."""
         if reason == "superseded":
             return None if row.decided is None else join_rules.superseded(row.decided.event, told.said, told.origin)

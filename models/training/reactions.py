@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from models.events import Depth, Feedback, Response, Verb
+from models.events import Depth, Feedback, FeedbackAction, Response
 from models.labels import REASONS
 from models.training.cases import Case
 from models.training.draw import Draw
@@ -33,7 +33,7 @@ class _Act(NamedTuple):
     """What was done, by whom."""
 
     clinician: str
-    action: Verb
+    action: FeedbackAction
     edited: str | None = None
     reason: str | None = None
 

@@ -13,7 +13,7 @@ from models.accounts.changes import Cuts
 from models.accounts.interval import anytime
 from models.accounts.lags import quantiles
 from models.accounts.lives import ARRIVED, DECIDED
-from models.accounts.run import Standing
+from models.accounts.run import PromiseStatus
 from models.accounts.spans import spans
 from models.accounts.tallies import Cell, Tiers
 from models.events import TIERS, Alarm, Tier
@@ -21,7 +21,7 @@ from streams.formatting import between, brief, ground, lag, percent, promised, r
 from streams.live.strip import bar, strip
 
 COLOUR: Final[dict[Tier, str]] = {"green": "green", "yellow": "yellow", "red": "red"}
-STANDING: Final[dict[Standing, tuple[str, str]]] = {
+PROMISE_STATUS: Final[dict[PromiseStatus, tuple[str, str]]] = {
     "within": ("● within", "green"),
     "open": ("○ open", "dim"),
     "above": ("▲ above", "bold red"),
@@ -72,7 +72,7 @@ def tiers(accounts: Accounts, run: Run, width: int) -> RenderableType:
 def _tier_row(accounts: Accounts, run: Run, tier: Tier, width: int) -> list[Text | str]:
     cell = accounts.tallies.total()[tier]
     lower, upper = anytime(cell.rejected, cell.labelled)
-    mark, style = STANDING[run.promise.standing(tier, lower, upper)]
+    mark, style = PROMISE_STATUS[run.promise.status(tier, lower, upper)]
     share = cell.count / max(1, accounts.lives.count(DECIDED))
     return [
         Text(tier, COLOUR[tier]),

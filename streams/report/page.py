@@ -6,13 +6,13 @@ from models.accounts import Accounts, Run
 from models.accounts.balance import accounts_of, followed
 from models.accounts.changes import Change, Move, explained
 from models.accounts.interval import anytime
-from models.accounts.run import Promise, Standing
+from models.accounts.run import Promise, PromiseStatus
 from models.accounts.selection import Selection
 from models.accounts.summary import first_alarm, whole
 from models.accounts.tallies import Cell, Tiers
 from models.events import TIERS, Alarm, Tier
 from streams.formatting import (
-    STANDING,
+    PROMISE_STATUS,
     between,
     brief,
     elapsed,
@@ -59,7 +59,7 @@ class TierRow(NamedTuple):
     realised: str
     interval: str
     promise: str
-    standing: Standing
+    standing: PromiseStatus
     says: str
 
 
@@ -73,7 +73,7 @@ class GroupRow(NamedTuple):
     realised: str
     green: str
     interval: str
-    standing: Standing
+    standing: PromiseStatus
     says: str
 
 
@@ -209,7 +209,7 @@ def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
     total = accounts.tallies.total()
     cell, decided = total[tier], sum(c.count for c in total.values())
     lower, upper = anytime(cell.rejected, cell.labelled)
-    standing = run.promise.standing(tier, lower, upper)
+    standing = run.promise.status(tier, lower, upper)
     return TierRow(
         tier,
         number(cell.count),
@@ -220,7 +220,7 @@ def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
         between(lower, upper),
         promised(run.promise, tier),
         standing,
-        STANDING[standing] if cell.labelled else "no verdicts",
+        PROMISE_STATUS[standing] if cell.labelled else "no verdicts",
     )
 
 
@@ -248,7 +248,7 @@ def _group(accounts: Accounts, promise: Promise, scope: str) -> GroupRow:
     row = accounts.tallies.total(scope)
     whole_row, green = sum(row.values(), Cell()), row["green"]
     lower, upper = anytime(green.rejected, green.labelled)
-    standing = promise.standing("green", lower, upper)
+    standing = promise.status("green", lower, upper)
     return GroupRow(
         scope.partition("=")[2],
         number(whole_row.count),

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from kafka import KafkaProducer
 
-from models.calibration.succession import ENOUGH
+from models.calibration.succession import MIN_LABELS
 from models.errors import DemurError, StateError
 from models.events import Calibration, Decision, Event, Instruction, encode
 from models.policy import Policy
@@ -289,7 +289,7 @@ def test_no_version_of_another_model_comes_back(learning: Settings) -> None:
         msgspec.structs.replace(
             one, label_id=f"new-{n}", decision=msgspec.structs.replace(one.decision, model_hash="new")
         )
-        for n, one in enumerate(log(402 + ENOUGH))
+        for n, one in enumerate(log(402 + MIN_LABELS))
         if n >= 400
     ]
     send(learning, after)

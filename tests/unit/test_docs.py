@@ -27,7 +27,7 @@ import streams.stages  # noqa: F401 (all errors of all stages are defined)
 from models import cds_hooks
 from models.calibration.filter import Filter
 from models.calibration.settings import FilterSettings
-from models.calibration.succession import ENOUGH
+from models.calibration.succession import MIN_LABELS
 from models.deciding import Calibrated, DecisionContext, History, config_hash, decide
 from models.encoder.base import Score
 from models.errors import DeliveryError, EventError, Invalid, Oversized
@@ -37,10 +37,10 @@ from models.events import (
     DeadLetter,
     Decision,
     Feedback,
+    FeedbackAction,
     Label,
     Response,
     Tier,
-    Verb,
     decode,
     encode,
 )
@@ -108,7 +108,7 @@ def test_a_decision_is_as_the_stream_writes_it() -> None:
 
 def test_each_action_of_feedback_has_an_example() -> None:
     lines = one("integrate.md", "jsonl").splitlines()
-    assert [decode(Feedback, line.encode()).action for line in lines] == list(get_args(Verb))
+    assert [decode(Feedback, line.encode()).action for line in lines] == list(get_args(FeedbackAction))
     assert all(set(json.loads(line)) - {"type"} <= set(Feedback.__struct_fields__) for line in lines)
 
 
@@ -261,11 +261,11 @@ def test_a_deployment_that_a_strict_file_does_not_name_is_never_shown() -> None:
 
 
 def test_what_a_swap_of_the_model_costs() -> None:
-    cost = f"about {ENOUGH + Policy().warm_up_labels} labels"
+    cost = f"about {MIN_LABELS + Policy().warm_up_labels} labels"
     assert cost in pages.text("train.md")
     assert cost in pages.text("settings.md")
-    assert f"until {ENOUGH} responses of the new model were judged" in pages.text("train.md")
-    assert f"the new model's {ENOUGH}th label" in pages.text("runbook.md")
+    assert f"until {MIN_LABELS} responses of the new model were judged" in pages.text("train.md")
+    assert f"the new model's {MIN_LABELS}th label" in pages.text("runbook.md")
 
 
 def named(page: str, head: str) -> set[str]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.calibration.succession import ENOUGH
-from models.errors import MOST_SAID, DeliveryError, Invalid
+from models.calibration.succession import MIN_LABELS
+from models.errors import MAX_DETAIL, DeliveryError, Invalid
 from models.events import Alarm, Calibration, Change, Closure, DeadLetter, Instruction, Label, Scored, decode
 from models.policy import Policies, Policy
 from streams.agents import fold
@@ -300,7 +300,7 @@ def test_after_a_long_pause_ids_are_forgotten_a_batch_at_a_time() -> None:
 def test_another_model_begins_the_calibrator_anew() -> None:
     stage = theatre()
     stage.run([record(label(n, model_hash="old"), n) for n in range(5)])
-    stage.run([record(label(n, model_hash="new"), n) for n in range(10, 12 + ENOUGH)])
+    stage.run([record(label(n, model_hash="new"), n) for n in range(10, 12 + MIN_LABELS)])
     stage.run([record(label(99, seconds=3, model_hash="old"), 40)])
     stage.run([record(ahead(label(98, seconds=20, model_hash="old")), 41)])
     found = newest(stage)
@@ -423,7 +423,7 @@ def test_what_is_wrong_with_an_instruction_is_said_without_its_words(parameters:
 
 
 def test_a_letter_has_its_bounds_whatever_it_is_about() -> None:
-    assert len(context().letter("learn", record(b"{}", 0), Invalid("x" * 960_000)).detail) == MOST_SAID
+    assert len(context().letter("learn", record(b"{}", 0), Invalid("x" * 960_000)).detail) == MAX_DETAIL
 
 
 def test_watch_passes_instructions_over() -> None:

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from models.errors import Excessive, Forged, Invalid, Oversized, SettingsError, Undecodable, UnknownSchema
-from models.events import KINDS, Alarm, Calibration, Closure, Decision, Ending, Label, Scored
+from models.events import KINDS, Alarm, Calibration, Closure, ClosureReason, Decision, Label, Scored
 from models.monitors.guarantee import Finding
 from streams.agents.common import Internal
 from streams.formatting import SHARES
@@ -107,7 +107,9 @@ def test_what_happens_seldom_is_counted_from_nought() -> None:
     kinds = {*get_args(get_type_hints(Finding)["kind"]), *SHARES}
     assert {"jump", "quarantine", "bias"} | kinds == set(KINDS)
     assert [kind for kind in KINDS if value("demur_alarms_total", {"kind": kind}) != 0] == []
-    assert [reason for reason in get_args(Ending) if value("demur_closures_total", {"reason": reason}) != 0] == []
+    assert [
+        reason for reason in get_args(ClosureReason) if value("demur_closures_total", {"reason": reason}) != 0
+    ] == []
     codes = (Undecodable, Oversized, UnknownSchema, Forged, Excessive, Invalid, Internal)
     letters = [{"stage": stage, "code": error.code} for stage in STAGES for error in codes]
     assert [one for one in letters if value("demur_dead_letters_total", one) != 0] == []

@@ -11,7 +11,7 @@ import pytest
 from models.calibration.history import History
 from models.calibration.learning import Learning
 from models.calibration.ledger import Ledger
-from models.calibration.succession import ENOUGH
+from models.calibration.succession import MIN_LABELS
 from models.events import Change, Label, decode, encode
 from models.policy import Policy
 from tests.stagecraft import at
@@ -76,14 +76,14 @@ def test_a_rollout_starts_the_calibrator_anew_once_when_the_old_workers_are_gone
     begun = next(n for n, (model, _) in enumerate(course) if model == "new")
     assert begun > next(n for n, one in enumerate(labels) if one.decision.occurred_at >= at(SWAP * every))
     after = [one for one in labels if one.decision.occurred_at >= at(SWAP * every)]
-    assert learning.ledger.labels >= len(after) - 2 * ENOUGH
+    assert learning.ledger.labels >= len(after) - 2 * MIN_LABELS
 
 
 def test_a_swap_that_is_taken_back_in_time_costs_nothing() -> None:
     labels = [label(n, rejected=n % 9 == 0, model_hash="old") for n in range(60)]
-    tried = [label(n, model_hash="new") for n in range(60, 60 + ENOUGH - 1)]
+    tried = [label(n, model_hash="new") for n in range(60, 60 + MIN_LABELS - 1)]
     back = [label(n, rejected=n % 9 == 0, model_hash="old") for n in range(100, 130)]
-    again = [label(n, model_hash="new") for n in range(130, 130 + ENOUGH - 1)]
+    again = [label(n, model_hash="new") for n in range(130, 130 + MIN_LABELS - 1)]
     tried_and_not, _ = learn([*labels, *tried, *back, *again])
     plain, _ = learn([*labels, *back])
     assert tried_and_not.calibration() == plain.calibration()
@@ -121,7 +121,7 @@ def test_a_crash_anywhere_changes_nothing_and_the_log_gives_it_again() -> None:
         entries += [decode(Change, encode(found)) for found in whole.apply(one) if isinstance(found, Change)]
         part = Learning.restore(msgspec.json.decode(msgspec.json.encode(part.snapshot())), Policy())
         told += [decode(Change, encode(found)) for found in part.apply(one) if isinstance(found, Change)]
-    assert (whole.model_hash, whole.ledger.labels) == ("new", 30 - ENOUGH + 1)
+    assert (whole.model_hash, whole.ledger.labels) == ("new", 30 - MIN_LABELS + 1)
     assert told == entries
     assert part.snapshot() == whole.snapshot()
     assert [one.cause for one in entries] == ["labels", "labels", "another model: new"]
@@ -137,9 +137,9 @@ def test_a_state_from_before_is_read() -> None:
     learning, _ = learn([label(n, model_hash="old") for n in range(30)])
     stored = {name: value for name, value in learning.snapshot().items() if name != "succession"}
     restored = Learning.restore(stored, Policy())
-    for n in range(ENOUGH):
+    for n in range(MIN_LABELS):
         list(restored.apply(label(100 + n, seconds=29, model_hash="new")))
     assert restored.model_hash == "old"
-    for n in range(ENOUGH):
+    for n in range(MIN_LABELS):
         list(restored.apply(label(200 + n, model_hash="new")))
     assert restored.model_hash == "new"
