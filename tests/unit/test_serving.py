@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.calibration.basis import IDENTITY, LIMIT, basis, clip, sigmoid
-from models.calibration.brake import together
+from models.calibration.brake import combined_excess
 from models.calibration.serving import MAX_ETA, Thresholds
 
 PRIOR = 0.3
@@ -54,7 +54,7 @@ def test_risk_and_upper_risk_are_what_the_formulas_say(
     reading = free.braked(brakes)
     with patch("models.calibration.serving.MAX_CACHE", 3):
         for groups in [*asked, *asked]:
-            held = together(brakes, ["=".join(item) for item in groups.items()])
+            held = combined_excess(brakes, ["=".join(item) for item in groups.items()])
             risk, upper = formula(curve, groups, z, logit)
             assert free.risk(logit, groups) == pytest.approx((risk, upper), abs=1e-9)
             assert reading.risk(logit, groups) == pytest.approx(
