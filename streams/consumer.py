@@ -11,7 +11,7 @@ What it does that Faust does not (each fault seen; faust-streaming 0.15.3):
   out of order, and what was left out is read again;
 - nobody knows whether anything lies unread: of each partition it is noted when the broker last said that nothing does,
   and how much does is told to whoever asks;
-- a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `Lease`);
+- a worker whose session ran out goes on writing over whoever took over: partitions are leased (see `lease`);
 - a batch in a codec that is not installed ends a worker, again and again, and no word says where it lies;
 - whoever reads and is told to stop in a rebalance is said to have crashed, for want of a supervisor to wake;
 - four tasks are made for every message, and two dozen calls, so slowly that batches hardly fill: what was fetched of a
@@ -24,7 +24,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
-from math import inf
 from time import monotonic
 from traceback import walk_tb
 from typing import Any, Final, NamedTuple, cast
@@ -39,6 +38,7 @@ from faust.types.tuples import ConsumerMessage
 
 from models.errors import DeliveryError
 from streams.clock import since_boot
+from streams.lease import Lease
 from streams.start_offsets import restore_offsets, skip_deleted
 from streams.wire import Record, by_broker, header_map
 
@@ -59,45 +59,7 @@ MAX_BATCHES_IN_FLIGHT: Final = 4
 BYTES_PER_UNIT: Final = 2**15
 """Bytes for which a message counts once more: a megabyte of text is no light thing to have under way."""
 
-LEASE_SHARE: Final = 0.8
-"""Share of the session, and of a rebalance, within which a write that starts is acknowledged before it can end."""
-
 log = structlog.get_logger(__name__)
-
-
-class Lease:
-    """Until when our partitions are certainly ours: a session from the last heartbeat that the broker answered.
-
-    Only after that may the group give them to another; or, in a rebalance, when we have not joined again in its time,
-    though heartbeats are answered: it began after the last one that found none. The broker does not fence us, so we
-    must stop by ourselves.
-
-    >>> lease = Lease(session_s=6.0, rebalance_s=60.0)
-    >>> lease.renew(100.0)
-    >>> lease.holds(104.0), lease.holds(105.0)
-    (True, False)
-    >>> lease.renew(147.0, rebalancing=True)
-    >>> lease.holds(147.5), lease.holds(148.0)
-    (True, False)
-    """
-
-    def __init__(self, session_s: float, rebalance_s: float) -> None:
-        self._session_s, self._rebalance_s = session_s, rebalance_s
-        self._renewed = self._at_rest = -inf
-
-    def renew(self, at: float, *, rebalancing: bool = False) -> None:
-        """A heartbeat sent at `at` (seconds) was answered; `rebalancing`: we are asked to join again."""
-        self._renewed = max(self._renewed, at)
-        if not rebalancing:
-            self._at_rest = max(self._at_rest, at)
-
-    def end(self) -> None:
-        """The group does not know us any more."""
-        self._renewed = -inf
-
-    def holds(self, now: float) -> bool:
-        """Whether a write may start at `now`."""
-        return now < min(self._renewed + LEASE_SHARE * self._session_s, self._at_rest + LEASE_SHARE * self._rebalance_s)
 
 
 class FetchPosition(NamedTuple):

@@ -17,7 +17,7 @@ from models.joining import Horizons
 from streams.agents.join import Join
 from streams.app import App, create_app
 from streams.clock import EventClock, since_boot
-from streams.consumer import Lease
+from streams.lease import Lease
 from streams.producer import Producer
 from streams.settings import Settings, load
 from streams.wire import Record, Send, send_all, send_rows

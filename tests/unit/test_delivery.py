@@ -21,8 +21,9 @@ from streams.agents.join import Join
 from streams.agents.score import BATCH as SCORED
 from streams.app import create_app
 from streams.clock import EventClock, LiveClock
-from streams.consumer import FETCH_WAIT_MS, MAX_BATCHES_IN_FLIGHT, Consumer, ConsumerThread, Lag, Lease
+from streams.consumer import FETCH_WAIT_MS, MAX_BATCHES_IN_FLIGHT, Consumer, ConsumerThread, Lag
 from streams.delivery import Delivery, Plan
+from streams.lease import Lease
 from streams.settings import load
 from streams.wire import Record
 from tests.stagecraft import START, HospitalClock
