@@ -23,7 +23,7 @@ from models.events import Feedback, Id, Instant, Name, decode, digest, encode, p
 
 MAX_ENTRIES: Final = 1_000
 """Entries of one body."""
-MOST_COMMENT: Final = 200_000
+MAX_COMMENT: Final = 200_000
 """Characters of a comment that is passed on, as of all texts."""
 
 
@@ -121,5 +121,5 @@ def _event(entry: Accepted | Overridden) -> Feedback:
     )
     said = encode(found)
     checked = decode(Feedback, said)
-    comment = why.user_comment if len(why.user_comment or "") <= MOST_COMMENT else None  # nothing is made of it
+    comment = why.user_comment if len(why.user_comment or "") <= MAX_COMMENT else None  # nothing is made of it
     return msgspec.structs.replace(checked, feedback_id=f"cds-{digest(said)[:32]}", comment=comment)

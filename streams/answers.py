@@ -96,7 +96,7 @@ class Answers:
             event = self._context.decode(CONTRACT[record.topic.removeprefix(self._context.prefix)], record)
         if isinstance(event, Decision):
             for asked in self._waiting(event.response_id):
-                if not self._is_on(event, asked.response):
+                if not is_on(event, asked.response, self._digest_keys):
                     log.warning("a decision is on another text under an id, or DEMUR_SALIENCE_KEY is not SCORE's")
                 elif self._is_stale(event, (record.timestamp or 0) / 1000):
                     asked.answer.set_exception(Stale())
@@ -106,10 +106,6 @@ class Answers:
             for asked in self._waiting(event.response_id or ""):
                 if asked.digest == event.digest:
                     asked.answer.set_exception(SetAside(event))
-
-    def _is_on(self, decision: Decision, response: Response) -> bool:
-        """Whether a decision is on this response, by any key: what comes again may have been decided on by another."""
-        return is_on(decision, response, self._digest_keys)
 
     def _is_stale(self, decision: Decision, taken_at: float) -> bool:
         """Whether a decision is older than one that is made now may be, by the faster of two clocks, or dated ahead.

@@ -15,6 +15,7 @@ from models.events import Calibration, decode
 from models.signing import Keys
 from streams.clock import since_boot
 from streams.connection import kafka_options
+from streams.reading import FETCH_MS
 from streams.settings import Settings
 from streams.standalone_consumers import retry_forever, standalone_consumer
 from streams.wire import signature_error
@@ -25,7 +26,6 @@ LOST_S: Final = 30.0
 """Without contact for so long, versions held may be outdated: nothing is green."""
 START_S: Final = 10.0
 """How long the first responses wait for the calibrations."""
-FETCH_MS: Final = 50
 UNKNOWN: Final = Calibrated()
 NOTHING: Final = -1, b""
 """No version, and no record of it."""

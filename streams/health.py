@@ -16,7 +16,7 @@ from streams.settings import Settings
 
 IDLE_S: Final = 75.0
 """A connection on which nothing was asked, or no head came to its end; proxies keep theirs for a minute."""
-MOST_CONNECTIONS: Final = 1_024
+MAX_CONNECTIONS: Final = 1_024
 """Of which each is a file, and may hold a body: who has no token could open any number."""
 
 
@@ -73,7 +73,7 @@ async def _listening(manager: web.Server, settings: Settings) -> AsyncIterator[s
     context, loop = https_context(settings), asyncio.get_running_loop()
 
     def connected() -> asyncio.Protocol:
-        if len(manager.connections) >= MOST_CONNECTIONS:
+        if len(manager.connections) >= MAX_CONNECTIONS:
             return TooMany()
         return Protocol(manager, loop=loop, access_log=None, keepalive_timeout=IDLE_S)  # type: ignore[arg-type]
 

@@ -37,10 +37,21 @@ def read_each(settings: Settings, topic: str, first_ms: int | None = None) -> It
     """
     with reader(settings, [topic]) as (consumer, partitions):
         ends = consumer.end_offsets(partitions)
-        asked = {} if first_ms is None else dict.fromkeys(partitions, first_ms)
-        for partition, found in (consumer.offsets_for_times(asked) if asked else {}).items():
-            consumer.seek(partition, found.offset if found else ends[partition])
+        if first_ms is not None:
+            begin_at(consumer, first_ms, ends)
         yield from read_to(consumer, ends)
+
+
+def begin_at(consumer: KafkaConsumer, at_ms: int, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Let a consumer begin where the broker dates records `at_ms` or later; return where that is.
+
+    `ends`, asked for before: where nothing is of that time yet, what comes meanwhile is read.
+    """
+    found = consumer.offsets_for_times(dict.fromkeys(ends, at_ms))
+    starts = {partition: at.offset if at else ends[partition] for partition, at in found.items()}
+    for partition, start in starts.items():
+        consumer.seek(partition, start)
+    return starts
 
 
 def read_to(consumer: KafkaConsumer, ends: dict[TopicPartition, int]) -> Iterator[ConsumerRecord]:

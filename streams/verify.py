@@ -25,7 +25,7 @@ from models.oracle import Entry, Logs, Period, Report, Rules, check
 from models.oracle.logs import HEADERS
 from models.oracle.period import IN_PART, reach
 from streams.clock import WallClock
-from streams.reading import read_to, reader
+from streams.reading import begin_at, read_to, reader
 from streams.settings import Settings
 from streams.stages import INPUTS, digest_keys, horizons, keys_in, policies
 from streams.topics import administrator
@@ -77,7 +77,12 @@ def read(settings: Settings, *, at_rest: bool = False, since: datetime | None = 
     committed = None if at_rest else committed_by(settings)
     with reader(settings, CONTRACT) as (consumer, partitions):
         begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-        starts = begins if since is None else begins | _leave_out(settings, consumer, ends, since)
+        starts, period = begins, None
+        if since is not None:
+            read_ms, names = _ms(reach(since, horizons(settings))), {settings.topic_prefix + topic for topic in IN_PART}
+            in_part = {place: end for place, end in ends.items() if place.topic in names}
+            starts = begins | begin_at(consumer, read_ms, in_part)
+            period = _period(settings, _ms(since), read_ms, begins, starts)
         entries: dict[str, list[Entry]] = {topic: [] for topic in CONTRACT}
         for record in read_to(consumer, ends):
             entry = _entry(record, settings.topic_prefix)
@@ -96,27 +101,13 @@ def read(settings: Settings, *, at_rest: bool = False, since: datetime | None = 
         None if still else now_ms - int(FRESH_S * 1000),
         _places(starts, settings.topic_prefix),
         len({p.partition for p in partitions}),
-        None if since is None else _period(settings, since, begins, starts),
+        period,
     )
 
 
-def _leave_out(settings: Settings, consumer: KafkaConsumer, ends: Offsets, since: datetime) -> Offsets:
-    """Let a consumer begin where a period needs it; return where that is.
-
-    The ends must have been asked for before: where nothing is of that time yet, what comes meanwhile is read.
-    """
-    at_ms, names = _ms(reach(since, horizons(settings))), {settings.topic_prefix + topic for topic in IN_PART}
-    found = consumer.offsets_for_times({place: at_ms for place in ends if place.topic in names})
-    starts = {place: at.offset if at else ends[place] for place, at in found.items()}
-    for place, start in starts.items():
-        consumer.seek(place, start)
-    return starts
-
-
-def _period(settings: Settings, since: datetime, begins: Offsets, starts: Offsets) -> Period:
+def _period(settings: Settings, since_ms: int, read_ms: int, begins: Offsets, starts: Offsets) -> Period:
     labels = {place: start for place, start in starts.items() if place.topic == settings.topic_prefix + Label.topic}
-    read_ms, known = _ms(reach(since, horizons(settings))), _places(begins, settings.topic_prefix)
-    return Period(_ms(since), read_ms, known, _before(settings, labels))
+    return Period(since_ms, read_ms, _places(begins, settings.topic_prefix), _before(settings, labels))
 
 
 def _before(settings: Settings, ends: Offsets) -> Iterator[Entry]:

@@ -14,7 +14,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from models.events import Closure, Decision, Depth, Feedback, Label, Outcome, Scored
+from msgspec.structs import replace
+
+from models.events import Closure, ClosureReason, Decision, Depth, Feedback, Label, Outcome, Scored
 from models.oracle.logs import Found
 from models.oracle.retention import EPOCH, FOREVER, SKEW, moment
 from models.salience import digest
@@ -213,37 +215,27 @@ def unlabelled(decided: Found[Decision], horizon: timedelta) -> Closure:
 
 def superseded(decision: Decision, said: Feedback, origin: str) -> Closure:
     """Return the closure of a verdict that another of the same clinician replaces."""
-    return Closure(
-        closure_id=name(said.response_id, "superseded", origin),
-        reason="superseded",
-        response_id=said.response_id,
-        feedback_id=said.feedback_id,
-        deployment=decision.deployment,
-        tier=decision.tier,
-        groups=decision.groups,
-        closed_at=said.occurred_at,
-    )
+    found = _closed("superseded", said, origin, said.occurred_at)
+    return replace(found, deployment=decision.deployment, tier=decision.tier, groups=decision.groups)
 
 
 def duplicate(said: Feedback, origin: str) -> Closure:
     """Return the closure of a feedback whose id was seen before."""
-    return Closure(
-        closure_id=name(said.response_id, "duplicate", origin),
-        reason="duplicate",
-        response_id=said.response_id,
-        feedback_id=said.feedback_id,
-        closed_at=said.occurred_at,
-    )
+    return _closed("duplicate", said, origin, said.occurred_at)
 
 
 def orphan(said: Feedback, origin: str, wait: timedelta) -> Closure:
     """Return the closure of a feedback without a response, or after its end."""
+    return _closed("orphan", said, origin, said.occurred_at + wait)
+
+
+def _closed(reason: ClosureReason, said: Feedback, origin: str, at: datetime) -> Closure:
     return Closure(
-        closure_id=name(said.response_id, "orphan", origin),
-        reason="orphan",
+        closure_id=name(said.response_id, reason, origin),
+        reason=reason,
         response_id=said.response_id,
         feedback_id=said.feedback_id,
-        closed_at=said.occurred_at + wait,
+        closed_at=at,
     )
 
 

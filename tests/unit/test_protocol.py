@@ -118,7 +118,7 @@ async def test_who_sends_nothing_is_hung_up_on(sent: bytes, monkeypatch: pytest.
 
 async def test_more_connections_than_can_be_held_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else who has no token could take every file that the gateway needs for the broker."""
-    monkeypatch.setattr(health, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(health, "MAX_CONNECTIONS", 2)
     async with Site().open() as client:
         url = client._session._base_url
         assert url is not None
