@@ -1,4 +1,4 @@
-"""How a changelog is known again: by a record that no other log has at the same place, of the same time and content.
+"""How a log is known again: by a record that no other has at the same place, of the same time and content.
 
 An offset alone proves nothing. A log may have been restored from a backup and written on since, made anew under its old
 name, or be another cluster's; names and ids of cluster and topic survive a restore.

@@ -39,7 +39,7 @@ from faust.types.tuples import ConsumerMessage
 from models.errors import DeliveryError
 from streams.clock import since_boot
 from streams.lease import Lease
-from streams.start_offsets import restore_offsets, skip_deleted
+from streams.start_offsets import Committed, check_last, checkpoint, restore_offsets, skip_deleted
 from streams.wire import Record, by_broker, header_map
 
 FETCH_WAIT_MS: Final = 50
@@ -119,20 +119,30 @@ class ConsumerThread(AIOKafkaConsumerThread):
         return consumer
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        app = self.consumer.app
         try:
-            return await super()._fetch_records(*args, **kwargs)
+            found = await super()._fetch_records(*args, **kwargs)
         except UnsupportedCodecError as error:
             raise missing_codec(error) from None
         except OffsetOutOfRangeError as error:
-            for tp, at in error.args[0].items():
-                await skip_deleted(self._ensure_consumer(), self.consumer.app, tp, at)
+            for tp, offset in error.args[0].items():
+                at = self._unproven.pop(tp, Committed(offset))
+                if at.start < at.offset:
+                    self._ensure_consumer().seek(tp, at.offset)  # there is nothing to compare with any more
+                else:
+                    await skip_deleted(self._ensure_consumer(), app, tp, offset)
             return {}
+        for tp in self._unproven.keys() & found:
+            check_last(app, tp, self._unproven.pop(tp), _record(found[tp][0]))
+        return found
 
     async def on_start(self) -> None:
         """Start, and let the lease know of heartbeats that are answered, and when the group does not know us any more.
 
         An answer that comes after that was given before, and says nothing.
         """
+        self._unproven: dict[TP, Committed] = {}
+        """Where partitions were gone back to of which nothing was read since: they may be other logs by now."""
         await super().on_start()
         worker: Any = self
         coordinator, lease = worker._consumer._coordinator, worker.consumer.lease
@@ -150,6 +160,21 @@ class ConsumerThread(AIOKafkaConsumerThread):
             reset()
 
         coordinator._do_heartbeat, coordinator.reset_generation = noted, ended
+        self._commit_checkpoints(worker._consumer)
+
+    def _commit_checkpoints(self, client: Any) -> None:
+        """Let it commit, with each place, the checkpoint of what was settled last before that, if that is known."""
+        commit = client.commit
+
+        def checkpoint_before(tp: TP, offset: int) -> str:
+            last = cast("Consumer", self.consumer).last_processed(tp)
+            return checkpoint(last).encode().decode() if last and last.offset < offset else ""
+
+        async def with_checkpoints(places: Mapping[TP, Any]) -> None:
+            offsets = {tp: at if isinstance(at, int) else at.offset for tp, at in places.items()}
+            await commit({tp: (offset, checkpoint_before(tp, offset)) for tp, offset in offsets.items()})
+
+        client.commit = with_checkpoints
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Ask the broker, for the lease: no heartbeat is sent while we join, and the assignment may be long past."""
@@ -170,8 +195,11 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Go back to what is committed, which something is; return it."""
-        found: Mapping[TP, int] = await self.call_thread(restore_offsets, self._ensure_consumer(), self.consumer.app)
-        return found
+        return cast("Mapping[TP, int]", await self.call_thread(self._restore_offsets))
+
+    async def _restore_offsets(self) -> Mapping[TP, int]:
+        self._unproven = dict(await restore_offsets(self._ensure_consumer(), self.consumer.app))
+        return {tp: at.offset for tp, at in self._unproven.items()}
 
 
 def missing_codec(error: UnsupportedCodecError) -> DeliveryError:
@@ -202,8 +230,8 @@ class Consumer(AIOKafkaConsumer):
         self._received: dict[TP, int] = {}
         """Where what was not yet received begins."""
         self._processed: dict[TP, int] = {}
-        self._processed_at: dict[TP, float] = {}
-        """When the broker took what was released last, in seconds since the epoch."""
+        self._last: dict[TP, Record] = {}
+        """What was released last."""
         self._weights = Counter[str]()
         self._has_room = asyncio.Event()
 
@@ -302,7 +330,7 @@ class Consumer(AIOKafkaConsumer):
         else:
             offset = max(self._received.get(tp, 0), self._processed.get(tp, 0))
             waited = [self.app.clock.monotonic() - at for at in (self._idle_since.get(tp),) if at is not None]
-            waited += [now - at for at in (self._processed_at.get(tp),) if at is not None]
+            waited += [now - last.at for last in (self._last.get(tp),) if last]
         return Lag(max(0, fetched.high_watermark - offset), max(0.0, min(waited, default=0.0)))
 
     async def _await_capacity(self) -> None:
@@ -334,7 +362,11 @@ class Consumer(AIOKafkaConsumer):
         """Release messages of a partition whose outcomes are durable."""
         if done := self._take(tp, records):
             self._processed[tp] = max(self._processed.get(tp, 0), max(r.offset for r in done) + 1)
-            self._processed_at[tp] = done[-1].at
+            self._last[tp] = done[-1]
+
+    def last_processed(self, tp: TP) -> Record | None:
+        """Return what was released last of a partition, since it was assigned."""
+        return self._last.get(tp)
 
     def _take(self, tp: TP, records: Iterable[Record]) -> list[Record]:
         """Return those messages that were ours; now they are not under way, and there is room for others."""
@@ -382,7 +414,7 @@ class Consumer(AIOKafkaConsumer):
         self._idle_since.clear()
         self._received.clear()
         self._processed.clear()
-        self._processed_at.clear()
+        self._last.clear()
         self._weights.clear()
         self._has_room.set()
 

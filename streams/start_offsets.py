@@ -4,17 +4,22 @@ Kafka forgets the place of a group that had no member for `offsets.retention.min
 retention and its end to a broker that was not in step, and a client begins elsewhere then, in silence: what was decided
 and labelled is decided and labelled again, or what was never read is left out. So a place is committed before anything
 is processed, rows imply one, and what cannot be put right without a person ends the worker.
+
+A log that lost its end may have been written on beyond our place. So the record that was settled last is known again:
+its checkpoint is committed with the place, and it is read once more, but not processed.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from models.errors import DeliveryError
+from streams.checkpoint import ChangelogRecord, Checkpoint
+from streams.wire import Record
 
 RESET_HINT: Final = (
     "stop the stage and set its place to shortly before it last worked (`kafka-consumer-groups.sh --reset-offsets "
@@ -24,19 +29,58 @@ RESET_HINT: Final = (
 log = structlog.get_logger(__name__)
 
 
-async def restore_offsets(consumer: Any, app: Any) -> Mapping[Any, int]:
+class Committed(NamedTuple):
+    """Where a stage goes on in a partition, and the checkpoint of what it settled last before that, if known."""
+
+    offset: int
+    last: Checkpoint | None = None
+
+    @classmethod
+    def of(cls, offset: int, metadata: str) -> "Committed":
+        """Read what was committed; metadata of another tool's says nothing."""
+        with suppress(ValueError):
+            last = Checkpoint.decode(metadata.encode())
+            return cls(offset, last if last.offset < offset else None)
+        return cls(offset)
+
+    @property
+    def start(self) -> int:
+        """Where to read from, so that the log is known again."""
+        return self.last.offset if self.last else self.offset
+
+
+def checkpoint(record: Record) -> Checkpoint:
+    """Return the checkpoint of a record of an input."""
+    return Checkpoint.of(ChangelogRecord(record.offset, round(record.at * 1e3), record.key or b"", record.value))
+
+
+async def restore_offsets(consumer: Any, app: Any) -> Mapping[Any, Committed]:
     """Go back to what the group of `app` has committed, and commit the beginning first where nothing is; return that.
 
     Raises `DeliveryError` where a place was lost, `IllegalStateError` in a rebalance: Faust then waits for its end.
     """
-    held = _held(consumer)
-    found = {tp: await consumer.committed(tp) for tp in consumer.assignment()}
-    if new := [tp for tp, offset in found.items() if offset is None]:
-        found |= await _start_offsets(consumer, app, new)
-        await _commit(consumer, held, {tp: found[tp] for tp in new})
-    for tp, offset in found.items():
-        consumer.seek(tp, offset)
+    held, assigned = _held(consumer), list(consumer.assignment())
+    committed = await consumer._coordinator.fetch_committed_offsets(assigned)
+    found = {tp: Committed.of(*at) for tp, at in committed.items()}
+    if new := [tp for tp in assigned if tp not in found]:
+        begin = await _start_offsets(consumer, app, new)
+        await _commit(consumer, held, begin)
+        found |= {tp: Committed(offset) for tp, offset in begin.items()}
+    for tp, at in found.items():
+        consumer.seek(tp, at.start)
     return found
+
+
+def check_last(app: Any, tp: Any, at: Committed, first: Record) -> None:
+    """Raises `DeliveryError` if another record lies where the last one was settled. `first`: the first from there on.
+
+    Where retention has deleted that one meanwhile, nothing can be said.
+    """
+    if at.last and first.offset == at.last.offset and checkpoint(first) != at.last:
+        raise DeliveryError(
+            f"the group {app.conf.id} has settled record {first.offset} of {tp.topic}/{tp.partition}, and another one "
+            f"is there now: the log lost its end and was written on, or the topic was made anew; {RESET_HINT}"
+        )
 
 
 async def skip_deleted(consumer: Any, app: Any, tp: Any, at: int) -> None:

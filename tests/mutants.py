@@ -221,7 +221,7 @@ MUTANTS = (
     Mutant(
         "where nothing is committed, what was fetched is dropped",
         "streams/start_offsets.py",
-        "if new := [tp for tp, offset in found.items() if offset is None]:",
+        "if new := [tp for tp in assigned if tp not in found]:",
         "if new := []:",
         "tests/unit/test_start_offsets.py",
     ),
@@ -238,6 +238,20 @@ MUTANTS = (
         "app.lost[tp.topic].inc(lost)",
         "pass",
         "tests/unit/test_start_offsets.py",
+    ),
+    Mutant(
+        "what took the place of settled records is left out in silence",
+        "streams/start_offsets.py",
+        "and checkpoint(first) != at.last",
+        "and not at.last",
+        "tests/unit/test_start_offsets.py",
+    ),
+    Mutant(
+        "places are committed without what they are known by",
+        "streams/consumer.py",
+        "self._commit_checkpoints(worker._consumer)",
+        "pass",
+        "tests/unit/test_delivery.py",
     ),
     Mutant(
         "a topic that loses rows passes",
@@ -398,6 +412,13 @@ MUTANTS = (
         "streams/agents/score.py",
         "parts.clock.latest()",
         "parts.clock.now()",
+        "tests/unit/test_score.py",
+    ),
+    Mutant(
+        "I6 a first batch is decided before anybody has told the time",
+        "streams/agents/score.py",
+        "if not self._parts.clock.is_synchronised:",
+        "if False:",
         "tests/unit/test_score.py",
     ),
     Mutant(

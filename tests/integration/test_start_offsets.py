@@ -49,19 +49,23 @@ def say(settings: Settings, first: int, end: int) -> None:
     put(settings, "feedback", *(encode(feedback(f"f{n}", "r1")) for n in range(first, end)))
 
 
-def places(settings: Settings) -> dict[str, int]:
+def committed(settings: Settings) -> dict[str, OffsetAndMetadata]:
     group = f"{settings.topic_prefix}demur-join"
     with topics.administrator(settings) as admin, suppress(CoordinatorNotAvailableError):  # a broker's first group
         found = admin.list_group_offsets(group)[group]
-        return {place.topic.removeprefix(settings.topic_prefix): at.offset for place, at in found.items()}
+        return {place.topic.removeprefix(settings.topic_prefix): at for place, at in found.items()}
     return {}
 
 
-def put_at(settings: Settings, offset: int) -> None:
-    where = TopicPartition(f"{settings.topic_prefix}feedback", 0)
+def places(settings: Settings) -> dict[str, int]:
+    return {topic: at.offset for topic, at in committed(settings).items()}
+
+
+def put_at(settings: Settings, offset: int, metadata: str = "") -> None:
+    where, at = TopicPartition(f"{settings.topic_prefix}feedback", 0), OffsetAndMetadata(offset, metadata, -1)
     with topics.administrator(settings) as admin:
         while places(settings).get("feedback") != offset:  # a member that died is missed after its session only
-            admin.alter_group_offsets(f"{settings.topic_prefix}demur-join", {where: OffsetAndMetadata(offset, "", -1)})
+            admin.alter_group_offsets(f"{settings.topic_prefix}demur-join", {where: at})
             time.sleep(0.2)
 
 
@@ -125,3 +129,24 @@ def test_a_stage_whose_place_was_forgotten_goes_on_where_a_person_says(mine: Set
         until(lambda: places(mine).get("feedback") == 11, "what is new is settled")
     assert {record.value for record in read_all(mine, "closures")} >= closed
     assert read_all(mine, "dead-letters") == []
+
+
+@pytest.mark.kafka
+def test_a_log_that_was_cut_and_written_on_is_refused(mine: Settings, tmp_path: Path) -> None:
+    """As after an election of a broker that was not in step; here the topic is made anew under the place that was."""
+    say(mine, 0, 10)
+    with join(mine, tmp_path):
+        until(lambda: places(mine).get("feedback") == 10, "all is settled")
+    with join(mine, tmp_path):
+        say(mine, 10, 12)
+        until(lambda: places(mine).get("feedback") == 12, "the same log is known again")
+    metadata = committed(mine)["feedback"].metadata
+    with topics.administrator(mine) as admin:
+        admin.delete_topics([f"{mine.topic_prefix}feedback"])
+    topics.create(mine, changelogs(mine))
+    say(mine, 0, 20)
+    put_at(mine, 12, metadata)
+    assert f"has settled record 11 of {mine.topic_prefix}feedback/0, and another" in ends(mine, tmp_path)
+    put_at(mine, 11)
+    with join(mine, tmp_path):
+        until(lambda: places(mine).get("feedback") == 20, "it goes on where a person says")

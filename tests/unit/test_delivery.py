@@ -12,6 +12,7 @@ import pytest
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import UnknownMemberIdError
 from aiokafka.protocol.group import HeartbeatRequest
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.consumer import Fetcher
 from faust.types.tuples import TP
 
@@ -25,6 +26,7 @@ from streams.consumer import FETCH_WAIT_MS, MAX_BATCHES_IN_FLIGHT, Consumer, Con
 from streams.delivery import Delivery, Plan
 from streams.lease import Lease
 from streams.settings import load
+from streams.start_offsets import checkpoint
 from streams.wire import Record
 from tests.stagecraft import START, HospitalClock
 
@@ -45,7 +47,7 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     made = Consumer.__new__(Consumer)
     made._in_flight, made._processed, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
     made._weights, made._has_room, made._idle_since = Counter(), asyncio.Event(), {}
-    made._received, made._processed_at, made._observations = {}, {}, {}
+    made._received, made._last, made._observations = {}, {}, {}
     made.app = SimpleNamespace(clock=right())
     made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
@@ -370,7 +372,10 @@ class Member:
         self.group.generation, self.group.member_id = 7, "me"
         self.group._rejoin_needed_fut, self.group._send_req = asyncio.Future(), self._ask
         self.thread: Any = ConsumerThread.__new__(ConsumerThread)
-        self.thread._consumer, self.thread.consumer = SimpleNamespace(_coordinator=self.group), self
+        self.committed: Any = None
+        self.last: Record | None = None
+        client = SimpleNamespace(_coordinator=self.group, commit=self._commit)
+        self.thread._consumer, self.thread.consumer = client, self
         monkeypatch.setattr("streams.consumer.AIOKafkaConsumerThread.on_start", _nothing)
         monkeypatch.setattr("streams.clock.time.clock_gettime", lambda _: self.at)
 
@@ -384,6 +389,12 @@ class Member:
             await self.answer.wait()
         return SimpleNamespace(error_code=answers, topics=[(PART.topic, [(PART.partition, answers)])])
 
+    async def _commit(self, offsets: Any) -> None:
+        self.committed = offsets
+
+    def last_processed(self, _: TP) -> Record | None:
+        return self.last
+
     async def beat(self) -> None:
         await self.group._do_heartbeat()
 
@@ -393,6 +404,24 @@ class Member:
     @property
     def holds(self) -> bool:
         return self.lease.holds(self.at)
+
+
+async def test_a_place_is_committed_with_the_checkpoint_of_what_was_settled_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By which the log is known again; not with one that lies behind the place, which is read again."""
+    member = await Member(monkeypatch).start()
+    commit = member.thread._consumer.commit
+    for place in (7, OffsetAndMetadata(7, "")):
+        await commit({PART: place})
+        assert member.committed == {PART: (7, "")}, "nothing was settled since the assignment"
+        member.last = Record(*PART, 6, b"k", b"v", {}, 8.0)
+        await commit({PART: place})
+        assert member.committed == {PART: (7, checkpoint(member.last).encode().decode())}
+        member.last = Record(*PART, 7, b"k", b"v", {}, 8.0)
+        await commit({PART: place})
+        assert member.committed == {PART: (7, "")}
+        member.last = None
 
 
 async def test_in_a_rebalance_the_lease_ends_before_the_group_goes_on_without_us(

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, OffsetOutOfRangeError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from prometheus_client import CollectorRegistry, Counter
 from structlog.testing import capture_logs
 
 from models.errors import DeliveryError
 from streams.consumer import ConsumerThread
-from streams.start_offsets import restore_offsets
+from streams.start_offsets import checkpoint, restore_offsets
+from streams.wire import Record
 
 DECISIONS, FEEDBACK = TopicPartition("t.decisions", 0), TopicPartition("t.feedback", 0)
 CHANGELOG = TopicPartition("t.demur-join-state-changelog", 0)
@@ -26,6 +28,8 @@ class Client:
         self, committed: dict[TopicPartition, int | None], logs: dict[TopicPartition, tuple[int, int]]
     ) -> None:
         self.places, self.logs = committed, logs
+        self.metadata: dict[TopicPartition, str] = {}
+        self._coordinator = self
         self.sought: dict[TopicPartition, int] = {}
         self.rebalances = self.has_rebalanced = False
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=SimpleNamespace(active=True)))
@@ -33,8 +37,9 @@ class Client:
     def assignment(self) -> set[TopicPartition]:
         return set(self.places)
 
-    async def committed(self, tp: TopicPartition) -> int | None:
-        return self.places[tp]
+    async def fetch_committed_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        found = {tp: at for tp in tps if (at := self.places[tp]) is not None}
+        return {tp: OffsetAndMetadata(at, self.metadata.get(tp, "")) for tp, at in found.items()}
 
     async def commit(self, offsets: Any) -> None:
         if self.rebalances:
@@ -64,7 +69,7 @@ APP = SimpleNamespace(
 
 
 def back(client: Client) -> Any:
-    return asyncio.run(restore_offsets(client, APP))
+    return {tp: at.offset for tp, at in asyncio.run(restore_offsets(client, APP)).items()}
 
 
 def test_a_new_owner_begins_at_the_place_of_the_last() -> None:
@@ -103,15 +108,23 @@ def test_nothing_is_read_in_a_rebalance_that_leaves_no_place(rebalance: str) -> 
     assert (client.sought, client.places) == ({}, {FEEDBACK: None})
 
 
+def reads(monkeypatch: pytest.MonkeyPatch, client: Client, answer: Any) -> Any:
+    """Return a consumer thread whose fetches have this answer."""
+
+    async def answered(*_: Any, **__: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", answered)
+    thread: Any = ConsumerThread.__new__(ConsumerThread)
+    thread._consumer, thread.consumer, thread._unproven = client, SimpleNamespace(app=APP), {}
+    return thread
+
+
 def fetch(monkeypatch: pytest.MonkeyPatch, client: Client, at: int) -> list[Any]:
     """Fetch from where the broker has nothing; return what is logged."""
-
-    async def refused(*_: Any, **__: Any) -> None:
-        raise OffsetOutOfRangeError({FEEDBACK: at})
-
-    monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", refused)
-    thread: Any = ConsumerThread.__new__(ConsumerThread)
-    thread._consumer, thread.consumer = client, SimpleNamespace(app=APP)
+    thread = reads(monkeypatch, client, OffsetOutOfRangeError({FEEDBACK: at}))
     with capture_logs() as logs:
         assert asyncio.run(thread._fetch_records()) == {}
     return logs
@@ -143,3 +156,59 @@ def test_a_place_behind_the_end_of_a_log_ends_the_worker(monkeypatch: pytest.Mon
     with pytest.raises(DeliveryError, match=r"t\.demur-join has its place in t\.feedback/0 at 12, .*--to-datetime"):
         fetch(monkeypatch, client, 12)
     assert client.sought == {}
+
+
+def found(offset: int, at: float = 8.0, value: bytes = b"{}") -> Any:
+    """Return a record as aiokafka does."""
+    place = {"topic": FEEDBACK.topic, "partition": 0, "offset": offset}
+    return SimpleNamespace(**place, key=b"r1", value=value, headers=(), timestamp=int(at * 1e3), timestamp_type=1)
+
+
+LAST = checkpoint(Record(*FEEDBACK, 6, b"r1", b"{}", {}, 8.0)).encode().decode()
+"""What was committed with the place 7."""
+
+
+def restored(monkeypatch: pytest.MonkeyPatch, answer: Any, *, begins: int = 0, metadata: str = LAST) -> Any:
+    """Return the client, and its thread once it has gone back to the place 7."""
+    client = Client({FEEDBACK: 7}, {FEEDBACK: (begins, 9)})
+    client.metadata[FEEDBACK] = metadata
+    thread = reads(monkeypatch, client, answer)
+    assert asyncio.run(thread._restore_offsets()) == {FEEDBACK: 7}
+    return client, thread
+
+
+def test_what_was_settled_last_is_read_again_and_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {FEEDBACK: [found(6), found(7, at=9.0)]}
+    client, thread = restored(monkeypatch, answer)
+    assert client.sought == {FEEDBACK: 6}
+    assert asyncio.run(thread._fetch_records()) == answer
+    answer[FEEDBACK] = [found(6, at=9.0)]
+    assert asyncio.run(thread._fetch_records()) == answer, "it is compared once"
+
+
+@pytest.mark.parametrize("other", [{"at": 9.0}, {"value": b"{ }"}])
+def test_a_log_that_lost_its_end_and_was_written_on_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    """What took the place of the settled records would be left out without a word."""
+    _, thread = restored(monkeypatch, {FEEDBACK: [found(6, **other), found(7)]})
+    with pytest.raises(DeliveryError, match=r"demur-join has settled record 6 of t\.feedback/0, and .*--to-datetime"):
+        asyncio.run(thread._fetch_records())
+
+
+@pytest.mark.parametrize("metadata", ["", "of another tool", LAST.replace("6", "7", 1)])
+def test_a_place_that_somebody_else_set_is_believed(monkeypatch: pytest.MonkeyPatch, metadata: str) -> None:
+    answer = {FEEDBACK: [found(7)]}
+    client, thread = restored(monkeypatch, answer, metadata=metadata)
+    assert client.sought == {FEEDBACK: 7}
+    assert asyncio.run(thread._fetch_records()) == answer
+
+
+def test_what_retention_has_deleted_since_it_was_settled_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = LOST.labels(topic="t.feedback")._value.get()
+    client, thread = restored(monkeypatch, OffsetOutOfRangeError({FEEDBACK: 6}), begins=7)
+    assert asyncio.run(thread._fetch_records()) == {}
+    assert client.sought == {FEEDBACK: 7}
+    assert LOST.labels(topic="t.feedback")._value.get() == before
+    _, thread = restored(monkeypatch, {FEEDBACK: [found(8, value=b"other")]})
+    assert asyncio.run(thread._fetch_records()), "compacted, or the end of a transaction"
