@@ -1,4 +1,5 @@
-"""What an edit must not touch lightly: numbers, units, frequencies, comparisons, drugs, negations, and their order.
+"""What an edit must not touch lightly: numbers, units, frequencies, comparisons, drugs and their routes, negations,
+directions (increase or decrease, hyper or hypo, left or right), and their order.
 
 Compared by a keyed digest, never as text.
 
@@ -10,6 +11,8 @@ common drugs without one; this is a heuristic and says so. In doubt an edit is d
 
 >>> tokens("Give 5 mg of amlodipine, do not stop lisinopril.")
 ('5', 'mg', 'amlodipine', 'not', 'stop', 'lisinopril')
+>>> tokens("It should be increased in hyperkalaemia") != tokens("It should be decreased in hypokalaemia")
+True
 >>> digest("Take 5 mg daily", b"key") == digest("Please take 5mg daily.", b"key")
 True
 >>> digest("Take 5 mg daily", b"key") == digest("Take 50 mg daily", b"key")
@@ -43,21 +46,40 @@ _FREQUENCIES = (
     r"[btq]\.?i\.?d|q\.?o?\.?d|q\.?h\.?s|o\.?d|b\.?d|t\.?d\.?s|q\.?d\.?s|prn|stat"
 )
 _NEGATION = rf"no|not|never|none|without|avoid|stop|hold|discontinue|contraindicated|cannot|{_LETTER}+n't"
+_ROUTES = (
+    r"i\.?v|i\.?m|s\.?c|p\.?o|p\.?r|s\.?l|oral|intravenous|intramuscular|subcutaneous|intrathecal|epidural|"
+    "sublingual|rectal|topical|inhaled|nasal"
+)
+_DIRECTIONS = (
+    "up|down|left|right|high|higher|low|lower|above|below|before|after|more|less|minimum|maximum|"
+    "positive|negative|normal|abnormal|benign|malignant|absent"
+)
+_TURNS = rf"(?:increas|decreas|reduc|rais)(?=(?:es?|ed|ing)(?!{_LETTER}))|hyp(?:er|o)(?={_LETTER})"
+"""Of a word, what gives the direction: however it is inflected."""
 _STEMS = (
     "pril|prilat|sartan|olol|statin|cillin|mycin|micin|azole|prazole|tidine|gliptin|gliflozin|glutide|mab|nib|parin|"
     "xaban|gatran|dipine|zepam|zolam|caine|profen|oxacin|cycline|setron|triptan|vir|sone|olone|onide|terol|tropium|"
-    "thiazide|semide|lukast|oxetine|ipramine|peridol|apine|barbital|phylline|platin|taxel|rubicin"
+    "thiazide|semide|lukast|oxetine|ipramine|peridol|apine|barbital|phylline|platin|taxel|rubicin|penem|limus|"
+    "glitazone|dronate|pamil|tiazem|azosin|fibrate|triptyline|faxine|opram|peridone|pidem|quine|relin|pressin|curium|"
+    "curonium|grel|grelor|coxib|poetin|grastim|bactam|fungin|mustine|oxifene|oxifen|lutamide|steride|afil|entan|vudine"
 )
 _DRUGS = (
     "insulin|warfarin|heparin|aspirin|metformin|paracetamol|acetaminophen|digoxin|lithium|morphine|oxycodone|fentanyl|"
-    "codeine|tramadol|methotrexate|amiodarone|gabapentin|pregabalin|levothyroxine|clopidogrel|spironolactone"
+    "codeine|tramadol|methotrexate|amiodarone|gabapentin|pregabalin|levothyroxine|spironolactone|"
+    "adrenaline|noradrenaline|epinephrine|norepinephrine|dopamine|dobutamine|naloxone|methadone|buprenorphine|ketamine|"
+    "propofol|hydralazine|nitroglycerin|oxytocin|potassium|sodium|calcium|magnesium|iron|phenytoin|valproate|"
+    "carbamazepine|lamotrigine|levetiracetam|sertraline|allopurinol|colchicine|cyclophosphamide|ciclosporin|"
+    "nitrofurantoin|isoniazid|rifampicin|metoclopramide|salbutamol|albuterol|tamsulosin|lactulose|"
+    "cef[a-z]+|gli[a-z]+ide|vin[a-z]+ine"
 )
 _ENDS = "|".join(sorted({stem[-2:] for stem in _STEMS.split("|")}))
 _LIKELY = rf"(?=[a-z]{{5,}}+(?:(?<={_ENDS})|(?<=s)))"
 """A look at how a word ends spares most words the search for a stem, which is half of the time."""
 _SALIENT: Final = re.compile(
     rf"{_NUMBER}|{_COMPARISON}|"
-    rf"(?<!{_LETTER})(?:{_UNITS}|{_FREQUENCIES}|{_NEGATION}|{_DRUGS}|{_LIKELY}[a-z]{{2,}}(?:{_STEMS})s?)(?!{_LETTER})"
+    rf"(?<!{_LETTER})(?:{_TURNS}|"
+    rf"(?:{_UNITS}|{_FREQUENCIES}|{_NEGATION}|{_ROUTES}|{_DIRECTIONS}|{_DRUGS}|{_LIKELY}[a-z]{{2,}}(?:{_STEMS})s?)"
+    rf"(?!{_LETTER}))"
 )
 """Of `plain` text: to ignore case would cost more than twice as much."""
 
