@@ -15,7 +15,7 @@ True
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from inspect import isclass
 from operator import attrgetter
@@ -66,6 +66,8 @@ Order = Literal["rollback", "rebuild", "approval", "release"]
 
 YEARS: Final = range(1970, 2200)
 """In which the times of an event may lie: with any horizon added it is still a date."""
+LAST_S: Final = datetime(YEARS[-1], 1, 1, tzinfo=UTC).timestamp()
+"""Seconds since the epoch, later than any record was taken."""
 
 _QUOTED: Final = re.compile(r"""['"].*['"]""", re.DOTALL)
 """From the first quote, of either kind, to the last: what is quoted may hold quotes."""

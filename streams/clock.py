@@ -87,12 +87,12 @@ class LiveClock(WallClock, _Machine):
     def __init__(self) -> None:
         self._broker_offset: float | None = None
         """What the broker's clock said when `monotonic` was nought, or said later: in seconds since the epoch."""
-        self._undated = self._apart = False
+        self._synchronised = self._apart = False
 
     @property
     def is_synchronised(self) -> bool:
-        """Whether anything tells the time."""
-        return self._broker_offset is not None or self._undated
+        """Whether the broker has answered a write: what it took before may be of long ago."""
+        return self._synchronised
 
     def observe_broker_time(self, at: float) -> None:
         """What was taken longer ago says less: the latest counts, and from then on the seconds of this machine."""
@@ -101,8 +101,8 @@ class LiveClock(WallClock, _Machine):
 
     def synchronise(self, at: float | None) -> None:
         """Set the clock, back too, and say so once if this machine's differs."""
+        self._synchronised = True
         if at is None:
-            self._undated = True
             return
         self._broker_offset = at - self.monotonic()
         before, self._apart = self._apart, abs(self.skew_s) > APART_S
@@ -116,13 +116,13 @@ class LiveClock(WallClock, _Machine):
     @property
     def skew_s(self) -> float:
         """By this machine's clock, and the broker's as its seconds carry that on."""
-        if self._broker_offset is None:
+        if self._broker_offset is None or not self._synchronised:
             return 0.0
         return self.now().timestamp() - self.monotonic() - self._broker_offset
 
     def wall_time_at(self, monotonic: float) -> datetime | None:
         """By the slower clock; where the broker dates nothing, by this machine's."""
-        if not self.is_synchronised:
+        if self._broker_offset is None and not self._synchronised:
             return None
         offset = self.now().timestamp() - self.monotonic()
         slower = min(offset, offset if self._broker_offset is None else self._broker_offset)

@@ -37,6 +37,7 @@ from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
 from models.errors import DeliveryError
+from models.events import LAST_S
 from streams.clock import since_boot
 from streams.lease import Lease
 from streams.start_offsets import Committed, check_last, checkpoint, restore_offsets, skip_deleted
@@ -103,6 +104,7 @@ def _weight(records: Iterable[Record]) -> int:
 def _record(found: Any) -> Record:
     """Keep what a stage reads: Faust's own message has twice as many fields."""
     at = (found.timestamp or 0) / 1e3
+    at = at if 0.0 <= at < LAST_S else 0.0  # a producer's own date may be any number
     what = found.key, found.value or b"", header_map(found.headers)
     return Record(found.topic, found.partition, found.offset, *what, at, by_broker(found))
 
@@ -119,7 +121,6 @@ class ConsumerThread(AIOKafkaConsumerThread):
         return consumer
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
-        app = self.consumer.app
         try:
             found = await super()._fetch_records(*args, **kwargs)
         except UnsupportedCodecError as error:
@@ -127,14 +128,20 @@ class ConsumerThread(AIOKafkaConsumerThread):
         except OffsetOutOfRangeError as error:
             for tp, offset in error.args[0].items():
                 at = self._unproven.pop(tp, Committed(offset))
-                if at.start < at.offset:
-                    self._ensure_consumer().seek(tp, at.offset)  # there is nothing to compare with any more
-                else:
-                    await skip_deleted(self._ensure_consumer(), app, tp, offset)
+                await skip_deleted(self._ensure_consumer(), self.consumer.app, tp, at)
             return {}
         for tp in self._unproven.keys() & found:
-            check_last(app, tp, self._unproven.pop(tp), _record(found[tp][0]))
+            self._check_last(tp, found[tp])
         return found
+
+    def _check_last(self, tp: TP, found: Iterable[Any]) -> None:
+        """Know a partition again by what lies before the place that was gone back to, until it is reached."""
+        at = self._unproven[tp]
+        for record in found:
+            if record.offset >= at.offset:
+                del self._unproven[tp]
+                return
+            check_last(self.consumer.app, tp, at, _record(record))
 
     async def on_start(self) -> None:
         """Start, and let the lease know of heartbeats that are answered, and when the group does not know us any more.
@@ -164,15 +171,11 @@ class ConsumerThread(AIOKafkaConsumerThread):
 
     def _commit_checkpoints(self, client: Any) -> None:
         """Let it commit, with each place, the checkpoint of what was settled last before that, if that is known."""
-        commit = client.commit
-
-        def checkpoint_before(tp: TP, offset: int) -> str:
-            last = cast("Consumer", self.consumer).last_processed(tp)
-            return checkpoint(last).encode().decode() if last and last.offset < offset else ""
+        commit, committing = client.commit, cast("Consumer", self.consumer).committing
 
         async def with_checkpoints(places: Mapping[TP, Any]) -> None:
             offsets = {tp: at if isinstance(at, int) else at.offset for tp, at in places.items()}
-            await commit({tp: (offset, checkpoint_before(tp, offset)) for tp, offset in offsets.items()})
+            await commit({tp: (offset, committing(tp, offset).metadata) for tp, offset in offsets.items()})
 
         client.commit = with_checkpoints
 
@@ -232,6 +235,8 @@ class Consumer(AIOKafkaConsumer):
         self._processed: dict[TP, int] = {}
         self._last: dict[TP, Record] = {}
         """What was released last."""
+        self._committing: dict[TP, Committed] = {}
+        """Places as they were chosen: more may be released before they are committed."""
         self._weights = Counter[str]()
         self._has_room = asyncio.Event()
 
@@ -269,7 +274,7 @@ class Consumer(AIOKafkaConsumer):
 
         A batch's worth of one partition goes in one go: what a batch costs once is shared by as many as can be.
         """
-        self._observe_broker_time(fetched.values())
+        self._observe_broker_time(fetched)
         reached, batch = {tp: self._read_offset[tp] for tp in fetched}, self.app.stage.batch
         for start in range(0, max(map(len, fetched.values()), default=0), batch):
             for tp, found in fetched.items():
@@ -283,10 +288,10 @@ class Consumer(AIOKafkaConsumer):
                     await self._receive(tp, part, generation)
             await self._await_capacity()
 
-    def _observe_broker_time(self, fetched: Iterable[Sequence[Any]]) -> None:
-        """Let the clock know when the broker took what was fetched, where it is the broker that says so."""
-        for records in fetched:
-            if records and by_broker(records[-1]):
+    def _observe_broker_time(self, fetched: Mapping[TP, Sequence[Any]]) -> None:
+        """Let the clock know when the broker took what is new, where it is the broker that says so."""
+        for tp, records in fetched.items():
+            if records and by_broker(records[-1]) and records[-1].offset >= (self._read_offset[tp] or 0):
                 self.app.clock.observe_broker_time(records[-1].timestamp / 1e3)
 
     def _note_idle(self) -> None:
@@ -364,9 +369,10 @@ class Consumer(AIOKafkaConsumer):
             self._processed[tp] = max(self._processed.get(tp, 0), max(r.offset for r in done) + 1)
             self._last[tp] = done[-1]
 
-    def last_processed(self, tp: TP) -> Record | None:
-        """Return what was released last of a partition, since it was assigned."""
-        return self._last.get(tp)
+    def committing(self, tp: TP, offset: int) -> Committed:
+        """Return a place that is being committed, with what was released last before it, if that is known."""
+        at = self._committing.get(tp)
+        return at if at and at.offset == offset else Committed(offset)
 
     def _take(self, tp: TP, records: Iterable[Record]) -> list[Record]:
         """Return those messages that were ours; now they are not under way, and there is room for others."""
@@ -427,6 +433,9 @@ class Consumer(AIOKafkaConsumer):
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:  # noqa: FBT001, FBT002 (Faust's signature)
         before = {tp: self._committed_offset[tp] for tp in offsets}
+        for tp, offset in offsets.items():
+            last = self._last.get(tp)
+            self._committing[tp] = Committed(offset, checkpoint(last) if last and last.offset < offset else None)
         committed: bool = await super()._commit_offsets(offsets, start_new_transaction)
         if not committed:
             self._committed_offset.update(before)

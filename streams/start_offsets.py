@@ -36,12 +36,17 @@ class Committed(NamedTuple):
     last: Checkpoint | None = None
 
     @classmethod
-    def of(cls, offset: int, metadata: str) -> "Committed":
+    def of(cls, offset: int, metadata: str | None) -> "Committed":
         """Read what was committed; metadata of another tool's says nothing."""
         with suppress(ValueError):
-            last = Checkpoint.decode(metadata.encode())
-            return cls(offset, last if last.offset < offset else None)
+            last = Checkpoint.decode((metadata or "").encode())
+            return cls(offset, last if 0 <= last.offset < offset else None)
         return cls(offset)
+
+    @property
+    def metadata(self) -> str:
+        """What is committed beside the offset."""
+        return self.last.encode().decode() if self.last else ""
 
     @property
     def start(self) -> int:
@@ -50,8 +55,9 @@ class Committed(NamedTuple):
 
 
 def checkpoint(record: Record) -> Checkpoint:
-    """Return the checkpoint of a record of an input."""
-    return Checkpoint.of(ChangelogRecord(record.offset, round(record.at * 1e3), record.key or b"", record.value))
+    """Return the checkpoint of a record of an input: without its text, which could be guessed from a digest."""
+    length = str(len(record.value)).encode()
+    return Checkpoint.of(ChangelogRecord(record.offset, round(record.at * 1e3), record.key or b"", length))
 
 
 async def restore_offsets(consumer: Any, app: Any) -> Mapping[Any, Committed]:
@@ -71,33 +77,37 @@ async def restore_offsets(consumer: Any, app: Any) -> Mapping[Any, Committed]:
     return found
 
 
-def check_last(app: Any, tp: Any, at: Committed, first: Record) -> None:
-    """Raises `DeliveryError` if another record lies where the last one was settled. `first`: the first from there on.
+def check_last(app: Any, tp: Any, at: Committed, record: Record) -> None:
+    """Raises `DeliveryError` if a record that lies before our place is not the one that was settled last.
 
-    Where retention has deleted that one meanwhile, nothing can be said.
+    Where retention has deleted that one meanwhile, none does, and nothing can be said.
     """
-    if at.last and first.offset == at.last.offset and checkpoint(first) != at.last:
+    if record.offset < at.offset and checkpoint(record) != at.last:
         raise DeliveryError(
-            f"the group {app.conf.id} has settled record {first.offset} of {tp.topic}/{tp.partition}, and another one "
-            f"is there now: the log lost its end and was written on, or the topic was made anew; {RESET_HINT}"
+            f"the group {app.conf.id} has settled {tp.topic}/{tp.partition} up to {at.offset}, and another record is "
+            f"at {record.offset} now: the log lost its end and was written on, or the topic was made anew; {RESET_HINT}"
         )
 
 
-async def skip_deleted(consumer: Any, app: Any, tp: Any, at: int) -> None:
-    """Go on where a log begins that has nothing at `at` any more; count and name what was deleted before it was read.
+async def skip_deleted(consumer: Any, app: Any, tp: Any, at: Committed) -> None:
+    """Go on where a log begins that has nothing at our place any more; count and name what was deleted before it was
+    read.
 
-    Raises `DeliveryError` if it has nothing behind `at` either. In a rebalance, whoever has the partition next does it.
+    Raises `DeliveryError` if it has nothing behind it either. In a rebalance, whoever has the partition next does it.
     """
     held = _held(consumer)
     first = (await consumer.beginning_offsets([tp]))[tp]
-    if first <= at:
+    if first <= at.start:
         raise DeliveryError(
-            f"the group {app.conf.id} has its place in {tp.topic}/{tp.partition} at {at}, where there is no record any "
-            f"more: the log lost its end, or the topic was made anew; {RESET_HINT}"
+            f"the group {app.conf.id} has its place in {tp.topic}/{tp.partition} at {at.offset}, where there is no "
+            f"record any more: the log lost its end, or the topic was made anew; {RESET_HINT}"
         )
     with suppress(IllegalStateError):
+        if first <= at.offset:
+            consumer.seek(tp, at.offset)
+            return
         await _commit(consumer, held, {tp: first})  # nobody is to count them again
-        lost = first - at
+        lost = first - at.offset
         app.lost[tp.topic].inc(lost)
         log.error("records were deleted before they were read", topic=tp.topic, partition=tp.partition, records=lost)
         consumer.seek(tp, first)

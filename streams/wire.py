@@ -37,7 +37,8 @@ class Record(NamedTuple):
     value: bytes
     headers: Mapping[str, bytes]
     at: float
-    """When the broker took it, in seconds since the epoch; what its producer says of that, if not `by_broker`."""
+    """When the broker took it, in seconds since the epoch; what its producer says of that, if not `by_broker`. Nought:
+    not known."""
     by_broker: bool = False
 
 

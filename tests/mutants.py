@@ -242,7 +242,7 @@ MUTANTS = (
     Mutant(
         "what took the place of settled records is left out in silence",
         "streams/start_offsets.py",
-        "and checkpoint(first) != at.last",
+        "and checkpoint(record) != at.last",
         "and not at.last",
         "tests/unit/test_start_offsets.py",
     ),

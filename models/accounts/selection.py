@@ -14,7 +14,19 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from models.accounts.lives import Lives
-from models.events import Alarm, Calibration, Change, Closure, DeadLetter, Decision, Event, Instruction, Label, Outcome
+from models.events import (
+    LAST_S,
+    Alarm,
+    Calibration,
+    Change,
+    Closure,
+    DeadLetter,
+    Decision,
+    Event,
+    Instruction,
+    Label,
+    Outcome,
+)
 from models.joining import MAX_SKEW
 
 APART: Final = timedelta(hours=1)
@@ -89,5 +101,5 @@ class Selection(NamedTuple):
 
 
 def moment(at_ms: int) -> datetime:
-    """Return the time that a broker gave, in milliseconds since the epoch."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
+    """Return the time that a broker gave, in milliseconds since the epoch; a producer's own may be any number."""
+    return datetime.fromtimestamp(min(max(at_ms / 1000, 0.0), LAST_S), UTC)

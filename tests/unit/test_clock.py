@@ -48,6 +48,15 @@ def test_a_machine_that_slept_is_late_until_the_next_record() -> None:
     assert live(clock) == at(3 * DAY)
 
 
+def test_what_the_broker_took_long_ago_is_no_word_of_how_late_it_is() -> None:
+    """A stage that starts again reads first what it had settled on Friday, or a backlog."""
+    clock = HospitalClock()
+    clock.observe_broker_time(epoch(-3 * DAY))
+    assert (clock.is_synchronised, clock.skew_s) == (False, 0.0)
+    clock.synchronise(epoch(0))
+    assert (clock.is_synchronised, clock.skew_s, live(clock)) == (True, 0.0, at(0))
+
+
 def test_what_the_broker_took_long_ago_neither_sets_time_back_nor_holds_it_up() -> None:
     clock = HospitalClock()
     clock.observe_broker_time(epoch(-30 * DAY))

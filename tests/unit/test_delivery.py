@@ -26,7 +26,7 @@ from streams.consumer import FETCH_WAIT_MS, MAX_BATCHES_IN_FLIGHT, Consumer, Con
 from streams.delivery import Delivery, Plan
 from streams.lease import Lease
 from streams.settings import load
-from streams.start_offsets import checkpoint
+from streams.start_offsets import Committed, checkpoint
 from streams.wire import Record
 from tests.stagecraft import START, HospitalClock
 
@@ -47,7 +47,7 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
     made = Consumer.__new__(Consumer)
     made._in_flight, made._processed, made._seen, made._rewound = defaultdict(dict), {}, {}, {}
     made._weights, made._has_room, made._idle_since = Counter(), asyncio.Event(), {}
-    made._received, made._last, made._observations = {}, {}, {}
+    made._received, made._last, made._observations, made._committing = {}, {}, {}, {}
     made.app = SimpleNamespace(clock=right())
     made._read_offset = defaultdict(lambda: None)
     made._committed_offset = {PART: committed}
@@ -372,9 +372,7 @@ class Member:
         self.group.generation, self.group.member_id = 7, "me"
         self.group._rejoin_needed_fut, self.group._send_req = asyncio.Future(), self._ask
         self.thread: Any = ConsumerThread.__new__(ConsumerThread)
-        self.committed: Any = None
-        self.last: Record | None = None
-        client = SimpleNamespace(_coordinator=self.group, commit=self._commit)
+        client = SimpleNamespace(_coordinator=self.group, commit=None)
         self.thread._consumer, self.thread.consumer = client, self
         monkeypatch.setattr("streams.consumer.AIOKafkaConsumerThread.on_start", _nothing)
         monkeypatch.setattr("streams.clock.time.clock_gettime", lambda _: self.at)
@@ -389,11 +387,8 @@ class Member:
             await self.answer.wait()
         return SimpleNamespace(error_code=answers, topics=[(PART.topic, [(PART.partition, answers)])])
 
-    async def _commit(self, offsets: Any) -> None:
-        self.committed = offsets
-
-    def last_processed(self, _: TP) -> Record | None:
-        return self.last
+    def committing(self, _: TP, offset: int) -> Committed:
+        return Committed(offset)
 
     async def beat(self) -> None:
         await self.group._do_heartbeat()
@@ -406,22 +401,28 @@ class Member:
         return self.lease.holds(self.at)
 
 
-async def test_a_place_is_committed_with_the_checkpoint_of_what_was_settled_last(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """By which the log is known again; not with one that lies behind the place, which is read again."""
-    member = await Member(monkeypatch).start()
-    commit = member.thread._consumer.commit
-    for place in (7, OffsetAndMetadata(7, "")):
-        await commit({PART: place})
-        assert member.committed == {PART: (7, "")}, "nothing was settled since the assignment"
-        member.last = Record(*PART, 6, b"k", b"v", {}, 8.0)
-        await commit({PART: place})
-        assert member.committed == {PART: (7, checkpoint(member.last).encode().decode())}
-        member.last = Record(*PART, 7, b"k", b"v", {}, 8.0)
-        await commit({PART: place})
-        assert member.committed == {PART: (7, "")}
-        member.last = None
+def test_a_place_is_committed_with_the_checkpoint_of_what_was_settled_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which the log is known again. More may be settled between the choice of a place and its commit."""
+    made, committed = consumer(10, 11, 12), []
+    thread: Any = ConsumerThread.__new__(ConsumerThread)
+    thread.consumer = made
+
+    async def send(offsets: Any) -> None:
+        committed.append(offsets)
+
+    thread._commit_checkpoints(client := SimpleNamespace(commit=send))
+
+    async def commit(_: Any, offsets: Any, *__: Any) -> bool:
+        mark_processed(made, 11)
+        await client.commit({PART: OffsetAndMetadata(offsets[PART], "")})
+        return True
+
+    monkeypatch.setattr("streams.consumer.AIOKafkaConsumer._commit_offsets", commit)
+    mark_processed(made, 10)
+    asyncio.run(made._commit_offsets({PART: 11}))
+    asyncio.run(client.commit({PART: 12}))  # a place that was not chosen here
+    [settled] = records(10)
+    assert committed == [{PART: (11, Committed(11, checkpoint(settled)).metadata)}, {PART: (12, "")}]
 
 
 async def test_in_a_rebalance_the_lease_ends_before_the_group_goes_on_without_us(
@@ -870,15 +871,32 @@ def fetched(*offsets: int, tp: TP = PART, value: bytes = b"") -> dict[TP, list[A
     }
 
 
-@pytest.mark.parametrize(("kind", "told"), [(1, True), (0, False)])
-def test_the_broker_tells_the_time_with_what_is_fetched_and_no_producer_does(kind: int, *, told: bool) -> None:
+@pytest.mark.parametrize(("kind", "begins", "told"), [(1, 10, True), (1, 12, False), (0, 10, False)])
+def test_the_broker_tells_the_time_with_what_is_new_and_no_producer_does(kind: int, begins: int, *, told: bool) -> None:
     made = fetching()
+    made._read_offset[PART] = begins
     made.app.clock = LiveClock()
     found = fetched(10, 11)
     for record in found[PART]:
         record.timestamp_type = kind
     asyncio.run(made._receive_all(found, 1))
-    assert made.app.clock.is_synchronised == told
+    assert (made.app.clock.wall_time_at(made.app.clock.monotonic()) is not None) == told
+    assert not made.app.clock.is_synchronised, "it may be a backlog"
+
+
+@pytest.mark.parametrize("at", [-1, None, 1_767_600_007_000_000, 10**18])
+def test_a_date_that_is_none_stops_no_partition(at: int | None) -> None:
+    """A topic of CreateTime takes any number of any producer's; by it no stage could date what it keeps."""
+    made, received = fetching(), []
+
+    async def callback(message: Any) -> None:
+        received.extend(message.value)
+
+    made.callback = callback
+    found = fetched(10)
+    found[PART][0].timestamp, found[PART][0].timestamp_type = at, 0
+    asyncio.run(made._receive_all(found, 1))
+    assert [record.at for record in received] == [0.0]
 
 
 def test_what_a_seek_went_beyond_is_not_received() -> None:

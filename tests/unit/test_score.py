@@ -320,6 +320,7 @@ def test_what_waited_is_not_green_when_either_clock_says_so(machine_s: int, brok
     So nothing is decided before the broker has told the time, in answer to a first write.
     """
     clock = HospitalClock(at(500 + machine_s))
+    clock.observe_broker_time(at(500).timestamp())  # when it took the response
     found = decide(response(), clock=clock, broker_at=at(500 + broker_s).timestamp())
     late = at(500 + max(machine_s, broker_s))
     assert (found.tier, "deadline_missed" in found.reasons, found.decided_at) == (tier, tier == "yellow", late)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from models.errors import DeliveryError
 from streams.consumer import ConsumerThread
-from streams.start_offsets import checkpoint, restore_offsets
+from streams.start_offsets import Committed, checkpoint, restore_offsets
 from streams.wire import Record
 
 DECISIONS, FEEDBACK = TopicPartition("t.decisions", 0), TopicPartition("t.feedback", 0)
@@ -28,7 +28,7 @@ class Client:
         self, committed: dict[TopicPartition, int | None], logs: dict[TopicPartition, tuple[int, int]]
     ) -> None:
         self.places, self.logs = committed, logs
-        self.metadata: dict[TopicPartition, str] = {}
+        self.metadata: dict[TopicPartition, str | None] = {}
         self._coordinator = self
         self.sought: dict[TopicPartition, int] = {}
         self.rebalances = self.has_rebalanced = False
@@ -164,13 +164,19 @@ def found(offset: int, at: float = 8.0, value: bytes = b"{}") -> Any:
     return SimpleNamespace(**place, key=b"r1", value=value, headers=(), timestamp=int(at * 1e3), timestamp_type=1)
 
 
-LAST = checkpoint(Record(*FEEDBACK, 6, b"r1", b"{}", {}, 8.0)).encode().decode()
-"""What was committed with the place 7."""
+def settled(last: int) -> str:
+    """Return what is committed with the place 7."""
+    return Committed(7, checkpoint(Record(*FEEDBACK, last, b"r1", b"{}", {}, 8.0))).metadata
 
 
-def restored(monkeypatch: pytest.MonkeyPatch, answer: Any, *, begins: int = 0, metadata: str = LAST) -> Any:
+LAST = settled(6)
+
+
+def restored(
+    monkeypatch: pytest.MonkeyPatch, answer: Any, *, begins: int = 0, ends: int = 9, metadata: str | None = LAST
+) -> Any:
     """Return the client, and its thread once it has gone back to the place 7."""
-    client = Client({FEEDBACK: 7}, {FEEDBACK: (begins, 9)})
+    client = Client({FEEDBACK: 7}, {FEEDBACK: (begins, ends)})
     client.metadata[FEEDBACK] = metadata
     thread = reads(monkeypatch, client, answer)
     assert asyncio.run(thread._restore_offsets()) == {FEEDBACK: 7}
@@ -182,22 +188,42 @@ def test_what_was_settled_last_is_read_again_and_known(monkeypatch: pytest.Monke
     client, thread = restored(monkeypatch, answer)
     assert client.sought == {FEEDBACK: 6}
     assert asyncio.run(thread._fetch_records()) == answer
-    answer[FEEDBACK] = [found(6, at=9.0)]
-    assert asyncio.run(thread._fetch_records()) == answer, "it is compared once"
+    assert thread._unproven == {}
 
 
-@pytest.mark.parametrize("other", [{"at": 9.0}, {"value": b"{ }"}])
+@pytest.mark.parametrize(
+    ("metadata", "others"),
+    [
+        (LAST, [found(6, at=9.0), found(7)]),
+        (LAST, [found(6, value=b"{ }"), found(7)]),
+        (
+            Committed(7, checkpoint(Record(*FEEDBACK, 4, b"r1", b"{}", {}, 8.0))).metadata,
+            [found(4), found(6), found(7)],
+        ),
+    ],
+    ids=["of another time", "of another length", "behind the last, where the end of a transaction was"],
+)
 def test_a_log_that_lost_its_end_and_was_written_on_ends_the_worker(
-    monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, metadata: str, others: list[Any]
 ) -> None:
     """What took the place of the settled records would be left out without a word."""
-    _, thread = restored(monkeypatch, {FEEDBACK: [found(6, **other), found(7)]})
-    with pytest.raises(DeliveryError, match=r"demur-join has settled record 6 of t\.feedback/0, and .*--to-datetime"):
+    answer = {FEEDBACK: others[:1]}
+    _, thread = restored(monkeypatch, answer, metadata=metadata)
+    with pytest.raises(DeliveryError, match=r"demur-join has settled t\.feedback/0 up to 7, and .*--to-datetime"):  # noqa: PT012
+        asyncio.run(thread._fetch_records())
+        answer[FEEDBACK] = others[1:]
         asyncio.run(thread._fetch_records())
 
 
-@pytest.mark.parametrize("metadata", ["", "of another tool", LAST.replace("6", "7", 1)])
-def test_a_place_that_somebody_else_set_is_believed(monkeypatch: pytest.MonkeyPatch, metadata: str) -> None:
+def test_a_log_that_lost_its_end_and_is_being_written_on_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it has grown to our place, at which the next fetch would find a record."""
+    _, thread = restored(monkeypatch, OffsetOutOfRangeError({FEEDBACK: 6}), ends=5)
+    with pytest.raises(DeliveryError, match=r"has its place in t\.feedback/0 at 7, where there is no record"):
+        asyncio.run(thread._fetch_records())
+
+
+@pytest.mark.parametrize("metadata", ["", None, "of another tool", LAST.replace("6", "7", 1), "-5 0 x"])
+def test_a_place_that_somebody_else_set_is_believed(monkeypatch: pytest.MonkeyPatch, metadata: str | None) -> None:
     answer = {FEEDBACK: [found(7)]}
     client, thread = restored(monkeypatch, answer, metadata=metadata)
     assert client.sought == {FEEDBACK: 7}
@@ -212,3 +238,9 @@ def test_what_retention_has_deleted_since_it_was_settled_is_not_missed(monkeypat
     assert LOST.labels(topic="t.feedback")._value.get() == before
     _, thread = restored(monkeypatch, {FEEDBACK: [found(8, value=b"other")]})
     assert asyncio.run(thread._fetch_records()), "compacted, or the end of a transaction"
+
+
+def test_what_is_committed_with_a_place_tells_nothing_of_a_text() -> None:
+    """Whoever may describe the group could guess short ones."""
+    said = [Record(*FEEDBACK, 6, b"r1", text, {}, 8.0) for text in (b"comment: HIV", b"comment: flu")]
+    assert len({Committed(7, checkpoint(record)).metadata for record in said}) == 1
