@@ -1,11 +1,12 @@
 """Which broker the tests run on, and what every test gets from it.
 
 `DEMUR_BOOTSTRAP` if it is set; else Apache Kafka itself if Java and Maven can give it; else the embedded broker, and
-tests marked `kafka` are skipped by name. The first line of the run says which. `--require-kafka` refuses anything less.
+tests marked `kafka` are skipped by name. The last lines of the run say which. `--require-kafka` refuses anything less.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 from uuid import uuid4
 
 import hypothesis
@@ -20,18 +21,18 @@ hypothesis.settings.register_profile("demur", deadline=None)  # no test asserts 
 hypothesis.settings.load_profile("demur")
 
 CHOICE = pytest.StashKey["Choice"]()
+BROKER = pytest.StashKey[str]()
+"""Which it was, in words."""
 
 
 class Choice:
-    """The broker of this run, chosen once its tests are known."""
+    """The broker of this run."""
 
-    def __init__(self, *, require_kafka: bool) -> None:
+    def __init__(self) -> None:
         given = load()
         self.external = given.bootstrap if "bootstrap" in given.model_fields_set else None
         self.lack = None if self.external else lack()
         self.is_kafka = not self.external and not self.lack
-        if require_kafka and not self.is_kafka:
-            raise pytest.UsageError(f"--require-kafka: {self.lack or 'DEMUR_BOOTSTRAP may be any broker: unset it'}")
 
     def __str__(self) -> str:
         if self.external:
@@ -56,11 +57,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-kafka", action="store_true", help="fail unless the tests run on Apache Kafka itself")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    is_first = not hasattr(config, "workerinput")
+    if is_first and config.getoption("--require-kafka") and not (choice := Choice()).is_kafka:
+        raise pytest.UsageError(f"--require-kafka: {choice.lack or 'DEMUR_BOOTSTRAP may be any broker: unset it'}")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not any("broker" in getattr(item, "fixturenames", ()) or item.get_closest_marker("kafka") for item in items):
         return
-    choice = config.stash[CHOICE] = Choice(require_kafka=config.getoption("--require-kafka"))
+    choice = config.stash[CHOICE] = Choice()
     if not choice.is_kafka:
         skip = pytest.mark.skip(reason=f"needs Apache Kafka itself; the broker is {choice}")
         for item in items:
@@ -68,9 +75,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep which broker it was, or tell the process that runs this one as one of several (pytest-xdist)."""
     if CHOICE in session.config.stash:
-        session.config.get_terminal_writer().line(f"broker: {session.config.stash[CHOICE]}")
+        session.config.stash[BROKER] = said = str(session.config.stash[CHOICE])
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["broker"] = said
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if said := getattr(node, "workeroutput", {}).get("broker"):
+        node.config.stash[BROKER] = said
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if BROKER in config.stash:
+        terminalreporter.write_line(f"broker: {config.stash[BROKER]}")
 
 
 @pytest.fixture(scope="session")
