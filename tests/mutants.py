@@ -506,6 +506,13 @@ MUTANTS = (
         "tests/property/test_brake.py",
     ),
     Mutant(
+        "I9 what is safe up to the end of the scale cannot be held back",
+        "models/calibration/serving.py",
+        "if logit + brake >= LIMIT:",
+        "if False:",
+        "tests/unit/test_serving.py",
+    ),
+    Mutant(
         "I9 a combination is given the allowance anew each day, held back or not",
         "models/calibration/brake.py",
         "min(cut - combined_excess(over, scopes(groups)), before)",

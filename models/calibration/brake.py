@@ -6,6 +6,9 @@ calibrator would go beyond, the scorers read logits as that much higher, for tha
 allowance a response is green, above it is not. The estimate itself moves on; only its effect is spread over days. What
 was used of yesterday's allowance is given anew as today goes on: there is not twice as much within minutes of midnight.
 
+The highest threshold is the end of the scale, `LIMIT`. What is raised to there has no risk that is low enough, even of
+a group that is learnt to be safe up to the end: its threshold, too, lies as much lower as it is held back.
+
 A response has several groups, and its threshold is about that of all, moved by what each of its groups moves it. So
 each scope's distance from its ceiling is published, below it (negative) too, and a response is held back by that of all
 and by what each of its groups adds to it: two groups that improve on one day do not add up to twice the allowance. Nor

@@ -8,6 +8,7 @@ import msgspec
 import orjson
 import pytest
 
+from models.calibration.basis import LIMIT
 from models.calibration.brake import Brake
 from models.calibration.control import compare, revise, simulate, simulate_sample
 from models.calibration.filter import Filter
@@ -15,6 +16,7 @@ from models.calibration.ledger import Ledger, thresholds
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
 from models.events import Calibration, Instruction, decode, encode
+from models.oracle.risk import risks
 from models.policy import Policy
 from tests.stagecraft import decision
 from tests.unit.test_ledger import START, fold, label, log
@@ -342,6 +344,20 @@ def test_a_broken_promise_tightens_whatever_the_filter_believes():
     assert after.parameters["brakes"].get("category=a", 0.0) >= 1.0
     assert after.cuts["category=a"]["green"] < before.cuts["category=a"]["green"] - 1.0
     assert thresholds(after).risk(before.cuts["category=a"]["green"] - 0.5, {"category": "a"})[1] > 0.05
+
+
+def test_a_group_that_is_learnt_to_be_safe_at_the_end_of_the_scale_is_tightened_as_far_as_is_published():
+    ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
+    learnt = ledger.filter.state()
+    learnt["groups"]["category"]["a"] = [-11.0, 0.01, learnt["clock"]]
+    ledger.apply_instruction(order("rollback", 1500, parameters=learnt))
+    assert ledger.filter.thresholds().cuts({"green": 0.05})["category=a"]["green"] == LIMIT
+    assert promise_broken(ledger)
+    event = decode(Calibration, encode(ledger.calibration()))
+    reading, cut, group = thresholds(event), event.cuts["category=a"]["green"], {"category": "a"}
+    assert reading.risk(cut - 0.01, group)[1] < 0.05 < reading.risk(cut + 0.01, group)[1]
+    for logit in (-12.0, cut - 0.01, cut + 0.01, 9.0, 12.0):
+        assert risks(event.parameters, logit, group) == pytest.approx(reading.risk(logit, group), abs=1e-9)
 
 
 def test_many_verdicts_on_one_response_are_no_broken_promise():
