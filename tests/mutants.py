@@ -513,6 +513,27 @@ MUTANTS = (
         "tests/unit/test_serving.py",
     ),
     Mutant(
+        "I9 a scope that is known no more is let go at once",
+        "models/calibration/brake.py",
+        "standing = self.with_absent(cuts)",
+        "standing = cuts",
+        "tests/unit/test_control.py",
+    ),
+    Mutant(
+        "I9 a scope that is known no more is let go with the next day",
+        "models/calibration/brake.py",
+        "self._forget(ceilings.keys() - known)",
+        "self._ceilings = {scope: ceiling for scope, ceiling in ceilings.items() if scope in known}",
+        "tests/property/test_brake.py",
+    ),
+    Mutant(
+        "I9 scopes that are known no more fill the memory",
+        "models/calibration/brake.py",
+        "if ceiling >= general or place >= ABSENT:",
+        "if ceiling >= general:",
+        "tests/unit/test_control.py",
+    ),
+    Mutant(
         "I9 a combination is given the allowance anew each day, held back or not",
         "models/calibration/brake.py",
         "min(cut - combined_excess(over, scopes(groups)), before)",

@@ -243,7 +243,7 @@ class Ledger:
         cuts, missing = self._cuts(reading), self.missing_labels()
         greens = reading.greens(self._brake.combined, self.policy.green)
         excess = self._brake.excess(cuts, greens)
-        in_force = effective(cuts, excess) if excess else cuts
+        in_force = effective(self._brake.with_absent(cuts), excess) if excess else cuts
         parameters: dict[str, Any] = {"filter": self.filter.served(state or self.filter.state()), "brakes": excess}
         if combined := self._brake.beyond(greens, excess) if excess else None:
             parameters["combined"] = [*combined.items()]

@@ -202,7 +202,7 @@ def test_an_earlier_version_put_back_caps_what_was_approved():
         ledger.apply(one)
     tight = ledger.filter.state()
     ledger.apply_instruction(order("approval", 1300, ceilings={"all": 3.0}))
-    assert ledger._brake.excess({"all": {"green": 2.5}}) == {}
+    assert ledger._brake.excess({"all": {"green": 2.5}})["all"] == -0.5
     ledger.apply_instruction(order("rollback", 1300, parameters=tight))
     cut = ledger.filter.thresholds().cuts({"green": 0.05})["all"]["green"]
     assert ledger._brake.excess({"all": {"green": cut + 0.75}})["all"] == pytest.approx(0.25, abs=1e-3)
@@ -358,6 +358,58 @@ def test_a_group_that_is_learnt_to_be_safe_at_the_end_of_the_scale_is_tightened_
     assert reading.risk(cut - 0.01, group)[1] < 0.05 < reading.risk(cut + 0.01, group)[1]
     for logit in (-12.0, cut - 0.01, cut + 0.01, 9.0, 12.0):
         assert risks(event.parameters, logit, group) == pytest.approx(reading.risk(logit, group), abs=1e-9)
+
+
+def without(ledger, name, value):
+    """The calibrator as it would be had it never seen a group."""
+    known = ledger.filter.state()
+    del known["groups"][name][value]
+    return known
+
+
+def test_a_rollback_to_before_a_group_was_known_does_not_set_it_free():
+    ledger, _ = fold(log(1500))
+    group = {"category": "a"}
+    ledger._brake.tighten("category=a", ledger.calibration().cuts, 1.5)
+    tightened = threshold(ledger.calibration(), group)
+    ledger.apply_instruction(order("rollback", 1500, parameters=without(ledger, "category", "a")))
+    event = ledger.calibration()
+    assert ("category", "a") not in ledger.filter._offsets.by_key
+    assert threshold(event, group) <= tightened < threshold(event, {"category": "b"}) - 0.5
+    assert event.cuts["category=a"]["green"] == pytest.approx(tightened, abs=0.02), "people see it, and may approve it"
+    held = threshold(event, group)
+    for day in (1, 2):
+        at = ledger.as_of + timedelta(days=1)
+        one = label(2 * 10**6 + day, rejected=False, tier="yellow", occurred_at=at)
+        scored = msgspec.structs.replace(one.decision, occurred_at=at, groups={"category": "b"})
+        ledger.apply(msgspec.structs.replace(one, decision=scored))
+        assert threshold(ledger.calibration(), group) <= held + 0.5 * day + 0.02
+
+
+def test_of_scopes_that_are_known_no_more_those_held_back_farthest_are_remembered(monkeypatch):
+    """Here a free text has a value a response, and whatever is lower than all may never rise."""
+    monkeypatch.setattr("models.calibration.brake.ABSENT", 3)
+    brake, everyone = Brake(allowance=0.0), {"all": {"green": -3.0}}
+    brake.start(1, everyone)
+    brake.tighten("site=a", everyone, 1.0)
+    for day in range(2, 50):
+        brake.start(day, everyone | {f"category={day}{n}": {"green": -3.01 - n / 100} for n in range(5)})
+        assert brake.excess(everyone)["site=a"] == 1.0
+        assert len(brake.state()["ceilings"]) <= 1 + 5 + 3
+    brake.start(50, everyone)
+    assert len(brake.state()["ceilings"]) == 1 + 3
+
+
+def test_a_scope_that_is_known_no_more_is_forgotten_once_it_stands_where_all_do():
+    brake, everyone = Brake(allowance=0.5), {"all": {"green": -3.0}}
+    brake.start(1, everyone)
+    brake.tighten("site=a", everyone, 1.0)
+    held = []
+    for day in range(2, 7):
+        brake.start(day, everyone)
+        held.append(brake.excess(everyone).get("site=a"))
+    assert held == [1.0, 0.5, None, None, None]
+    assert [*brake.state()["ceilings"]] == ["all"]
 
 
 def test_many_verdicts_on_one_response_are_no_broken_promise():
