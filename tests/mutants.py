@@ -485,6 +485,20 @@ MUTANTS = (
         "tests/unit/test_control.py",
     ),
     Mutant(
+        "I9 who is in quarantine vouches for greens",
+        "models/calibration/ledger.py",
+        "if not (apart := self.filter.quarantined(judged)):",
+        "if not (apart := []):",
+        "tests/unit/test_control.py",
+    ),
+    Mutant(
+        "I10 a flood of acceptances vouches for greens",
+        "models/calibration/ledger.py",
+        "self._tighten(msgspec.structs.replace(label, weight=weight))",
+        "self._tighten(label)",
+        "tests/unit/test_control.py",
+    ),
+    Mutant(
         "I9 a second allowance at midnight",
         "models/calibration/brake.py",
         "allocated(rises) if follows else {}",

@@ -13,7 +13,8 @@ versions and labels stay one to one; it does not count towards the warm-up.
 
 Before the filter stands a safeguard: `influence` caps the weight of any one clinician. Behind it stands another: if
 greens given since the last change are rejected more often than promised (`monitors.guarantee`), their scope's threshold
-is lowered by `TIGHTENING` at once, whatever the filter believes.
+is lowered by `TIGHTENING` at once, whatever the filter believes. There, too, a label has the weight that was granted,
+and a quarantined clinician has no say.
 
 Where LEARN begins anew on a log whose beginning has expired, scorers hold higher numbers, and they take versions only
 upwards. A label's decision cites a version that was published: one above the fold's own shows that this log does not
@@ -150,7 +151,7 @@ class Ledger:
             self.as_of = label.occurred_at  # what is set aside tells nothing of how responses fare now
         found: tuple[Jump, ...] = () if jump is None else (jump,)
         if label.decision.tier == "green":
-            found += self._tighten(label)
+            found += self._tighten(msgspec.structs.replace(label, weight=weight))
         for one in found:
             self._guarantee.forget(one.scope, now)
         self.cause = describe(found) if found else above or "labels"
@@ -167,13 +168,26 @@ class Ledger:
 
     def _tighten(self, label: Label) -> tuple[Jump, ...]:
         """Lower the thresholds of the scopes whose promise a green's label shows to be broken."""
-        found = [tightening(one) for one in self._guarantee.observe(label, self.policy.target)]
+        found = [tightening(one) for one in self._vouch(label)]
         jumps = {one.scope: one for one in found}  # what all greens and the audited among them show is done once
         if jumps:
             cuts = self._cuts(self.filter.thresholds())
             for scope in jumps:
                 self._brake.tighten(scope, cuts, TIGHTENING)
         return tuple(jumps.values())
+
+    def _vouch(self, label: Label) -> tuple[Finding, ...]:
+        """Count a green's verdict under all that it may speak for: what is in quarantine speaks for itself at most.
+
+        A script's acceptances would hide what others reject. Of a site's own greens they are all that is known.
+        """
+        judged = (*label.decision.groups.items(), ("clinician", label.clinician))
+        if not (apart := self.filter.quarantined(judged)):
+            return self._guarantee.observe(label, self.policy.target)
+        if not is_evidence(label) or any(name in self.filter.settings.raters for name, _ in apart):
+            return ()
+        rejected, at = rejects(label, self.policy.target), label.decision.occurred_at.timestamp()
+        return self._guarantee.count("green", map("=".join, apart), rejected=rejected, at=at, weight=label.weight)
 
     def _pass(self, day: float, seconds: float) -> None:
         """Let the brake's time come to `seconds` of a day since the epoch."""

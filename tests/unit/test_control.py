@@ -444,6 +444,58 @@ def test_what_is_set_aside_does_not_keep_the_calibration_fresh():
     assert (ledger.version, ledger.as_of) == (1501, before)
 
 
+def greens_with_a_script(ledger, times):
+    """Greens of which one in eight is rejected, and per honest verdict some acceptances of one clinician."""
+    rng = random.Random(1)
+    for i in range(300):
+        at = ledger.as_of + timedelta(minutes=1)
+        for n in range(1 + times):
+            who, rejected = ("c0", False) if n else (f"c{1 + rng.randrange(5)}", i % 8 == 0)
+            one = label(10**6 + 10 * i + n, rejected, logit=-4.5, clinician=who, occurred_at=at)
+            scored = msgspec.structs.replace(one.decision, occurred_at=at, groups={"site": "xy"[i % 2]}, audit=False)
+            yield msgspec.structs.replace(one, decision=scored)
+
+
+@pytest.mark.parametrize("times", [0, 3])
+def test_acceptances_of_a_clinician_in_quarantine_do_not_vouch_for_greens(times):
+    ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
+    ledger.filter._offsets.by_key["clinician", "c0"].quarantined = True
+    assert [jump for one in greens_with_a_script(ledger, times) for jump in ledger.apply(one)]
+
+
+def counted(ledger, scope):
+    cell = ledger.snapshot()["guarantee"]["cells"].get(f"green {scope}", {"labelled": 0.0})
+    return cell["labelled"]
+
+
+def test_a_site_in_quarantine_vouches_for_its_own_greens_alone():
+    """For its own it must: else nothing at all would watch them, for the filter learns nothing of them either."""
+    ledger, _ = fold(log(1500))
+    scopes = ("all", "audit", "category=c", "site=y")
+    before = {scope: counted(ledger, scope) for scope in scopes}
+    ledger.filter._offsets.by_key["site", "y"].quarantined = True
+    one = label(1505, rejected=False)
+    assert one.decision.groups == {"category": "c", "site": "y"}
+    ledger.apply(one)
+    assert {scope: counted(ledger, scope) - before[scope] for scope in scopes} == dict.fromkeys(scopes, 0.0) | {
+        "site=y": 1.0
+    }
+    ledger.filter._offsets.by_key["clinician", "c1"].quarantined = True
+    ledger.apply(label(1507, rejected=False))
+    assert counted(ledger, "site=y") == before["site=y"] + 1.0
+
+
+def test_nobody_vouches_for_greens_beyond_their_share():
+    ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
+    before = counted(ledger, "all")
+    flood = [label(2000 + i, rejected=False, clinician="c0") for i in range(1000)]
+    for one in flood:
+        ledger.apply(one)
+    assert 0.0 < counted(ledger, "all") - before < 700.0
+    found = [jump for one in greens_with_a_script(ledger, 3) for jump in ledger.apply(one)]
+    assert [jump for jump in found if jump.kind == "tightening"], "one of six, who writes three quarters of the labels"
+
+
 def test_greens_from_before_the_tightening_do_not_tighten_again():
     ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
     found = promise_broken(ledger)
