@@ -487,15 +487,15 @@ MUTANTS = (
     Mutant(
         "I9 who is in quarantine vouches for greens",
         "models/calibration/ledger.py",
-        "if not (apart := self.filter.quarantined(judged)):",
-        "if not (apart := []):",
+        "self.filter.quarantined(seen.groups) if self.filter.clock == known else []",
+        "[]",
         "tests/unit/test_control.py",
     ),
     Mutant(
         "I10 a flood of acceptances vouches for greens",
         "models/calibration/ledger.py",
-        "self._tighten(msgspec.structs.replace(label, weight=weight))",
-        "self._tighten(label)",
+        "self._tighten(msgspec.structs.replace(label, weight=weight), apart)",
+        "self._tighten(label, apart)",
         "tests/unit/test_control.py",
     ),
     Mutant(

@@ -39,7 +39,7 @@ from models.calibration.brake import DAY_S, Brake, Combination, effective, green
 from models.calibration.filter import Filter, Observation
 from models.calibration.influence import Influence
 from models.calibration.jumps import Jump
-from models.calibration.serving import Thresholds
+from models.calibration.serving import Key, Thresholds
 from models.calibration.soundness import check_sound
 from models.calibration.state import read
 from models.errors import StateError
@@ -151,7 +151,8 @@ class Ledger:
             self.as_of = label.occurred_at  # what is set aside tells nothing of how responses fare now
         found: tuple[Jump, ...] = () if jump is None else (jump,)
         if label.decision.tier == "green":
-            found += self._tighten(msgspec.structs.replace(label, weight=weight))
+            apart = self.filter.quarantined(seen.groups) if self.filter.clock == known else []
+            found += self._tighten(msgspec.structs.replace(label, weight=weight), apart)
         for one in found:
             self._guarantee.forget(one.scope, now)
         self.cause = describe(found) if found else above or "labels"
@@ -166,9 +167,9 @@ class Ledger:
         self.version = following
         return f"counted anew above version {cited}, to which this log does not lead"
 
-    def _tighten(self, label: Label) -> tuple[Jump, ...]:
+    def _tighten(self, label: Label, apart: Sequence[Key]) -> tuple[Jump, ...]:
         """Lower the thresholds of the scopes whose promise a green's label shows to be broken."""
-        found = [tightening(one) for one in self._vouch(label)]
+        found = [tightening(one) for one in self._vouch(label, apart)]
         jumps = {one.scope: one for one in found}  # what all greens and the audited among them show is done once
         if jumps:
             cuts = self._cuts(self.filter.thresholds())
@@ -176,13 +177,12 @@ class Ledger:
                 self._brake.tighten(scope, cuts, TIGHTENING)
         return tuple(jumps.values())
 
-    def _vouch(self, label: Label) -> tuple[Finding, ...]:
-        """Count a green's verdict under all that it may speak for: what is in quarantine speaks for itself at most.
+    def _vouch(self, label: Label, apart: Sequence[Key]) -> tuple[Finding, ...]:
+        """Count a green's verdict under all that it may speak for: what is in quarantine, `apart`, for itself at most.
 
         A script's acceptances would hide what others reject. Of a site's own greens they are all that is known.
         """
-        judged = (*label.decision.groups.items(), ("clinician", label.clinician))
-        if not (apart := self.filter.quarantined(judged)):
+        if not apart:
             return self._guarantee.observe(label, self.policy.target)
         if not is_evidence(label) or any(name in self.filter.settings.raters for name, _ in apart):
             return ()
