@@ -6,6 +6,9 @@ calibrator would go beyond, the scorers read logits as that much higher, for tha
 allowance a response is green, above it is not. The estimate itself moves on; only its effect is spread over days. What
 was used of yesterday's allowance is given anew as today goes on: there is not twice as much within minutes of midnight.
 
+The highest threshold is the end of the scale, `LIMIT`. What is raised to there has no risk that is low enough, even of
+a group that is learnt to be safe up to the end: its threshold, too, lies as much lower as it is held back.
+
 A response has several groups, and its threshold is about that of all, moved by what each of its groups moves it. So
 each scope's distance from its ceiling is published, below it (negative) too, and a response is held back by that of all
 and by what each of its groups adds to it: two groups that improve on one day do not add up to twice the allowance. Nor
@@ -20,7 +23,9 @@ keeps to it as far as thresholds are sums: in the worst of 120 courses made at r
 leaps, one of two groups would have risen by up to .96 logits on a day where .5 are allowed, one of three by up to 1.04.
 
 The brake starts with the first day that begins warm: before, nothing is green. A scope that the morning did not know is
-held to the ceiling of all. A person may approve higher ceilings; a broken promise lowers them (see `ledger`).
+held to the ceiling of all. One that the calibrator knows no more, after a rollback or because others took its place,
+is served as if never seen: it stands where all do, and its own ceiling holds for as long as it is the lower one. A
+person may approve higher ceilings; a broken promise lowers them (see `ledger`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +42,10 @@ DAY_S: Final = 86_400.0
 KNOWN: Final = 500
 """Combinations of groups: those of eight categories, three histories and twenty sites. They fit into a message, however
 long their names are."""
+
+ABSENT: Final = 100
+"""Scopes of which nothing but a ceiling is known that a day begins with: more than a rollback forgets. Of more, those
+held back farthest are kept; else a free text with a value a response would fill the memory."""
 
 Cuts = Mapping[str, Mapping[str, float | None]]
 
@@ -119,6 +128,7 @@ class Brake:
         What of the new ceilings lies above those of yesterday is released as the day goes on.
         """
         follows, self._part = day == self._day + 1, 1.0
+        known, cuts = cuts.keys(), self.with_absent(cuts)
         over = self._over(cuts) if self._ceilings else {}
         held = allocated(over) if over else {}
         self._combined |= {groups: self._begun(groups, cut, over, follows=follows) for groups, cut in greens.items()}
@@ -126,6 +136,7 @@ class Brake:
         rises = {scope: value - self._ceiling(scope) for scope, value in ceilings.items()}
         self._ceilings, self._withheld = ceilings, allocated(rises) if follows else {}
         self._day, self._part = day, 0.0
+        self._forget(ceilings.keys() - known)
 
     def go_on(self, day: int, part: float) -> None:
         """Go on to a part of the day in [0, 1]; not back."""
@@ -176,11 +187,22 @@ class Brake:
 
     def cap(self, cuts: Cuts, greens: Greens = NONE) -> None:
         """Hold ceilings to the allowance above thresholds that a person has put in place."""
-        for scope in self._ceilings.keys() & cuts.keys():
-            self._ceilings[scope] = min(self._ceilings[scope], green(cuts[scope]) + self.allowance)
+        cuts = self.with_absent(cuts)
+        for scope, before in self._ceilings.items():
+            self._ceilings[scope] = min(before, green(cuts[scope]) + self.allowance)
         for groups, cut in greens.items():
             ceiling = self._combined[groups]
             self._combined[groups] = ceiling._replace(value=min(ceiling.value, cut + self.allowance))
+
+    def with_absent(self, cuts: Cuts) -> Cuts:
+        """Add the scopes of which only a ceiling is known: served as if never seen, they stand where all do.
+
+        >>> brake, cuts = Brake(allowance=0.5), {"all": {"green": -3.0}}
+        >>> brake.tighten("site=a", cuts, step=1.0)
+        >>> brake.with_absent(cuts)
+        {'all': {'green': -3.0}, 'site=a': {'green': -3.0}}
+        """
+        return {**cuts, **{scope: cuts["all"] for scope in self._ceilings if scope not in cuts}}
 
     def state(self) -> dict[str, Any]:
         """Return the state as JSON types."""
@@ -203,7 +225,17 @@ class Brake:
         return self
 
     def _over(self, cuts: Cuts) -> dict[str, float]:
-        return {scope: round(green(cut) - self._ceiling(scope), 6) for scope, cut in cuts.items()}
+        standing = self.with_absent(cuts)
+        return {scope: round(green(cut) - self._ceiling(scope), 6) for scope, cut in standing.items()}
+
+    def _forget(self, absent: Iterable[str]) -> None:
+        """Of absent scopes keep the ceilings that hold them back farther than all, and of too many the lowest."""
+        lowest = sorted((round(self._ceiling(scope), 6), scope) for scope in absent)
+        general = round(self._ceiling("all"), 6)
+        for place, (ceiling, scope) in enumerate(lowest):
+            if ceiling >= general or place >= ABSENT:
+                del self._ceilings[scope]
+                self._withheld.pop(scope, None)
 
     def _ceiling(self, scope: str) -> float:
         """Return where a scope's ceiling is now; one that is not known is held to that of all."""

@@ -224,6 +224,11 @@ class Filter:
         restart(block)
         return True
 
+    def quarantined(self, groups: Iterable[Key]) -> list[Key]:
+        """Return which of these groups are in quarantine."""
+        known = self._offsets.by_key
+        return [key for key in groups if key in known and known[key].quarantined]
+
     def _stale(self, blocks: list[Offset], at: float) -> bool:
         """Whether the event is older than a jump, or of a quarantined group.
 

@@ -13,7 +13,8 @@ versions and labels stay one to one; it does not count towards the warm-up.
 
 Before the filter stands a safeguard: `influence` caps the weight of any one clinician. Behind it stands another: if
 greens given since the last change are rejected more often than promised (`monitors.guarantee`), their scope's threshold
-is lowered by `TIGHTENING` at once, whatever the filter believes.
+is lowered by `TIGHTENING` at once, whatever the filter believes. There, too, a label has the weight that was granted,
+and a quarantined clinician has no say.
 
 Where LEARN begins anew on a log whose beginning has expired, scorers hold higher numbers, and they take versions only
 upwards. A label's decision cites a version that was published: one above the fold's own shows that this log does not
@@ -38,7 +39,7 @@ from models.calibration.brake import DAY_S, Brake, Combination, effective, green
 from models.calibration.filter import Filter, Observation
 from models.calibration.influence import Influence
 from models.calibration.jumps import Jump
-from models.calibration.serving import Thresholds
+from models.calibration.serving import Key, Thresholds
 from models.calibration.soundness import check_sound
 from models.calibration.state import read
 from models.errors import StateError
@@ -150,7 +151,8 @@ class Ledger:
             self.as_of = label.occurred_at  # what is set aside tells nothing of how responses fare now
         found: tuple[Jump, ...] = () if jump is None else (jump,)
         if label.decision.tier == "green":
-            found += self._tighten(label)
+            apart = self.filter.quarantined(seen.groups) if self.filter.clock == known else []
+            found += self._tighten(msgspec.structs.replace(label, weight=weight), apart)
         for one in found:
             self._guarantee.forget(one.scope, now)
         self.cause = describe(found) if found else above or "labels"
@@ -165,15 +167,27 @@ class Ledger:
         self.version = following
         return f"counted anew above version {cited}, to which this log does not lead"
 
-    def _tighten(self, label: Label) -> tuple[Jump, ...]:
+    def _tighten(self, label: Label, apart: Sequence[Key]) -> tuple[Jump, ...]:
         """Lower the thresholds of the scopes whose promise a green's label shows to be broken."""
-        found = [tightening(one) for one in self._guarantee.observe(label, self.policy.target)]
+        found = [tightening(one) for one in self._vouch(label, apart)]
         jumps = {one.scope: one for one in found}  # what all greens and the audited among them show is done once
         if jumps:
             cuts = self._cuts(self.filter.thresholds())
             for scope in jumps:
                 self._brake.tighten(scope, cuts, TIGHTENING)
         return tuple(jumps.values())
+
+    def _vouch(self, label: Label, apart: Sequence[Key]) -> tuple[Finding, ...]:
+        """Count a green's verdict under all that it may speak for: what is in quarantine, `apart`, for itself at most.
+
+        A script's acceptances would hide what others reject. Of a site's own greens they are all that is known.
+        """
+        if not apart:
+            return self._guarantee.observe(label, self.policy.target)
+        if not is_evidence(label) or any(name in self.filter.settings.raters for name, _ in apart):
+            return ()
+        rejected, at = rejects(label, self.policy.target), label.decision.occurred_at.timestamp()
+        return self._guarantee.count("green", map("=".join, apart), rejected=rejected, at=at, weight=label.weight)
 
     def _pass(self, day: float, seconds: float) -> None:
         """Let the brake's time come to `seconds` of a day since the epoch."""
@@ -243,7 +257,7 @@ class Ledger:
         cuts, missing = self._cuts(reading), self.missing_labels()
         greens = reading.greens(self._brake.combined, self.policy.green)
         excess = self._brake.excess(cuts, greens)
-        in_force = effective(cuts, excess) if excess else cuts
+        in_force = effective(self._brake.with_absent(cuts), excess) if excess else cuts
         parameters: dict[str, Any] = {"filter": self.filter.served(state or self.filter.state()), "brakes": excess}
         if combined := self._brake.beyond(greens, excess) if excess else None:
             parameters["combined"] = [*combined.items()]

@@ -98,6 +98,8 @@ class Thresholds:
         """Return (risk, upper risk) in [0, 1]; an unseen group value is served from the prior, with its variance.
 
         Both rise with the logit. NaN is read as the centre of the scale: whether a score exists is for `tiers` to say.
+        What a brake raises to the end of the scale is above every threshold, for none lies higher; clipped there, it
+        would be below that of a group that is safe up to the end, and nothing would hold the group back.
         """
         keys = tuple(groups.items())
         known = self._cache.get(keys)
@@ -105,7 +107,11 @@ class Thresholds:
             known = self._remember(keys)
         offset, spread, brake = known
         risk, upper = evaluate(self._curve, offset, spread, self._z, logit)
-        return (risk, evaluate(self._curve, offset, spread, self._z, logit + brake)[1]) if brake else (risk, upper)
+        if not brake:
+            return risk, upper
+        if logit + brake >= LIMIT:  # NaN is not
+            return risk, 1.0
+        return risk, evaluate(self._curve, offset, spread, self._z, logit + brake)[1]
 
     def cuts(self, levels: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
         """Return, for all responses and each known group alone, the raw logit below which each level is kept.

@@ -11,7 +11,8 @@ A scope is `all`, `audit`, or one group value such as `category=dosing`. Two que
 
 A label counts with its weight, so a response counts once however many judge it: its evidence is raised to the power
 of the weight, and by Hoelder's inequality the mean of a product of such powers is no larger than that of one verdict
-alone, even if all verdicts on a response agree.
+alone, even if all verdicts on a response agree. It may count for less (see `ledger`), if how much does not depend on
+what the verdict is.
 
 Only labelled responses count, so `all` is the rate among those who answered; `audit`, whose verdicts are forced, is
 free of that selection. Nothing here claims "at most 5 % in every window".

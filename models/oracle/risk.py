@@ -3,7 +3,8 @@
     eta   = b0 + b1 x1 + b2 x2 + sum of the offsets,   x1 = (ln p + 2.8) / 1.8,  x2 = -1.5 ln(1 - p) - 0.25
     risk  = sigmoid(eta / k),                  k^2 = 1 + pi/8 (variance of b0 and offsets)
     upper = sigmoid((eta + z sd(eta)) / k)     at the logit raised by the brakes of all and of the groups, together,
-                                               or by that of just these groups, if that is more
+                                               or by that of just these groups, if that is more;
+                                               1 where that takes it off the scale, on which every threshold lies
 
 An offset drifts back to its prior with the labels since its own: mean by half in `half_life`, variance twice as fast.
 """
@@ -32,7 +33,8 @@ def risks(parameters: Mapping[str, Any], logit: float, groups: Mapping[str, str]
     plain, _ = _log_odds(state, logit, shift, spread)
     eta, deviation = _log_odds(state, logit + brake, shift, spread)
     k = sqrt(1.0 + pi / 8.0 * (state["covariance"][0] + spread))
-    return _sigmoid(plain / k), _sigmoid((eta + settings.z * deviation) / k)
+    is_off_scale = brake > 0.0 and logit + brake >= LOGITS
+    return _sigmoid(plain / k), 1.0 if is_off_scale else _sigmoid((eta + settings.z * deviation) / k)
 
 
 def _held_back(general: float, own: list[float]) -> float:

@@ -1,4 +1,10 @@
-"""WATCH: decisions, labels and closures become alarms. Nothing is decided here."""
+"""WATCH: decisions, labels and closures become alarms. Nothing is decided here.
+
+The promise is counted here as people answered, each verdict with its own weight: how often greens were rejected is what
+they said, whoever they are. Which part of it may steer is for LEARN to say, which caps a clinician's weight and leaves
+out who is in quarantine (`models.calibration.ledger`); that is its state, and no event on the wire tells the whole of
+it. So the two may differ: LEARN may tighten where no `excess` is raised here, and the other way round.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime

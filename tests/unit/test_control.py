@@ -8,6 +8,7 @@ import msgspec
 import orjson
 import pytest
 
+from models.calibration.basis import LIMIT
 from models.calibration.brake import Brake
 from models.calibration.control import compare, revise, simulate, simulate_sample
 from models.calibration.filter import Filter
@@ -15,6 +16,7 @@ from models.calibration.ledger import Ledger, thresholds
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
 from models.events import Calibration, Instruction, decode, encode
+from models.oracle.risk import risks
 from models.policy import Policy
 from tests.stagecraft import decision
 from tests.unit.test_ledger import START, fold, label, log
@@ -200,7 +202,7 @@ def test_an_earlier_version_put_back_caps_what_was_approved():
         ledger.apply(one)
     tight = ledger.filter.state()
     ledger.apply_instruction(order("approval", 1300, ceilings={"all": 3.0}))
-    assert ledger._brake.excess({"all": {"green": 2.5}}) == {}
+    assert ledger._brake.excess({"all": {"green": 2.5}})["all"] == -0.5
     ledger.apply_instruction(order("rollback", 1300, parameters=tight))
     cut = ledger.filter.thresholds().cuts({"green": 0.05})["all"]["green"]
     assert ledger._brake.excess({"all": {"green": cut + 0.75}})["all"] == pytest.approx(0.25, abs=1e-3)
@@ -344,6 +346,72 @@ def test_a_broken_promise_tightens_whatever_the_filter_believes():
     assert thresholds(after).risk(before.cuts["category=a"]["green"] - 0.5, {"category": "a"})[1] > 0.05
 
 
+def test_a_group_that_is_learnt_to_be_safe_at_the_end_of_the_scale_is_tightened_as_far_as_is_published():
+    ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
+    learnt = ledger.filter.state()
+    learnt["groups"]["category"]["a"] = [-11.0, 0.01, learnt["clock"]]
+    ledger.apply_instruction(order("rollback", 1500, parameters=learnt))
+    assert ledger.filter.thresholds().cuts({"green": 0.05})["category=a"]["green"] == LIMIT
+    assert promise_broken(ledger)
+    event = decode(Calibration, encode(ledger.calibration()))
+    reading, cut, group = thresholds(event), event.cuts["category=a"]["green"], {"category": "a"}
+    assert reading.risk(cut - 0.01, group)[1] < 0.05 < reading.risk(cut + 0.01, group)[1]
+    for logit in (-12.0, cut - 0.01, cut + 0.01, 9.0, 12.0):
+        assert risks(event.parameters, logit, group) == pytest.approx(reading.risk(logit, group), abs=1e-9)
+
+
+def without(ledger, name, value):
+    """The calibrator as it would be had it never seen a group."""
+    known = ledger.filter.state()
+    del known["groups"][name][value]
+    return known
+
+
+def test_a_rollback_to_before_a_group_was_known_does_not_set_it_free():
+    ledger, _ = fold(log(1500))
+    group = {"category": "a"}
+    ledger._brake.tighten("category=a", ledger.calibration().cuts, 1.5)
+    tightened = threshold(ledger.calibration(), group)
+    ledger.apply_instruction(order("rollback", 1500, parameters=without(ledger, "category", "a")))
+    event = ledger.calibration()
+    assert ("category", "a") not in ledger.filter._offsets.by_key
+    assert threshold(event, group) <= tightened < threshold(event, {"category": "b"}) - 0.5
+    assert event.cuts["category=a"]["green"] == pytest.approx(tightened, abs=0.02), "people see it, and may approve it"
+    held = threshold(event, group)
+    for day in (1, 2):
+        at = ledger.as_of + timedelta(days=1)
+        one = label(2 * 10**6 + day, rejected=False, tier="yellow", occurred_at=at)
+        scored = msgspec.structs.replace(one.decision, occurred_at=at, groups={"category": "b"})
+        ledger.apply(msgspec.structs.replace(one, decision=scored))
+        assert threshold(ledger.calibration(), group) <= held + 0.5 * day + 0.02
+
+
+def test_of_scopes_that_are_known_no_more_those_held_back_farthest_are_remembered(monkeypatch):
+    """Here a free text has a value a response, and whatever is lower than all may never rise."""
+    monkeypatch.setattr("models.calibration.brake.ABSENT", 3)
+    brake, everyone = Brake(allowance=0.0), {"all": {"green": -3.0}}
+    brake.start(1, everyone)
+    brake.tighten("site=a", everyone, 1.0)
+    for day in range(2, 50):
+        brake.start(day, everyone | {f"category={day}{n}": {"green": -3.01 - n / 100} for n in range(5)})
+        assert brake.excess(everyone)["site=a"] == 1.0
+        assert len(brake.state()["ceilings"]) <= 1 + 5 + 3
+    brake.start(50, everyone)
+    assert len(brake.state()["ceilings"]) == 1 + 3
+
+
+def test_a_scope_that_is_known_no_more_is_forgotten_once_it_stands_where_all_do():
+    brake, everyone = Brake(allowance=0.5), {"all": {"green": -3.0}}
+    brake.start(1, everyone)
+    brake.tighten("site=a", everyone, 1.0)
+    held = []
+    for day in range(2, 7):
+        brake.start(day, everyone)
+        held.append(brake.excess(everyone).get("site=a"))
+    assert held == [1.0, 0.5, None, None, None]
+    assert [*brake.state()["ceilings"]] == ["all"]
+
+
 def test_many_verdicts_on_one_response_are_no_broken_promise():
     """Ten who say the same of one answer are one answer."""
     ledger, _ = fold(log(1500))
@@ -374,6 +442,58 @@ def test_what_is_set_aside_does_not_keep_the_calibration_fresh():
     before = ledger.as_of
     ledger.apply(label(10**6, rejected=False))
     assert (ledger.version, ledger.as_of) == (1501, before)
+
+
+def greens_with_a_script(ledger, times):
+    """Greens of which one in eight is rejected, and per honest verdict some acceptances of one clinician."""
+    rng = random.Random(1)
+    for i in range(300):
+        at = ledger.as_of + timedelta(minutes=1)
+        for n in range(1 + times):
+            who, rejected = ("c0", False) if n else (f"c{1 + rng.randrange(5)}", i % 8 == 0)
+            one = label(10**6 + 10 * i + n, rejected, logit=-4.5, clinician=who, occurred_at=at)
+            scored = msgspec.structs.replace(one.decision, occurred_at=at, groups={"site": "xy"[i % 2]}, audit=False)
+            yield msgspec.structs.replace(one, decision=scored)
+
+
+@pytest.mark.parametrize("times", [0, 3])
+def test_acceptances_of_a_clinician_in_quarantine_do_not_vouch_for_greens(times):
+    ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
+    ledger.filter._offsets.by_key["clinician", "c0"].quarantined = True
+    assert [jump for one in greens_with_a_script(ledger, times) for jump in ledger.apply(one)]
+
+
+def counted(ledger, scope):
+    cell = ledger.snapshot()["guarantee"]["cells"].get(f"green {scope}", {"labelled": 0.0})
+    return cell["labelled"]
+
+
+def test_a_site_in_quarantine_vouches_for_its_own_greens_alone():
+    """For its own it must: else nothing at all would watch them, for the filter learns nothing of them either."""
+    ledger, _ = fold(log(1500))
+    scopes = ("all", "audit", "category=c", "site=y")
+    before = {scope: counted(ledger, scope) for scope in scopes}
+    ledger.filter._offsets.by_key["site", "y"].quarantined = True
+    one = label(1505, rejected=False)
+    assert one.decision.groups == {"category": "c", "site": "y"}
+    ledger.apply(one)
+    assert {scope: counted(ledger, scope) - before[scope] for scope in scopes} == dict.fromkeys(scopes, 0.0) | {
+        "site=y": 1.0
+    }
+    ledger.filter._offsets.by_key["clinician", "c1"].quarantined = True
+    ledger.apply(label(1507, rejected=False))
+    assert counted(ledger, "site=y") == before["site=y"] + 1.0
+
+
+def test_nobody_vouches_for_greens_beyond_their_share():
+    ledger, _ = fold(log(1500), Policy(calibrator=FilterSettings(grace=10**9)))
+    before = counted(ledger, "all")
+    flood = [label(2000 + i, rejected=False, clinician="c0") for i in range(1000)]
+    for one in flood:
+        ledger.apply(one)
+    assert 0.0 < counted(ledger, "all") - before < 700.0
+    found = [jump for one in greens_with_a_script(ledger, 3) for jump in ledger.apply(one)]
+    assert [jump for jump in found if jump.kind == "tightening"], "one of six, who writes three quarters of the labels"
 
 
 def test_greens_from_before_the_tightening_do_not_tighten_again():

@@ -1,6 +1,6 @@
 """What SCORE reads off a version, beside the same formulas written with matrices."""
 
-from math import inf, pi, sqrt
+from math import inf, nan, pi, sqrt
 from typing import Any
 from unittest.mock import patch
 
@@ -57,15 +57,31 @@ def test_risk_and_upper_risk_are_what_the_formulas_say(
             held = combined_excess(brakes, ["=".join(item) for item in groups.items()])
             risk, upper = formula(curve, groups, z, logit)
             assert free.risk(logit, groups) == pytest.approx((risk, upper), abs=1e-9)
-            assert reading.risk(logit, groups) == pytest.approx(
-                (risk, formula(curve, groups, z, logit + held)[1]), abs=1e-9
-            )
+            over = held > 0.0 and logit + held >= LIMIT
+            raised = 1.0 if over else formula(curve, groups, z, logit + held)[1]
+            assert reading.risk(logit, groups) == pytest.approx((risk, raised), abs=1e-9)
             assert len(reading._cache) <= 3
 
 
 @pytest.mark.parametrize(("intercept", "risk"), [(1e9, 1.0), (-1e9, sigmoid(-MAX_ETA))])
 def test_no_log_odds_are_too_large(intercept: float, risk: float) -> None:
     assert Thresholds((intercept, *[0.0] * 8), {}, 0.0, [], 1.0).risk(0.0, {}) == pytest.approx((risk, risk), rel=1e-9)
+
+
+SAFE = Thresholds((-2.8, 0.45, 0.17, 0.001, 0, 0, 1e-4, 0, 1e-4), {("category", "admin"): (-4.2, 0.01)}, 0.1, (), 0.15)
+"""It has learnt of a category that even the highest logit is green."""
+
+
+@pytest.mark.parametrize("held", [1e-3, 1.0, 5.0, 13.0, 1000.0])
+def test_a_group_that_is_safe_at_the_end_of_the_scale_is_held_back_as_far_as_is_said(held: float) -> None:
+    admin = {"category": "admin"}
+    assert SAFE.cuts({"green": 0.05})["category=admin"]["green"] == LIMIT
+    assert SAFE.risk(inf, admin)[1] < 0.05, "nothing holds it back"
+    reading, cut = SAFE.braked({"all": -5.0, "category=admin": held}), LIMIT - held
+    below, at, above = (reading.risk(logit, admin)[1] for logit in (cut - 1e-6, cut, cut + 1.0))
+    assert below < 0.05 < at == above == 1.0
+    assert reading.risk(nan, admin)[1] < 0.05, "whether there is a score is not for the brake to say"
+    assert reading.risk(LIMIT, {})[1] < 1.0, "others are not held back"
 
 
 @pytest.mark.parametrize("level", [0.05, 0.2])
