@@ -323,11 +323,12 @@ class Filter:
         key, block = found[0]
         jump = self._describe("jump", *found)
         if key is not None and key[0] in self.settings.guarded and jump.delta < 0.0:
-            block.mean, block.quarantined = 0.0, True
-            restart(block)
-            return msgspec.structs.replace(jump, kind="quarantine")
-        self._shift(key, block, jump.delta)
-        (self._everyone if key is None else block).valid_since = jump.since
+            block.mean, block.quarantined = max(0.0, block.mean), True  # a known risk stays
+            jump = msgspec.structs.replace(jump, kind="quarantine")
+        else:
+            self._shift(key, block, jump.delta)
+            (self._everyone if key is None else block).valid_since = jump.since
+        # Whoever turned lenient is in the evidence of all, too: left there, it would soon be blamed on everybody.
         # The audits' evidence stands: cleared, a true bias is found thousands of labels later where jumps recur.
         concerned = self._offsets.by_key.values() if key is None else blocks
         for touched in (self._everyone, self._slope, block, *concerned):

@@ -218,6 +218,24 @@ def test_a_site_that_turns_lenient_is_quarantined_until_released():
     assert calibrator.ignored == ignored + 1
 
 
+def test_what_is_known_of_a_risky_site_outlives_its_quarantine():
+    """Its upper risk fell to an average site's, at the very label that showed its verdicts to be worth nothing."""
+    rng, calibrator, risky = random.Random(1), Filter(), [("site", "i")]
+    for n in range(9000):
+        logit, site = rng.gauss(-2.6, 1.8), rng.choice("abcdefghi")
+        truth = 1.0 / (1.0 + math.exp(0.3 - 0.8 * logit - (1.5 if site == "i" else 0.0)))
+        rejected = rng.random() < truth and (site != "i" or n < 6000)
+        before = calibrator.risk(-3.0, risky)[1]
+        if (jump := calibrator.observe(Observation(logit, (("site", site),), rejected, 1.0, float(n)))) is not None:
+            break
+    assert (jump.kind, jump.scope) == ("quarantine", "site=i")
+    average = calibrator.risk(-3.0, [("site", "a")])[1]
+    assert calibrator.risk(-3.0, risky)[1] == pytest.approx(before, rel=0.05)
+    assert before > 1.5 * average
+    calibrator.release("site", "i")
+    assert calibrator.risk(-3.0, risky)[1] == pytest.approx(before, rel=0.05)
+
+
 def test_the_floor_bounds_what_a_lenient_site_gains():
     labels = list(stream(3000, seed=6, shift_at=0, shift=-2.0, scope=("site", "y")))
     floored, _ = folded(labels, FilterSettings(grace=10**9))
