@@ -253,9 +253,9 @@ class Filter:
     def _absorb(self, seen: Observation, blocks: list[Offset]) -> float:
         """Update curve and offsets with one label. Returns the log-odds that were expected of it."""
         settings, curve, clock = self.settings, self._curve, self.clock
-        curve.walk(settings.intercept_walk, settings.slope_walk, settings.bias_walk)
+        organic, bias_walk = (0.0, settings.bias_walk) if seen.forced else (1.0, 0.0)
+        curve.walk(settings.intercept_walk, settings.slope_walk, bias_walk)
         x1, x2 = basis(seen.logit)
-        organic = 0.0 if seen.forced else 1.0
         gain = u0, u1, u2, u3 = curve.gain(x1, x2, organic)
         b0, b1, b2, b3 = curve.mean
         eta = b0 + b1 * x1 + b2 * x2 + b3 * organic
