@@ -450,6 +450,30 @@ MUTANTS = (
         "tests/unit/test_calibrator.py",
     ),
     Mutant(
+        "I9 what a quarantined clinician stamped is blamed on everybody",
+        "models/calibration/filter.py",
+        """jump = msgspec.structs.replace(jump, kind="quarantine")
+        else:""",
+        """restart(block)
+            return msgspec.structs.replace(jump, kind="quarantine")
+        else:""",
+        "tests/unit/test_raters.py",
+    ),
+    Mutant(
+        "I9 a quarantined site's risk is forgotten",
+        "models/calibration/filter.py",
+        "max(0.0, block.mean), True",
+        "0.0, True",
+        "tests/unit/test_calibrator.py",
+    ),
+    Mutant(
+        "I9 a drift without audits goes to the bias",
+        "models/calibration/filter.py",
+        "(0.0, settings.bias_walk) if seen.forced else (1.0, 0.0)",
+        "(0.0 if seen.forced else 1.0, settings.bias_walk)",
+        "tests/unit/test_calibrator.py",
+    ),
+    Mutant(
         "I9 a lenient site has no floor",
         "models/calibration/offsets.py",
         "max(mean, settings.floor) if key[0] in settings.guarded else mean",

@@ -258,9 +258,9 @@ class Filter:
     def _absorb(self, seen: Observation, blocks: list[Offset]) -> float:
         """Update curve and offsets with one label. Returns the log-odds that were expected of it."""
         settings, curve, clock = self.settings, self._curve, self.clock
-        curve.walk(settings.intercept_walk, settings.slope_walk, settings.bias_walk)
+        organic, bias_walk = (0.0, settings.bias_walk) if seen.forced else (1.0, 0.0)
+        curve.walk(settings.intercept_walk, settings.slope_walk, bias_walk)
         x1, x2 = basis(seen.logit)
-        organic = 0.0 if seen.forced else 1.0
         gain = u0, u1, u2, u3 = curve.gain(x1, x2, organic)
         b0, b1, b2, b3 = curve.mean
         eta = b0 + b1 * x1 + b2 * x2 + b3 * organic
@@ -328,11 +328,12 @@ class Filter:
         key, block = found[0]
         jump = self._describe("jump", *found)
         if key is not None and key[0] in self.settings.guarded and jump.delta < 0.0:
-            block.mean, block.quarantined = 0.0, True
-            restart(block)
-            return msgspec.structs.replace(jump, kind="quarantine")
-        self._shift(key, block, jump.delta)
-        (self._everyone if key is None else block).valid_since = jump.since
+            block.mean, block.quarantined = max(0.0, block.mean), True  # a known risk stays
+            jump = msgspec.structs.replace(jump, kind="quarantine")
+        else:
+            self._shift(key, block, jump.delta)
+            (self._everyone if key is None else block).valid_since = jump.since
+        # Whoever turned lenient is in the evidence of all, too: left there, it would soon be blamed on everybody.
         # The audits' evidence stands: cleared, a true bias is found thousands of labels later where jumps recur.
         concerned = self._offsets.by_key.values() if key is None else blocks
         for touched in (self._everyone, self._slope, block, *concerned):

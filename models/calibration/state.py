@@ -16,7 +16,7 @@ from models.calibration.settings import FilterSettings
 from models.errors import StateError
 from models.events import Count, unquoted
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 
 class GroupState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -41,7 +41,7 @@ class GroupState(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `Filter.state` returns, as a type."""
 
-    schema: Literal[3] = 3
+    schema: Literal[4] = 4
     settings: FilterSettings
     clock: Count
     ignored: Count

@@ -227,7 +227,7 @@ def spoil(settings: Settings) -> None:
     topic = f"{settings.topic_prefix}demur-learn-state-changelog"
     rows = [one for one in read_all(settings, "demur-learn-state-changelog") if one.key == b"d/icu"]
     row = orjson.loads(rows[-1].value)
-    row["snapshot"]["ledger"]["filter"]["schema"] = 2
+    row["snapshot"]["ledger"]["filter"]["schema"] = 3
     with closing(KafkaProducer(**kafka_options(settings))) as producer:
         producer.send(topic, key=b"d/icu", value=orjson.dumps(row), partition=rows[-1].partition).get()
 
@@ -235,7 +235,7 @@ def spoil(settings: Settings) -> None:
 def test_a_calibrator_is_rebuilt_though_its_state_is_of_an_earlier_version(learning: Settings) -> None:
     spoil(learning)
     refused = demur("calibrator", "rebuild", "icu", settings=learning)
-    assert (refused.returncode, b"calibrator state of schema 2; this version reads 3" in refused.stderr) == (1, True)
+    assert (refused.returncode, b"calibrator state of schema 3; this version reads 4" in refused.stderr) == (1, True)
     assert "done: version 401" in said(learning, "calibrator", "rebuild", "icu", "--corrected", "--apply", "--by", WHO)
     assert "bit for bit" in said(learning, "calibrator", "rebuild", "icu")
 

@@ -218,6 +218,24 @@ def test_a_site_that_turns_lenient_is_quarantined_until_released():
     assert calibrator.ignored == ignored + 1
 
 
+def test_what_is_known_of_a_risky_site_outlives_its_quarantine():
+    """Its upper risk fell to an average site's, at the very label that showed its verdicts to be worth nothing."""
+    rng, calibrator, risky = random.Random(1), Filter(), [("site", "i")]
+    for n in range(9000):
+        logit, site = rng.gauss(-2.6, 1.8), rng.choice("abcdefghi")
+        truth = 1.0 / (1.0 + math.exp(0.3 - 0.8 * logit - (1.5 if site == "i" else 0.0)))
+        rejected = rng.random() < truth and (site != "i" or n < 6000)
+        before = calibrator.risk(-3.0, risky)[1]
+        if (jump := calibrator.observe(Observation(logit, (("site", site),), rejected, 1.0, float(n)))) is not None:
+            break
+    assert (jump.kind, jump.scope) == ("quarantine", "site=i")
+    average = calibrator.risk(-3.0, [("site", "a")])[1]
+    assert calibrator.risk(-3.0, risky)[1] == pytest.approx(before, rel=0.05)
+    assert before > 1.5 * average
+    calibrator.release("site", "i")
+    assert calibrator.risk(-3.0, risky)[1] == pytest.approx(before, rel=0.05)
+
+
 def test_the_floor_bounds_what_a_lenient_site_gains():
     labels = list(stream(3000, seed=6, shift_at=0, shift=-2.0, scope=("site", "y")))
     floored, _ = folded(labels, FilterSettings(grace=10**9))
@@ -260,6 +278,42 @@ def test_audits_that_contradict_volunteered_labels_switch_the_bias_on():
         honest.observe(seen)
     assert [jump.kind for jump in jumps if jump] == ["bias"]
     assert error(calibrator) < 0.5 * error(honest)
+
+
+def half_reported(count, seed, audited, drift=0.0, fading=0.0):
+    """Labels of which a tenth is forced up to event `audited`, and none later; of other rejections .4 are reported.
+
+    From event 10,000 on the log-odds rise by `drift` and the log share of reports falls by `fading`, per 10,000 events.
+    """
+    rng = random.Random(seed)
+    for i in range(count):
+        logit, forced = rng.gauss(-2.6, 1.8), rng.random() < 0.1 and i < audited
+        part = max(0, i - 10_000) / 10_000
+        eta = 0.8 * logit - 0.3 + drift * part
+        rejected = rng.random() < 1.0 / (1.0 + math.exp(-eta))
+        if forced or not rejected or rng.random() < 0.4 * math.exp(-fading * part):
+            yield Observation(logit, (), rejected, 1.0, float(i), forced)
+
+
+def test_a_drift_without_audits_is_one_of_the_risk_not_of_the_bias():
+    """What volunteered verdicts show is risk and bias together: only an audit tells that it is the bias that moved."""
+    short = []
+    for seed in (8, 9):
+        calibrator, jumps = folded(half_reported(30_000, seed, audited=10_000, drift=1.0))
+        assert jumps[0].kind == "bias"
+        risk = calibrator.risk(-3.0, ())[0]
+        short.append(0.8 * -3.0 - 0.3 + 2.0 - math.log(risk / (1.0 - risk)))
+    assert sum(short) / 2 < 0.4
+
+
+def test_a_bias_that_drifts_is_followed_where_audits_go_on():
+    off = {}
+    for walk in (DEFAULTS.bias_walk, 0.0):
+        labels = half_reported(24_000, 8, audited=24_000, fading=1.0)
+        calibrator, _ = folded(labels, FilterSettings(bias_walk=walk))
+        off[walk] = error(calibrator)
+    assert off[DEFAULTS.bias_walk] < 0.35
+    assert off[0.0] > 2.0 * off[DEFAULTS.bias_walk]
 
 
 def test_silence_taken_for_acceptance_would_halve_the_risk():
@@ -347,7 +401,7 @@ def test_state_survives_json_and_is_small():
 @pytest.mark.parametrize(
     "damage",
     [
-        {"schema": 2},
+        {"schema": 3},
         {"clock": "many"},
         {"curve": [1.0]},
         {"covariance": [float("nan")] * 10},
@@ -381,7 +435,7 @@ def test_estimator_restores_and_goes_on():
 
 def test_defaults_are_part_of_the_schema():
     """A state names only settings that differ: change a default, and the schema number in `state.py` must rise too."""
-    known = {3: "458b5821d1a07c1d"}
+    known = {4: "05426dca813e8eee"}
     assert hashlib.sha256(msgspec.json.encode(DEFAULTS)).hexdigest()[:16] == known[SCHEMA]
 
 

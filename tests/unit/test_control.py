@@ -272,7 +272,7 @@ def test_a_workstation_whose_clock_is_ahead_does_not_suspend_the_guarantee(told,
     ("wrong", "named"),
     [
         ({"deployment": "other"}, "for deployment other, not icu"),
-        ({"parameters": {"schema": 3}}, "damaged"),
+        ({"parameters": {"schema": 4}}, "damaged"),
         ({"order": "release", "scope": "site=x"}, "site=x is not in quarantine"),
     ],
 )

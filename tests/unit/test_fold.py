@@ -409,7 +409,7 @@ def test_an_instruction_that_was_set_aside_is_not_followed_when_it_comes_again(c
     assert "before the first label" in decode(DeadLetter, letter).detail
 
 
-@pytest.mark.parametrize("parameters", [{"schema": "Zebulon" * 1000}, {"schema": 3, "Zebulon": 1}])
+@pytest.mark.parametrize("parameters", [{"schema": "Zebulon" * 1000}, {"schema": 4, "Zebulon": 1}])
 def test_what_is_wrong_with_an_instruction_is_said_without_its_words(parameters: dict[str, Any]) -> None:
     wrong = Instruction(
         instruction_id="i1", deployment="ward", order="rollback", version=1, model_hash="m", by="dr",

@@ -1,5 +1,6 @@
 """Clinicians: severity, capped influence, poisoned labels; and how long their labels take."""
 
+import math
 import random
 from collections import Counter
 from statistics import median
@@ -16,7 +17,7 @@ from models.calibration.ledger import Ledger
 from models.calibration.settings import FilterSettings
 from models.errors import StateError
 from models.policy import Policy
-from tests.unit.test_ledger import log
+from tests.unit.test_ledger import label, log
 
 
 def poisoned(share, seed=5, honest=6000, day=1440):
@@ -47,6 +48,25 @@ def test_a_poisoned_flood_is_put_down_to_its_clinician_not_to_everybody():
     moved, found = movement(0.2, Policy())
     assert {jump.scope for jump in found} == {"clinician=c19"}
     assert moved <= 0.05
+
+
+def stamped(seed, honest=3000, stamped=600, share=0.7):
+    """Four clinicians, then one of them answers a share of everything, and accepts it."""
+    rng = random.Random(seed)
+    for i in range(honest + stamped):
+        logit = rng.gauss(-0.5, 1.8)
+        who = 0 if i >= honest and rng.random() < share else rng.randrange(4)
+        rejected = rng.random() < 1.0 / (1.0 + math.exp(0.3 - 0.8 * logit))
+        yield label(i, rejected and (i < honest or who > 0), logit, tier="yellow", clinician=f"c{who}")
+
+
+def test_what_one_clinician_stamped_is_not_blamed_on_everybody_once_they_are_quarantined():
+    """Their acceptances are in the evidence of all; with them set aside, no rater's evidence explained it any more."""
+    for seed in (2, 4, 5):
+        ledger = Ledger("icu", Policy())
+        found = [(i, jump) for i, one in enumerate(stamped(seed)) for jump in ledger.apply(one) if i >= 3000]
+        at = next(i for i, jump in found if (jump.kind, jump.scope) == ("quarantine", "clinician=c0"))
+        assert [jump for i, jump in found if at < i < at + 20] == []
 
 
 def test_flipped_verdicts_are_not_taken_for_scores_that_say_less():
