@@ -502,6 +502,20 @@ MUTANTS = (
         "tests/unit/test_raters.py",
     ),
     Mutant(
+        "I9 what all clinicians of a site find is put down to them",
+        "models/calibration/filter.py",
+        "step + pull(severity, eta, variance, weight) if severity else step",
+        "step",
+        "tests/unit/test_raters.py",
+    ),
+    Mutant(
+        "I10 one severe clinician is their site's risk",
+        "models/calibration/belief.py",
+        "* clip(severity, COMMON)",
+        "* severity",
+        "tests/unit/test_raters.py",
+    ),
+    Mutant(
         "I9 a broken promise changes nothing",
         "models/calibration/ledger.py",
         "self._brake.tighten(scope, cuts, TIGHTENING)",

@@ -41,6 +41,9 @@ MAX_OFFSET: Final = 6.0
 MAX_VARIANCE: Final = 4.0
 """A standard deviation of 2 logits is "we do not know"; repeated jumps must not widen further."""
 
+COMMON: Final = 0.9
+"""Logits of a rater's severity, at most, that pull on the groups of a label: one severe rater must not pull far."""
+
 FLAT: Final = 0.01
 """Square of a first slope of 0.1: scores that say no more than this have no factor to doubt."""
 
@@ -288,3 +291,22 @@ def noisy_proximal_step(eta: float, variance: float, rejected: int, weight: floa
     fisher = weight * max(slope * slope / (seen * (1.0 - seen)), MIN_CURVATURE / 10.0)
     score = weight * slope * (rejected - seen) / (seen * (1.0 - seen))
     return score / (1.0 + fisher * variance), fisher / (1.0 + fisher * variance)
+
+
+def pull(severity: float, eta: float, variance: float, weight: float) -> float:
+    """Return the step by which a label's groups take over from its rater what raters there have in common.
+
+    Where raters judge in one group each, nothing tells its risk from their severity, and severity is not served. So the
+    group's offset learns as if it had to explain the rater's severity too, up to `COMMON` of it: it settles where the
+    raters are as much too severe as too lenient (Huber's M-estimate of location), and where they judge in all groups
+    the pulls cancel. Each rater weighs alike: the curvature is a typical one's, at `eta` without `severity`; at their
+    own, the severe would prevail, whose verdicts are less one-sided.
+
+    Reference: Huber, *Robust estimation of a location parameter*, Annals of Mathematical Statistics 1964.
+
+    >>> [round(pull(severity, eta=severity - 2.0, variance=0.5, weight=1.0), 3) for severity in (-0.5, 0.5, 3.0)]
+    [-0.05, 0.05, 0.09]
+    """
+    p = 1.0 / (1.0 + exp(severity - eta))
+    curvature = weight * p * (1.0 - p)
+    return curvature / (1.0 + curvature * variance) * clip(severity, COMMON)

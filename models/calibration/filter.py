@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from models.calibration.basis import basis, clip
-from models.calibration.belief import Curve, Offset, noisy_proximal_step, proximal_step
+from models.calibration.belief import Curve, Offset, noisy_proximal_step, proximal_step, pull
 from models.calibration.delays import Delays
 from models.calibration.jumps import (
     ALL,
@@ -265,10 +265,13 @@ class Filter:
         b0, b1, b2, b3 = curve.mean
         eta = b0 + b1 * x1 + b2 * x2 + b3 * organic
         variance = u0 + u1 * x1 + u2 * x2 + u3 * organic
+        severity = 0.0
         for block in blocks:
             block.advance(clock)
             eta += block.mean
             variance += block.var
+            if block.is_rater:
+                severity += block.mean
         if not -MAX_ETA < eta < MAX_ETA:
             eta = clip(eta, MAX_ETA)
         weight = seen.weight if seen.weight <= 1.0 else min(seen.weight, MAX_WEIGHT)
@@ -279,8 +282,9 @@ class Filter:
         )
         curve.update(gain, step, shrink)
         curve.keep_monotone(settings.z)
+        common = step + pull(severity, eta, variance, weight) if severity else step
         for block in blocks:
-            block.update(step, shrink)
+            block.update(step if block.is_rater else common, shrink)
         return eta
 
     def _judge(self, keys: list[Key], blocks: list[Offset], eta: float, seen: Observation, at: float) -> Jump | None:

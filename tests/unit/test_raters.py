@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.calibration.delays import Delays
+from models.calibration.filter import Filter, Observation
 from models.calibration.influence import BASE, DECAY, Influence
 from models.calibration.ledger import Ledger
 from models.calibration.settings import FilterSettings
@@ -85,6 +86,44 @@ def test_the_cap_keeps_one_clinician_from_outvoting_the_rest():
             attacked.apply(told)
         moved[share] = attacked.filter.risk(-2.6, [])[0] - honest.filter.risk(-2.6, [])[0]
     assert 0.0 < moved[0.1] < 0.6 * moved[1.0]
+
+
+def hospital(seed, offset, clinicians, severity=0.0, *, nested=True):
+    """Eight sites; one is riskier by `offset`, and the first of its clinicians more severe than the answers deserve."""
+    rng, calibrator = random.Random(seed), Filter()
+    for _ in range(6000):
+        site, logit = rng.choice("abcdefgy"), rng.gauss(-2.6, 1.8)
+        home = site if nested else rng.choice("abcdefgy")
+        clinician = f"{home}{rng.randrange(clinicians)}"
+        eta = 0.8 * logit - 0.6 + offset * (site == "y") + severity * (clinician == "y0")
+        rejected = rng.random() < 1.0 / (1.0 + math.exp(-eta))
+        calibrator.observe(Observation(logit, (("site", site), ("clinician", clinician)), rejected))
+    return calibrator
+
+
+def found(calibrator, logit=-2.6):
+    """By how many logits the site is served as riskier than the others on average."""
+    odds = [math.log(p / (1.0 - p)) for p in (calibrator.risk(logit, [("site", site)])[0] for site in "abcdefgy")]
+    return odds[-1] - sum(odds[:-1]) / 7.0
+
+
+@pytest.mark.parametrize("clinicians", [1, 3, 6])
+@pytest.mark.parametrize("offset", [1.0, 1.5])
+def test_what_all_clinicians_of_a_site_find_is_the_sites_risk(offset, clinicians):
+    """Where they judge there alone, nothing tells severity from risk: what cannot be told apart is served."""
+    assert median(found(hospital(seed, offset, clinicians)) for seed in (1, 2, 3)) > 0.6 * offset
+
+
+@pytest.mark.parametrize("clinicians", [3, 6])
+def test_one_severe_clinician_is_not_the_sites_risk(clinicians):
+    calm = [found(hospital(seed, 0.0, clinicians)) for seed in (1, 2, 3)]
+    assert abs(median(calm)) < 0.15
+    moved = [found(hospital(seed, 0.0, clinicians, severity=2.0)) for seed in (1, 2, 3)]
+    assert median(moved) - median(calm) < 1.2 / clinicians
+
+
+def test_who_works_everywhere_is_told_apart_from_the_site():
+    assert median(found(hospital(seed, 1.5, 3, nested=False)) for seed in (1, 2, 3)) == pytest.approx(1.3, abs=0.3)
 
 
 def test_with_two_clinicians_a_change_counts_as_one_of_the_answers():
