@@ -7,7 +7,7 @@ READY := .venv/.ready
 LOCKS := requirements.bootstrap.lock requirements.lock
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 # Each process has a broker of its own. CI must not pass on a lesser one than Apache Kafka itself.
-PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(if $(CI),--require-kafka)
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(if $(CI),--require-kafka)
 
 .PHONY: demo test lint check simulate chaos chaos-short mutants fuzz bench soak lock clean
 

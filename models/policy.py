@@ -27,7 +27,7 @@ Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 WEEK_S: Final = 7 * 86_400.0
 LEARNING: Final = ("green", "red", "warm_up_labels", "warm_up_deviation", "max_loosening", "rater_share")
-EDITION: Final = 1
+EDITION: Final = 2
 """Of the defaults: it rises when one of them changes, for decisions name a policy by what differs from them."""
 UNIT: Final = 2**53
 """Integers below it are exact floats, so the draw is uniform on a grid of 2^-53."""
