@@ -1,8 +1,12 @@
 """The pure parts of the stream's benchmarks: what they feed, what must come out, how samples are judged."""
 
 import doctest
+import re
+import subprocess
+import sys
 from datetime import timedelta
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +14,13 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.utils import canonicalize_name
 
 from benchmarks.soak.judging import Sample, complaints
 from benchmarks.stream import feed
 from benchmarks.stream.engines.ours import Free
 from benchmarks.stream.jobs import ENGINES, Found, lags_of, row
+from benchmarks.stream.peers import REQUIREMENTS
 from benchmarks.stream.rule import OUTCOMES, decided, expected
 from benchmarks.stream.runs import Bench, Work
 from models.deciding import Calibrated
@@ -143,3 +149,16 @@ def test_a_soak_complains_of_growth_and_of_lag(what: list[Sample], said: list[st
 
 def chunks(records: list[Record], size: int) -> list[list[Record]]:
     return [records[n : n + size] for n in range(0, len(records), size)]
+
+
+def test_the_environment_of_the_peers_has_all_that_the_rule_imports() -> None:
+    """They run it in an environment of their own, in which nothing of ours is installed."""
+    said = (
+        "import sys; before = {*sys.modules}; import benchmarks.stream.rule, benchmarks.stream.log; "
+        "print(*sys.modules.keys() - before)"
+    )
+    root = REQUIREMENTS.parents[2]
+    done = subprocess.run([sys.executable, "-c", said], cwd=root, capture_output=True, text=True, check=True)
+    imported, of = {name.partition(".")[0] for name in done.stdout.split()}, packages_distributions()
+    needed = {canonicalize_name(one) for name in imported for one in of.get(name, ())} - {"demur"}
+    assert needed <= set(re.findall(r"^([\w-]+)==", REQUIREMENTS.read_text(), re.MULTILINE))
