@@ -401,6 +401,11 @@ class Member:
         return self.lease.holds(self.at)
 
 
+async def test_a_consumer_that_has_started_commits_by_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = await Member(monkeypatch).start()
+    assert member.thread._consumer.commit.__name__ == "with_checkpoints"
+
+
 def test_a_place_is_committed_with_the_checkpoint_of_what_was_settled_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """By which the log is known again. More may be settled between the choice of a place and its commit."""
     made, committed = consumer(10, 11, 12), []
