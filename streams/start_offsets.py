@@ -78,11 +78,11 @@ async def restore_offsets(consumer: Any, app: Any) -> Mapping[Any, Committed]:
 
 
 def check_last(app: Any, tp: Any, at: Committed, record: Record) -> None:
-    """Raises `DeliveryError` if a record that lies before our place is not the one that was settled last.
+    """Raises `DeliveryError` if a `record` that lies before our place is not the one that was settled last.
 
     Where retention has deleted that one meanwhile, none does, and nothing can be said.
     """
-    if record.offset < at.offset and checkpoint(record) != at.last:
+    if checkpoint(record) != at.last:
         raise DeliveryError(
             f"the group {app.conf.id} has settled {tp.topic}/{tp.partition} up to {at.offset}, and another record is "
             f"at {record.offset} now: the log lost its end and was written on, or the topic was made anew; {RESET_HINT}"

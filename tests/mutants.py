@@ -242,8 +242,8 @@ MUTANTS = (
     Mutant(
         "what took the place of settled records is left out in silence",
         "streams/start_offsets.py",
-        "and checkpoint(record) != at.last",
-        "and not at.last",
+        "if checkpoint(record) != at.last:",
+        "if not at.last:",
         "tests/unit/test_start_offsets.py",
     ),
     Mutant(
@@ -567,8 +567,8 @@ MUTANTS = (
     Mutant(
         "I9 a scope that is known no more is let go at once",
         "models/calibration/brake.py",
-        "standing = self.with_absent(cuts)",
-        "standing = cuts",
+        "over = self._over(self.with_absent(cuts))",
+        "over = self._over(cuts)",
         "tests/unit/test_control.py",
     ),
     Mutant(

@@ -147,7 +147,7 @@ class Brake:
         """Return by how many logits each scope's threshold lies above its ceiling (or below); empty: all may pass."""
         if not self._ceilings:
             return {}
-        over = self._over(cuts)
+        over = self._over(self.with_absent(cuts))
         worst: dict[str, str] = {}
         for scope in sorted(over, key=over.__getitem__):
             worst[scope.partition("=")[0]] = scope  # of each name the value that is most held back
@@ -225,8 +225,7 @@ class Brake:
         return self
 
     def _over(self, cuts: Cuts) -> dict[str, float]:
-        standing = self.with_absent(cuts)
-        return {scope: round(green(cut) - self._ceiling(scope), 6) for scope, cut in standing.items()}
+        return {scope: round(green(cut) - self._ceiling(scope), 6) for scope, cut in cuts.items()}
 
     def _forget(self, absent: Iterable[str]) -> None:
         """Of absent scopes keep the ceilings that hold them back farther than all, and of too many the lowest."""

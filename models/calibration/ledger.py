@@ -182,12 +182,9 @@ class Ledger:
 
         A script's acceptances would hide what others reject. Of a site's own greens they are all that is known.
         """
-        if not apart:
-            return self._guarantee.observe(label, self.policy.target)
-        if not is_evidence(label) or any(name in self.filter.settings.raters for name, _ in apart):
+        if any(name in self.filter.settings.raters for name, _ in apart):
             return ()
-        rejected, at = rejects(label, self.policy.target), label.decision.occurred_at.timestamp()
-        return self._guarantee.count("green", map("=".join, apart), rejected=rejected, at=at, weight=label.weight)
+        return self._guarantee.observe(label, self.policy.target, map("=".join, apart) if apart else None)
 
     def _pass(self, day: float, seconds: float) -> None:
         """Let the brake's time come to `seconds` of a day since the epoch."""

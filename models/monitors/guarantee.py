@@ -85,8 +85,8 @@ class Guarantee:
         self._cells: dict[str, Cell] = {}
         self._since: dict[str, float] = {}
 
-    def observe(self, label: Label, target: Target = "any") -> tuple[Finding, ...]:
-        """Count a label under `all`, `audit` if its verdict was forced, and each of its groups.
+    def observe(self, label: Label, target: Target = "any", only: Iterable[str] | None = None) -> tuple[Finding, ...]:
+        """Count a label under `all`, `audit` if its verdict was forced, and each of its groups; or `only` under these.
 
         Corrections, revocations and labels without weight are not counted, as in the ledger.
         """
@@ -94,8 +94,8 @@ class Guarantee:
             return ()
         scored = label.decision
         scopes = ["all", *(["audit"] if scored.audit else []), *("=".join(item) for item in scored.groups.items())]
-        at = scored.occurred_at.timestamp()
-        return self.count(scored.tier, scopes, rejected=rejects(label, target), at=at, weight=label.weight)
+        counted, at = scopes if only is None else only, scored.occurred_at.timestamp()
+        return self.count(scored.tier, counted, rejected=rejects(label, target), at=at, weight=label.weight)
 
     def count(
         self, tier: Tier, scopes: Iterable[str], *, rejected: bool, at: float, weight: float = 1.0

@@ -196,10 +196,7 @@ def test_what_was_settled_last_is_read_again_and_known(monkeypatch: pytest.Monke
     [
         (LAST, [found(6, at=9.0), found(7)]),
         (LAST, [found(6, value=b"{ }"), found(7)]),
-        (
-            Committed(7, checkpoint(Record(*FEEDBACK, 4, b"r1", b"{}", {}, 8.0))).metadata,
-            [found(4), found(6), found(7)],
-        ),
+        (settled(4), [found(4), found(6), found(7)]),
     ],
     ids=["of another time", "of another length", "behind the last, where the end of a transaction was"],
 )
