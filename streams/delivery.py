@@ -31,6 +31,9 @@ PART: Final = itemgetter(0, 1)
 PLACE: Final = itemgetter(0, 1, 2)
 """Those and its offset."""
 
+NO_ROW: Final = b"\x00clock"
+"""Key that no row has: deleted, so that the broker has a record to date."""
+
 NO_FAULT: Final = (DeliveryError, MemoryError, OSError)
 """What no record can be blamed for, and none is set aside for: the worker ends, and the machine may recover."""
 
@@ -171,7 +174,11 @@ class Delivery:
         return self._writing > 0 and not self._app.consumer.lease.holds(since_boot())
 
     async def _open(self, partition: int) -> None:
-        """Bring a partition's rows up to date; a rebalance cuts that off. Raises `LeaseLost` then."""
+        """Bring a partition's rows up to date; a rebalance cuts that off. Raises `LeaseLost` then.
+
+        Nothing is done before the broker has answered a write, and so said how late it is: by a clock that may be years
+        behind, a backlog would be prompt, and rows would be dated, and forgotten.
+        """
         try:
             async with asyncio.timeout(0.0 if self._draining else None) as opening:
                 self._openings.add(opening)
@@ -182,6 +189,8 @@ class Delivery:
             raise LeaseLost from None
         finally:
             self._openings.discard(opening)
+        if not self._app.clock.is_synchronised:
+            await self._while_leased(self._stage.state.write(partition, {NO_ROW: None}))
 
     async def _tick(self, partition: int) -> None:
         async with self._locks[partition]:

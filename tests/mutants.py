@@ -416,10 +416,10 @@ MUTANTS = (
     ),
     Mutant(
         "I6 a first batch is decided before anybody has told the time",
-        "streams/agents/score.py",
-        "if not self._parts.clock.is_synchronised:",
+        "streams/delivery.py",
+        "if not self._app.clock.is_synchronised:",
         "if False:",
-        "tests/unit/test_score.py",
+        "tests/unit/test_delivery.py",
     ),
     Mutant(
         "I5 a clock that is behind has rows forgotten",

@@ -88,10 +88,8 @@ class FakeState:
 class Theatre:
     """Runs a stage over batches; `make` builds it anew after a crash, around the state that survived."""
 
-    def __init__(self, make: Callable[[Any], Stage], synchronise: Callable[[], None] = lambda: None) -> None:
-        """`synchronise`: what an acknowledged write tells the clock."""
+    def __init__(self, make: Callable[[Any], Stage]) -> None:
         self.state = FakeState()
-        self._synchronise = synchronise
         self._make = make
         self.stage = make(self.state)
         self.sent: list[Send] = []
@@ -105,7 +103,6 @@ class Theatre:
         plan = asyncio.run(self.stage.handle(partition, records))
         if crash != "early":
             self.state.apply(partition, plan)
-            self._synchronise()
         if crash in {"no", "sent"}:
             self.sent += plan.sends
         if crash == "no":

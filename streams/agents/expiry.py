@@ -119,12 +119,6 @@ class Expiry:
             self._queues[partition] = queue
         return dict.fromkeys(queue.take_expired())
 
-    async def idle(self, partition: int, state: State) -> dict[bytes, bytes | None]:
-        """Return the rows to delete while no records come: none of a partition that is new to us while nobody tells
-        the time, for all in it would be dated by a clock that may be years behind.
-        """
-        return await self.take(partition, state) if partition in self._queues or self._clock.is_synchronised else {}
-
     def is_expired(self, partition: int, at: datetime) -> bool:
         """Whether a row that was set for this time may be deleted by now."""
         queue = self._queues.get(partition)

@@ -167,7 +167,7 @@ class Fold:
         Once in a worker's life: at every rebalance, a thousand deployments would be four megabytes. What it has folded
         itself it has published.
         """
-        plan = Plan(await self._expiry.idle(partition, self.state), [])
+        plan = Plan(await self._expiry.take(partition, self.state), [])
         published = self.kind.published
         if published and published.caught_up and partition not in self._shown:
             self._shown.add(partition)

@@ -217,8 +217,8 @@ class Batch:
         self._stage.note_closed(self._partition, self._closed)
         # A row may have been opened again by a decision.
         expired = [key for key in self._state.deletions.take_expired(MAX_ROWS_PER_PLAN) if self._row(key).closed]
-        if not (self._touched or self._rows or self._sends or expired) and self._stage.clock.is_synchronised:
-            return Plan({}, [], self.has_due, left)  # else the broker's answer tells the time, though no event comes
+        if not (self._touched or self._rows or self._sends or expired):
+            return Plan({}, [], self.has_due, left)
         rows: dict[bytes, bytes | None] = {key.encode(): None for key in expired if key not in self._rows}
         rows |= {k.encode(): msgspec.json.encode(row) for k, row in self._rows.items()}
         rows[PROGRESS % self._partition] = msgspec.json.encode(self._state.progress())

@@ -41,8 +41,6 @@ BYTES: Final = 5
 """Of a record, per token, at most: it is an estimate, and must not hold back texts of one length."""
 ENVELOPE: Final = 400
 """Bytes of a record that are no text: ids, times, groups."""
-NO_ROW: Final = b"clock"
-"""Key that no row has: deleted, so that the broker has a record to date."""
 MAX_UNNAMED: Final = 100
 """Deployments that a worker warns of: a gateway that gives each response one of its own must not fill the log."""
 
@@ -87,8 +85,6 @@ class Score:
         """Decide on responses, all of a batch at once as far as they are answered in time; note outcomes."""
         if records[0].topic == self.context.prefix + Outcome.topic:
             return await self._outcomes(partition, records)
-        if not self._parts.clock.is_synchronised:
-            return Plan({NO_ROW: None}, [], left=len(records))  # the broker's answer tells how late it is
         tokens = list(accumulate(max(0, len(record.value) - ENVELOPE) / BYTES for record in records))
         taken = max(1, bisect(tokens, self._room()))
         self._under_way += tokens[taken - 1]
@@ -106,7 +102,7 @@ class Score:
 
     async def tick(self, partition: int, _: Mapping[str, datetime], /) -> Plan:
         """Forget what is long past."""
-        return Plan(await self._expiry.idle(partition, self.state), [])
+        return Plan(await self._expiry.take(partition, self.state), [])
 
     async def poison(self, record: Record) -> Plan:
         """Set aside what cannot be processed; its response is red."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from streams.agents.score import BATCH as SCORED
 from streams.app import create_app
 from streams.clock import EventClock, LiveClock
 from streams.consumer import FETCH_WAIT_MS, MAX_BATCHES_IN_FLIGHT, Consumer, ConsumerThread, Lag
-from streams.delivery import Delivery, Plan
+from streams.delivery import NO_ROW, Delivery, Plan
 from streams.lease import Lease
 from streams.settings import load
 from streams.start_offsets import Committed, checkpoint
@@ -61,6 +62,11 @@ def consumer(*offsets: int, committed: int | None = 10) -> Consumer:
 
 async def _nothing(_: Any) -> None:
     return
+
+
+def app_of(made: Any, **more: Any) -> Any:
+    """An app around a consumer, of a machine that agrees with the broker unless `more` says otherwise."""
+    return SimpleNamespace(**{"rebalancing": False, "consumer": made, "clock": right()} | more)
 
 
 def records(*offsets: int, tp: TP = PART, value: bytes = b"", at: float = 0.0) -> list[Record]:
@@ -202,7 +208,7 @@ def test_what_is_read_again_is_no_longer_that_which_an_agent_may_hold(
     before the seek was taken for what follows it. All between the two was lost.
     """
     made, stage = fetching(), Stage()
-    delivery = Delivery(SimpleNamespace(consumer=made), stage)
+    delivery = Delivery(app_of(made), stage)
     asyncio.run(made._receive_all(fetched(*range(10, 20)), 1))
     queued = in_flight(made)
     monkeypatch.setattr("streams.consumer.monotonic", lambda: 100.0)
@@ -291,7 +297,7 @@ def test_a_partition_that_was_lost_is_not_touched() -> None:
     made, stage = consumer(10, 11), Stage()
     taken = in_flight(made)
     made.reset_tracking()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(taken))
+    asyncio.run(Delivery(app_of(made), stage)._deliver(taken))
     assert stage.handled == []
     assert made._processed == {}
 
@@ -299,7 +305,7 @@ def test_a_partition_that_was_lost_is_not_touched() -> None:
 def test_what_cannot_be_processed_is_set_aside_alone() -> None:
     made, stage = consumer(10), Stage()
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
-    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(in_flight(made)))
+    asyncio.run(Delivery(app_of(made), stage)._deliver(in_flight(made)))
     assert (stage.handled, stage.poisoned, made._processed) == ([10, 12], [11], {PART: 13})
     assert stage.forgotten == [(0,), (0,)], "what a stage began with the batch, and with that record, must not count"
 
@@ -320,7 +326,7 @@ def test_what_ends_a_worker_ends_it_also_when_records_are_tried_alone() -> None:
         crashed.append(error)
 
     stage = Older()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(in_flight(made)))
+    asyncio.run(Delivery(app_of(made, crash=crash), stage)._deliver(in_flight(made)))
     assert (stage.poisoned, [str(error) for error in crashed]) == ([11], ["written by another version"])
     assert made._processed == {}, "nothing of the batch is settled"
 
@@ -338,7 +344,7 @@ def test_what_a_machine_lacks_is_no_fault_of_a_record(fails: Exception) -> None:
         crashed.append(error)
 
     stage = Starved()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(in_flight(made)))
+    asyncio.run(Delivery(app_of(made, crash=crash), stage)._deliver(in_flight(made)))
     assert (stage.poisoned, [str(error) for error in crashed]) == ([], [type(fails).__name__])
     assert made._processed == {}, "nothing of the batch is settled"
 
@@ -350,7 +356,7 @@ def test_a_worker_without_word_from_the_broker_writes_nothing(when: str) -> None
     stage = Stage(rows={b"k": b"v"}, on_write=made.lease.end)
     if when == "before the rows":
         made.lease.end()
-    asyncio.run(Delivery(SimpleNamespace(consumer=made), stage)._deliver(in_flight(made)))
+    asyncio.run(Delivery(app_of(made), stage)._deliver(in_flight(made)))
     assert stage.written == ([] if when == "before the rows" else [{b"k": b"v"}])
     assert (made._processed, stage.forgotten, stage.finished, stage.opened) == ({}, [(0,)], 0, [])
 
@@ -501,7 +507,7 @@ async def test_a_machine_that_was_suspended_has_no_lease(monkeypatch: pytest.Mon
     await made._receive(PART, records(10), 1)
     await member.beat()
     member.at += 3600.0
-    await Delivery(SimpleNamespace(consumer=made), stage)._deliver(in_flight(made))
+    await Delivery(app_of(made), stage)._deliver(in_flight(made))
     assert (stage.written, made._processed) == ([], {})
 
 
@@ -512,6 +518,33 @@ async def test_a_heartbeat_that_the_group_refuses_ends_the_lease(monkeypatch: py
     member.answers = UNKNOWN
     await member.beat()
     assert not member.holds
+
+
+@pytest.mark.parametrize("first", ["a record", "a quiet second"])
+@pytest.mark.parametrize("leased", [True, False])
+def test_nothing_is_done_before_the_broker_has_told_the_time(first: str, *, leased: bool) -> None:
+    """A machine that was behind took a backlog for prompt, dated rows by a clock of years ago, and let them stand for
+    ever; so the broker is asked, by a write of nothing, though no event may come for weeks.
+    """
+    made, clock, told = consumer(10), HospitalClock(), list[bool]()
+
+    class Timed(Stage):
+        async def handle(self, partition: int, records: Any) -> Any:
+            told.append(clock.is_synchronised)
+            return await super().handle(partition, records)
+
+        async def tick(self, partition: int, watermarks: Any) -> Any:
+            told.append(clock.is_synchronised)
+            return await super().tick(partition, watermarks)
+
+    stage = Timed(on_write=partial(clock.synchronise, None))
+    delivery = Delivery(app_of(made, clock=clock), stage)
+    if not leased:
+        made.lease.end()
+    for _ in range(2):
+        asyncio.run(delivery._deliver(in_flight(made)) if first == "a record" else delivery.tick([0]))
+    assert set(told) == ({True} if leased else set())
+    assert stage.written == ([{NO_ROW: None}] if leased else [])
 
 
 @pytest.mark.parametrize("fails", [LeaseLost(), DeliveryError("the broker is gone")])
@@ -525,7 +558,7 @@ def test_time_passes_under_the_same_guards(fails: Exception) -> None:
         crashed.append(error)
 
     stage = Stage(rows={b"k": b"v"}, on_write=write)
-    app = SimpleNamespace(rebalancing=False, consumer=consumer(), crash=crash)
+    app = app_of(consumer(), crash=crash)
     asyncio.run(Delivery(app, stage).tick([0]))
     if isinstance(fails, LeaseLost):
         assert (crashed, stage.forgotten, stage.opened, stage.finished) == ([], [(0,)], [], 0)
@@ -542,7 +575,7 @@ def test_a_write_that_outlasts_the_session_is_noticed() -> None:
             made.lease.end()
             seen.append(delivery.writes_without_lease())
 
-    delivery = Delivery(SimpleNamespace(consumer=made), Stage(on_write=write))
+    delivery = Delivery(app_of(made), Stage(on_write=write))
     for _ in range(2):
         asyncio.run(delivery.execute(0, Plan({b"k": b"v"}, [])))
         seen.append(delivery.writes_without_lease())
@@ -557,7 +590,7 @@ def test_nothing_is_processed_out_of_order(monkeypatch: pytest.MonkeyPatch) -> N
         sought.append(offset)
 
     monkeypatch.setattr(Consumer, "seek", seek)
-    delivery = Delivery(SimpleNamespace(consumer=made), stage)
+    delivery = Delivery(app_of(made), stage)
     late = in_flight(made)[2:]
     asyncio.run(delivery._deliver(late))
     assert (stage.handled, made._processed, sought) == ([], {}, [10])
@@ -591,7 +624,7 @@ def test_what_is_due_comes_before_the_next_record() -> None:
     """And each plan that is carried out counts as progress: a worker with much to make up for is not stuck."""
     made, stage = consumer(10), Full()
     asyncio.run(made._receive(PART, [*records(11, value=b"poison"), *records(12)], 1))
-    delivery = Delivery(SimpleNamespace(consumer=made), stage)
+    delivery = Delivery(app_of(made), stage)
     before = delivery.progress_count()
     asyncio.run(delivery._deliver(in_flight(made)))
     after_two = ["time", "time"]
@@ -604,7 +637,7 @@ def test_what_is_due_comes_before_the_next_record() -> None:
 
 def test_the_idle_seconds_of_a_stage_are_no_progress() -> None:
     stage = Stage()
-    delivery = Delivery(SimpleNamespace(rebalancing=False, consumer=consumer()), stage)
+    delivery = Delivery(app_of(consumer()), stage)
     asyncio.run(delivery.tick([0, 1]))
     assert (stage.ticks, delivery.progress_count()) == (2, 0)
 
@@ -612,7 +645,7 @@ def test_the_idle_seconds_of_a_stage_are_no_progress() -> None:
 def test_whoever_has_much_to_make_up_for_lets_go_when_asked() -> None:
     """A rebalance waits for no more than a plan; the batch is not settled: whoever has the partition next reads it."""
     made, stage = consumer(10, 11), Full()
-    delivery = Delivery(SimpleNamespace(consumer=made), stage)
+    delivery = Delivery(app_of(made), stage)
     delivery._draining = True
     asyncio.run(delivery._deliver(in_flight(made)))
     assert (stage.course, stage.finished, stage.forgotten, made._processed) == ([10], 1, [(0,)], {})
@@ -654,7 +687,7 @@ def test_while_one_partition_waits_another_is_worked_on_and_each_in_order() -> N
         source = consumer()
         for message in given:
             await source._receive(TP(*message[0][:2]), message, 1)
-        agent = asyncio.create_task(Delivery(SimpleNamespace(consumer=source), made).consume(stream(*given)))
+        agent = asyncio.create_task(Delivery(app_of(source), made).consume(stream(*given)))
         for _ in range(2):
             await asyncio.sleep(0.01)
             seen.append(list(made.handled))
@@ -709,7 +742,7 @@ def test_what_is_queued_makes_one_batch_and_what_is_more_the_next() -> None:
 
     async def run() -> None:
         given = stream(*(records(n) for n in range(10, 17)), records(17, 18))
-        agent = asyncio.create_task(Delivery(SimpleNamespace(consumer=source), stage).consume(given))
+        agent = asyncio.create_task(Delivery(app_of(source), stage).consume(given))
         await asyncio.sleep(0.01)
         agent.cancel()
 
@@ -721,7 +754,7 @@ def test_what_nobody_works_on_is_looked_for_only_while_nobody_works() -> None:
     stage, source, looked = Slow(), Idle(), list[int]()
 
     async def run() -> None:
-        delivery = Delivery(SimpleNamespace(rebalancing=False, consumer=source), stage)
+        delivery = Delivery(app_of(source), stage)
         agent = asyncio.create_task(delivery.consume(stream(records(10))))
         await asyncio.sleep(0.01)
         for _ in range(2):
@@ -742,7 +775,7 @@ def test_in_a_rebalance_no_batch_begins_and_after_it_they_do() -> None:
     stage, source = Stage(), Idle()
 
     async def run() -> list[list[int]]:
-        delivery, given = Delivery(SimpleNamespace(consumer=source), stage), stream(records(10))
+        delivery, given = Delivery(app_of(source), stage), stream(records(10))
         await delivery.drain()
         agent = asyncio.create_task(delivery.consume(given))
         await asyncio.sleep(0.01)
@@ -780,7 +813,7 @@ async def test_a_rebalance_does_not_wait_for_rows_to_be_read() -> None:
     made, stage = consumer(), Recovering()
     made.commit = Idle().commit  # type: ignore[assignment, method-assign]
     await made._receive(PART, records(10, 11), 1)
-    delivery = Delivery(SimpleNamespace(rebalancing=False, consumer=made), stage)
+    delivery = Delivery(app_of(made), stage)
     work = [delivery._run(delivery._deliver(in_flight(made))), delivery.tick([1]), delivery.tick([0])]
     working = [asyncio.create_task(one) for one in work]  # the last waits for the first
     for _ in range(2):
@@ -812,7 +845,7 @@ async def test_what_takes_too_long_for_another_reason_ends_the_worker() -> None:
         crashed.append(error)
 
     stage.state.open = fails
-    await Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(in_flight(made))
+    await Delivery(app_of(made, crash=crash), stage)._deliver(in_flight(made))
     assert [repr(error) for error in crashed] == ["DeliveryError('TimeoutError')"]
 
 
@@ -833,9 +866,7 @@ class Counting(Stage):
 def test_topics_share_the_rows_of_a_partition_and_take_turns_with_them(other: TP, most: int) -> None:
     made, stage = consumer(10), Counting()
     asyncio.run(made._receive(other, records(10, tp=other), 1))
-    asyncio.run(
-        Delivery(SimpleNamespace(consumer=made), stage)._deliver([*in_flight(made), *made._in_flight[other].values()])
-    )
+    asyncio.run(Delivery(app_of(made), stage)._deliver([*in_flight(made), *made._in_flight[other].values()]))
     assert (stage.handled, stage.most) == ([10, 10], most)
 
 
@@ -849,7 +880,7 @@ def test_what_cannot_be_delivered_ends_the_worker_and_is_not_quoted(capsys: pyte
         crashed.append(error)
 
     stage.state.open = fails
-    asyncio.run(Delivery(SimpleNamespace(consumer=made, crash=crash), stage)._deliver(in_flight(made)))
+    asyncio.run(Delivery(app_of(made, crash=crash), stage)._deliver(in_flight(made)))
     assert ([repr(error) for error in crashed], made._processed) == (["DeliveryError('ValueError')"], {})
     assert "patient" not in capsys.readouterr().out
 
@@ -1025,7 +1056,7 @@ def test_what_may_be_under_way_fits_into_fausts_buffer_even_if_it_comes_singly(t
 
 
 def test_no_time_passes_in_a_rebalance() -> None:
-    app = SimpleNamespace(rebalancing=True, consumer=consumer())
+    app = app_of(consumer(), rebalancing=True)
     stage = Stage()
     asyncio.run(Delivery(app, stage).tick([0]))
     assert stage.ticks == 0
@@ -1081,7 +1112,7 @@ def test_time_passes_only_where_nothing_is_left(place: Place, open_: tuple[int, 
     made.assignment = lambda: {PART, TP("feedback", 7)}  # type: ignore[method-assign]  # one has just gone
     for _ in range(3):
         look(made)
-    asyncio.run(Delivery(SimpleNamespace(rebalancing=False, consumer=made), stage).tick([0]))
+    asyncio.run(Delivery(app_of(made), stage).tick([0]))
     assert stage.watermarks == ({"feedback": SECOND} if known else {})
 
 

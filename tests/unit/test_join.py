@@ -348,16 +348,6 @@ def test_time_that_ran_ahead_before_a_restart_is_right_after_it(live: Theatre, c
     assert [say(s.topic, s.value) for s in live.sent if s.topic != "outcomes"] == ["verdict f1: ann accepts none x1"]
 
 
-def test_while_nobody_tells_the_time_the_broker_is_asked(live: Theatre, clock: HospitalClock) -> None:
-    """Its answer to any write does so, though no event may come for weeks."""
-    for told in (False, True):
-        live.state.rows.clear()
-        live.tick()
-        assert bool(live.state.rows) is not told
-        clock.synchronise(None)
-    assert live.sent == []
-
-
 def test_in_a_replay_no_time_passes_but_that_of_the_events() -> None:
     stage = theatre()
     stage.run(sequence(decision()))

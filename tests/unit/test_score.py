@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -126,7 +125,6 @@ def theatre(  # noqa: PLR0913 (what a test changes of a scorer)
     *,
     deadline_s: float = 5.0,
     clock: Clock = REPLAY,
-    broker_at: float | None = None,
     policies: Policies = DEFAULTS,
     digest_keys: tuple[bytes, ...] = DIGEST_KEYS,
 ) -> Theatre:
@@ -134,7 +132,7 @@ def theatre(  # noqa: PLR0913 (what a test changes of a scorer)
     scorer = Scorer(encoder or Stub(), metrics, deadline_s=deadline_s)
     parts = score.Parts(scorer, calibrations or Known(), policies, clock, digest_keys)
     expiry = Expiry(timedelta(days=1), score.read_time, clock)
-    return Theatre(lambda state: score.Score(context(), state, expiry, parts), partial(clock.synchronise, broker_at))
+    return Theatre(lambda state: score.Score(context(), state, expiry, parts))
 
 
 def decided(stage: Theatre) -> list[Decision]:
@@ -315,13 +313,11 @@ def test_what_waited_in_the_topic_is_not_green(waited_s: int, tier: str, reason:
 
 @pytest.mark.parametrize(("machine_s", "broker_s", "tier"), [(0, 0, "green"), (0, 1200, "yellow"), (1200, 0, "yellow")])
 def test_what_waited_is_not_green_when_either_clock_says_so(machine_s: int, broker_s: int, tier: str) -> None:
-    """A machine whose clock is 20 minutes behind, with a backlog of 20 minutes: by its own, all of it is prompt.
-
-    So nothing is decided before the broker has told the time, in answer to a first write.
-    """
+    """A machine whose clock is 20 minutes behind, with a backlog of 20 minutes: by its own, all of it is prompt."""
     clock = HospitalClock(at(500 + machine_s))
     clock.observe_broker_time(at(500).timestamp())  # when it took the response
-    found = decide(response(), clock=clock, broker_at=at(500 + broker_s).timestamp())
+    clock.synchronise(at(500 + broker_s).timestamp())  # in answer to a first write
+    found = decide(response(), clock=clock)
     late = at(500 + max(machine_s, broker_s))
     assert (found.tier, "deadline_missed" in found.reasons, found.decided_at) == (tier, tier == "yellow", late)
 
@@ -333,6 +329,7 @@ DAY = 86_400.0
 def test_what_is_over_before_its_turn_costs_the_encoder_nothing(clock: Clock, *, spared: bool) -> None:
     """A gateway sends a year of old data, and live responses wait behind it. JOIN closes the old ones at once."""
     encoder = Stub()
+    clock.synchronise(None)
     stage = theatre(encoder, clock=clock)
     ages = {"r1": DAY + 1, "r2": 0.0, "r3": 400 * DAY, "r4": DAY}
     came = [response(name, conversation_id=name, occurred_at=at(DAY + 600 - age)) for name, age in ages.items()]
@@ -627,6 +624,7 @@ def test_a_machine_that_starts_with_its_clock_in_the_past_forgets_nothing(first:
     before.run([record(outcome(), 0)])
     after = theatre(clock=behind)
     after.state.rows |= before.state.rows
+    behind.synchronise(at(3590).timestamp())
     if first == "a quiet second":
         after.tick()
     for n, seconds in enumerate((3600, 3630)):
