@@ -1,7 +1,8 @@
 """The wire contract: what every topic carries. Frozen, tagged by `type`, strictly decoded once at the edge.
 
-Times are timezone-aware (RFC 3339 on the wire). Durations are in the unit that the field name ends in
-(`_s` seconds, `_ms` milliseconds). Probabilities lie in [0, 1]; logits are natural-log odds.
+Times are timezone-aware (RFC 3339 on the wire), with any offset as they come, in UTC from then on. Durations are in
+the unit that the field name ends in (`_s` seconds, `_ms` milliseconds). Probabilities lie in [0, 1]; logits are
+natural-log odds.
 Only `Response` and `Feedback` may hold patient text; no other type has a field for it.
 
 >>> event = decode(Feedback, b'{"type":"feedback","feedback_id":"f1","response_id":"r1","clinician":"c1",'
@@ -423,13 +424,17 @@ def build(type_: type[E] | UnionType, value: dict[str, Any]) -> E:
 
 
 def _checked(event: E) -> E:
-    """Return an event whose ids and times can be; raises `Invalid`."""
+    """Return an event whose ids and times can be, the times in UTC; raises `Invalid`."""
     paths, ids = _ids(type(event))
     if not _is_safe("".join(filter(None, ids(event)))):
         field = next(path for path in paths if not _is_safe(attrgetter(path)(event) or ""))
         raise Invalid(f"field `{field}` is not printable ASCII without spaces: give another id")
     for name in _instants(type(event)):
-        if getattr(event, name).year not in YEARS:
+        at = getattr(event, name)
+        if at.tzinfo is not UTC and at.year in YEARS:
+            at = at.astimezone(UTC)
+            msgspec.structs.force_setattr(event, name, at)
+        if at.year not in YEARS:
             raise Invalid(f"field `{name}` is not in the years {YEARS[0]} to {YEARS[-1]}: correct the sender's clock")
     return event
 

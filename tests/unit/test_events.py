@@ -26,10 +26,11 @@ from models.events import (
     Scored,
     _ids,
     as_id,
+    build,
     decode,
     encode,
 )
-from tests.stagecraft import START, decision
+from tests.stagecraft import START, decision, feedback
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc how large a block is")
@@ -104,6 +105,23 @@ def test_a_message_is_as_large_as_the_bound_and_no_larger() -> None:
     assert decode(Decision, value) == decision()
     with pytest.raises(Oversized):
         decode(Decision, value + b" ")
+
+
+SAID = msgspec.to_builtins(feedback("f1"))
+
+
+def test_whatever_offset_a_sender_writes_the_time_is_in_utc() -> None:
+    """A state that was restored gave other bytes than the one before it, and reports mixed the hours of two zones."""
+    fields = SAID | {"occurred_at": "2026-07-01T23:30:00+05:30"}
+    for event in (build(Feedback, fields), decode(Feedback, msgspec.json.encode(fields))):
+        assert event.occurred_at.isoformat() == "2026-07-01T18:00:00+00:00"
+
+
+@pytest.mark.parametrize("at", ["1970-01-01T00:00:00+14:00", "2199-12-31T20:00:00-05:00", "0001-01-01T00:00:00+14:00"])
+def test_the_years_of_an_event_are_those_of_utc(at: str) -> None:
+    """What is written of it has to be read again."""
+    with pytest.raises(Invalid, match="field `occurred_at` is not in the years"):
+        build(Feedback, SAID | {"occurred_at": at})
 
 
 @pytest.mark.parametrize("year", [1, YEARS[0] - 1, YEARS[-1] + 1, 9999])
