@@ -1,4 +1,4 @@
-"""What the tiers really deliver: the realised rejection rate per tier and scope, beside its confidence sequence.
+"""What green really delivers: its realised rejection rate by scope, beside its confidence sequence.
 
 A scope is `all`, `audit`, or one group value such as `category=dosing`. Two questions, two answers:
 
@@ -9,10 +9,14 @@ A scope is `all`, `audit`, or one group value such as `category=dosing`. Two que
   M <- max(1, M) (1 + b (x - cut)) for a few stakes b. An `excess` is raised when it passes `EVIDENCE`; while the claim
   holds that takes at least `EVIDENCE` greens on average. It names the time since when M has grown.
 
-A label counts with its weight, so a response counts once however many judge it: its evidence is raised to the power
-of the weight, and by Hoelder's inequality the mean of a product of such powers is no larger than that of one verdict
-alone, even if all verdicts on a response agree. It may count for less (see `ledger`), if how much does not depend on
-what the verdict is.
+A label counts with its weight, so a response counts once however many judge it before it is settled: its evidence is
+raised to the power of the weight, and by Hoelder's inequality the mean of a product of such powers is no larger than
+that of one verdict alone, even if all verdicts on a response agree. It may count for less (see `ledger`), if how much
+does not depend on what the verdict is. Who judges after that, as the n-th, counts 1/n on top, for a late rejection must
+not be lost; if on every response two more do so and agree, a rate at the cut was called a `breach` in 9 % of 400 runs
+of 1,500 responses instead of 1 %.
+
+A green that was given under a higher cut than is promised now is not counted: of it this was not promised.
 
 Only labelled responses count, so `all` is the rate among those who answered; `audit`, whose verdicts are forced, is
 free of that selection. Nothing here claims "at most 5 % in every window".
@@ -28,7 +32,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from models.errors import StateError
-from models.events import Alarm, Label, Target, Tier, digest
+from models.events import Alarm, Label, Target, digest
 from models.labels import is_evidence, rejects
 from models.monitors.confidence import excess, most
 
@@ -46,7 +50,7 @@ MAX_SCOPES: Final = 1000
 
 
 class Cell(msgspec.Struct):
-    """One scope of one tier: counts, one CUSUM per stake, and when each last restarted (seconds since the epoch)."""
+    """One scope: counts, one CUSUM per stake, and when each last restarted (seconds since the epoch)."""
 
     labelled: float = 0.0
     rejected: float = 0.0
@@ -73,7 +77,7 @@ class Guarantee:
     >>> monitor = Guarantee(cut=0.05)
     >>> found = []
     >>> for i in range(100):
-    ...     found += monitor.count("green", ["all", "site=north"], rejected=i % 6 == 0, at=float(i))
+    ...     found += monitor.count(["all", "site=north"], rejected=i % 6 == 0, at=float(i))
     >>> [(finding.kind, finding.scope, finding.labelled) for finding in found]
     [('breach', 'all', 55.0), ('breach', 'site=north', 55.0), ('excess', 'all', 79.0), ('excess', 'site=north', 79.0)]
     """
@@ -86,39 +90,38 @@ class Guarantee:
         self._since: dict[str, float] = {}
 
     def observe(self, label: Label, target: Target = "any", only: Iterable[str] | None = None) -> tuple[Finding, ...]:
-        """Count a label under `all`, `audit` if its verdict was forced, and each of its groups; or `only` under these.
+        """Count a green's label under `all`, `audit` if its verdict was forced, and each of its groups; or `only` under
+        these.
 
         Corrections, revocations and labels without weight are not counted, as in the ledger.
         """
-        if not is_evidence(label):
-            return ()
         scored = label.decision
+        if not is_evidence(label) or scored.tier != "green" or (scored.upper or 0.0) >= self.cut:
+            return ()
         scopes = ["all", *(["audit"] if scored.audit else []), *("=".join(item) for item in scored.groups.items())]
         counted, at = scopes if only is None else only, scored.occurred_at.timestamp()
-        return self.count(scored.tier, counted, rejected=rejects(label, target), at=at, weight=label.weight)
+        return self.count(counted, rejected=rejects(label, target), at=at, weight=label.weight)
 
-    def count(
-        self, tier: Tier, scopes: Iterable[str], *, rejected: bool, at: float, weight: float = 1.0
-    ) -> tuple[Finding, ...]:
-        """Count one verdict on a response of `tier` given at `at`. Returns what green's cells found."""
+    def count(self, scopes: Iterable[str], *, rejected: bool, at: float, weight: float = 1.0) -> tuple[Finding, ...]:
+        """Count one verdict on a green given at `at`. Returns what it revealed."""
         found: list[Finding] = []
         since, general = self._since, self._since.get("all", -inf)
         for scope in scopes:
             if at < general or at < since.get(scope, -inf):
                 continue
-            cell = self._cell(tier, scope)
+            cell = self._cell(scope)
             cell.labelled += weight
             cell.rejected += weight * rejected
-            if tier == "green":
-                self._bet(cell, at, weight, rejected=rejected)
-                found += self._findings(scope, cell, at)
+            self._bet(cell, at, weight, rejected=rejected)
+            found += self._findings(scope, cell, at)
         return tuple(found)
 
     def forget(self, scope: str, at: float) -> None:
         """Begin a scope (`all`: every one) anew: what is green changed at `at`, earlier responses say nothing of it."""
-        gone = [key for key in self._cells if scope in {"all", key.partition(" ")[2]}]
-        for key in gone:
-            del self._cells[key]
+        if scope == "all":
+            self._cells.clear()
+        else:
+            self._cells.pop(scope, None)
         known = self._since
         kept = {name: since for name, since in known.items() if since > at} if scope == "all" else known
         self._since = {**kept, scope: max(at, known.get(scope, -inf))}  # a clock behind must not bring them back
@@ -126,7 +129,7 @@ class Guarantee:
     def snapshot(self) -> dict[str, Any]:
         """Return the whole state as versioned JSON types."""
         cells = msgspec.to_builtins(self._cells)
-        return {"schema": 2, "cut": self.cut, "cells": cells, "since": dict(self._since)}
+        return {"schema": 3, "cut": self.cut, "cells": cells, "since": dict(self._since)}
 
     @classmethod
     def restore(cls, snapshot: object, cut: float) -> "Guarantee":
@@ -143,12 +146,12 @@ class Guarantee:
             self._cells, self._since = saved.cells, saved.since
         return self
 
-    def _cell(self, tier: Tier, scope: str) -> Cell:
-        key, cells = f"{tier} {scope}", self._cells
-        if (cell := cells.get(key)) is None:
-            if len(cells) >= 3 * MAX_SCOPES:
+    def _cell(self, scope: str) -> Cell:
+        cells = self._cells
+        if (cell := cells.get(scope)) is None:
+            if len(cells) >= MAX_SCOPES:
                 del cells[min(cells, key=lambda other: cells[other].labelled)]
-            cell = cells[key] = Cell()
+            cell = cells[scope] = Cell()
         return cell
 
     def _bet(self, cell: Cell, at: float, weight: float, *, rejected: bool) -> None:
@@ -202,7 +205,7 @@ def alarm(finding: Finding, label: Label) -> Alarm:
 
 
 class _Snapshot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    schema: Literal[2]
+    schema: Literal[3]
     cut: float
     cells: dict[str, Cell]
     since: dict[str, float]

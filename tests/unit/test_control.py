@@ -424,8 +424,8 @@ def test_many_verdicts_on_one_response_are_no_broken_promise():
 
 def test_what_all_greens_and_the_audited_show_is_done_once():
     ledger, _ = fold(log(1500))
-    cell = ledger._guarantee._cell("green", "all")
-    audited = ledger._guarantee._cell("green", "audit")
+    cell = ledger._guarantee._cell("all")
+    audited = ledger._guarantee._cell("audit")
     for one in (cell, audited):
         one.grown = [999.0] * 3
     one = label(10**6, rejected=True, logit=-6.0, occurred_at=ledger.as_of + timedelta(minutes=9))
@@ -464,7 +464,7 @@ def test_acceptances_of_a_clinician_in_quarantine_do_not_vouch_for_greens(times)
 
 
 def counted(ledger, scope):
-    cell = ledger.snapshot()["guarantee"]["cells"].get(f"green {scope}", {"labelled": 0.0})
+    cell = ledger.snapshot()["guarantee"]["cells"].get(scope, {"labelled": 0.0})
     return cell["labelled"]
 
 

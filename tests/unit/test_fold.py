@@ -30,8 +30,9 @@ CRASHES = ("no", "no", "early", "written", "sent", "written written", "sent writ
 def label(
     n: int, *, rejected: bool = False, tier: Any = "yellow", seconds: float | None = None, **decided: Any
 ) -> Label:
-    when = n if seconds is None else seconds
-    scored = msgspec.convert(decision(f"r{n}", seconds=when, tier=tier, **decided), Scored, from_attributes=True)
+    when, upper = n if seconds is None else seconds, 0.04 if tier == "green" else 0.12
+    known = decision(f"r{n}", seconds=when, **{"tier": tier, "upper": upper} | decided)
+    scored = msgspec.convert(known, Scored, from_attributes=True)
     return Label(
         label_id=f"l{n}", feedback_id=f"f{n}", response_id=f"r{n}", deployment="ward", clinician="ann", delay_s=1.0,
         action="flagged" if rejected else "accepted", rejected=rejected, depth="deep" if rejected else "none",

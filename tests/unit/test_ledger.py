@@ -20,7 +20,7 @@ def label(i, rejected, logit=-2.6, shown=None, tier="green", **other):
     """Label number i of one clinician among six, on a response of minute i."""
     scored = Scored(
         conversation_id=f"v{i}", turn=0, groups={"category": "abc"[i % 3], "site": "xy"[i % 2]}, logit=logit,
-        risk=0.1, upper=0.1, tier=tier, action="show", audit=i % 20 == 0, propensity=0.05,
+        risk=0.04, upper=0.04, tier=tier, action="show", audit=i % 20 == 0, propensity=0.05,
         calibrator_version=0, occurred_at=START + timedelta(minutes=i if shown is None else shown),
     )  # fmt: skip
     facts = {
