@@ -5,7 +5,7 @@
     decision   | open                  | (repeat: nothing)           | (repeat: nothing)                | waiting → open
     feedback   | park it               | park it                     | park it                          | orphan
     same id    | duplicate             | duplicate                   | duplicate                        | duplicate
-    time ≥ due | orphan each; closed   | settle: a label a clinician;| each parked verdict: new         | closed
+    time ≥ due | orphan; last: closed  | settle: a label a clinician;| each parked verdict: new         | closed
                |                       | at the horizon: unlabelled, | clinician: label; later verdict: |
                |                       | closed                      | correction; earlier: superseded  |
 
@@ -218,7 +218,10 @@ def _moved(row: Row, horizons: Horizons) -> Row:
     """Take the step that is due."""
     parked = row.parked()
     if row.decision is None:
-        return msgspec.structs.replace(row, feedback=(), orphans=(*row.orphans, *row.feedback), closed=True)
+        due = min(h.orphaned(horizons) for h in row.feedback)
+        over = tuple(h for h in row.feedback if h.orphaned(horizons) <= due)
+        kept = tuple(h for h in row.feedback if h not in over)
+        return msgspec.structs.replace(row, feedback=kept, orphans=(*row.orphans, *over), closed=not kept)
     if not parked or parked[0].occurred_at > row.end(horizons):
         kept = tuple(h for h in row.feedback if h not in parked)
         return msgspec.structs.replace(row, feedback=kept, orphans=(*row.orphans, *parked), closed=True)
@@ -253,12 +256,13 @@ def _settle(row: Row, window: list[StoredFeedback]) -> Row:
 
 
 def _judge(row: Row, h: StoredFeedback) -> Row:
-    """Judge a verdict after settling: it shares as its clinician's earlier one, or one more shares now."""
+    """Judge a verdict after settling: it shares as its clinician's earlier one, or with all who have said something."""
     by_id = _by_id(row)
     if any(by_id[f].clinician == h.clinician and _when(by_id[f]) > _when(h) for f in row.settled):
         return msgspec.structs.replace(row, superseded=(*row.superseded, h.feedback_id))
     mine = [i for i, f in enumerate(row.settled) if by_id[f].clinician == h.clinician]
-    share = row.shares[mine[0]] if mine else max(row.shares) + 1
+    voices = {by_id[f].clinician for f in row.settled if _verdict(row, by_id[f]).weight > 0}
+    share = row.shares[mine[0]] if mine else len(voices) + 1
     return msgspec.structs.replace(row, settled=(*row.settled, h.feedback_id), shares=(*row.shares, share))
 
 

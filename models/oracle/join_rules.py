@@ -117,7 +117,8 @@ class Execution(NamedTuple):
             return execution._replace(judged=(*self.judged, Judged(said, None, due)))
         if place is None:
             place = len(self.chains)
-            execution = execution._replace(chains=(*self.chains, ()), shares=(*self.shares, max(self.shares) + 1))
+            voices = sum(any(self._ruling(one).evidence for one in chain) for chain in self.chains)
+            execution = execution._replace(chains=(*self.chains, ()), shares=(*self.shares, voices + 1))
         chains = [chain + (said,) * (i == place) for i, chain in enumerate(execution.chains)]
         execution = execution._replace(chains=tuple(chains))
         label = execution.label(place, len(chains[place]) - 1)

@@ -203,8 +203,7 @@ class Verdicts:
     def _check_orphan(self, row: Row, told: FeedbackRecord) -> None:
         found, wait = told.closed["orphan"], self._rules.horizons.orphan
         self._compare(found, join_rules.orphan(told.said, told.origin, wait))
-        first = min(self._said(other) for other in row.told if "orphan" in other.closed)
-        given_up = self._watermarks.upper(row.partition, end=found.entry) >= first + wait
+        given_up = self._watermarks.upper(row.partition, end=found.entry) >= self._said(told) + wait
         late = self._may_be_over(row, told.entry.offset, end=found.entry)
         if row.decided and told.said.occurred_at > join_rules.shown(row.decided) + self._rules.horizons.response:
             late = self._may_be_over(row, end=found.entry)

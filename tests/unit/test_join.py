@@ -90,6 +90,20 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
     "not settled yet": ([decision(), feedback("f1")], []),
     "never": ([decision(), END], ["unlabelled r1"]),
     "no response": ([feedback("f1"), END], ["orphan f1"]),
+    "each feedback waits for itself": (
+        [
+            feedback("f1"),
+            feedback("f2", clinician="ben", seconds=2 * 3600 - 60, action="disagreed"),
+            passed(2 * 3600 + 30),
+            decision(),
+            END,
+        ],
+        ["orphan f1", "verdict f2: ben rejects deep x1"],
+    ),
+    "each feedback waits for itself, in vain": (
+        [feedback("f1"), feedback("f2", seconds=3600), passed(2 * 3600 + 30), passed(3 * 3600 + 30), decision(), END],
+        ["orphan f1", "orphan f2", "unlabelled r1"],
+    ),
     "twice": ([decision(), feedback("f1"), feedback("f1"), LATER], ["duplicate f1", "verdict f1: ann accepts none x1"]),
     "changed mind in time": (
         [decision(), feedback("f1", action="disagreed"), feedback("f2", seconds=60), LATER],
@@ -147,6 +161,28 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
     "two clinicians share": (
         [decision(), feedback("f1"), feedback("f2", clinician="ben", action="disagreed"), LATER],
         ["verdict f1: ann accepts none x0.5", "verdict f2: ben rejects deep x0.5"],
+    ),
+    "a clinician who was silent takes no share of later ones": (
+        [
+            decision(),
+            feedback("f1", action="abandoned"),
+            LATER,
+            feedback("f2", clinician="ben", seconds=600, action="disagreed"),
+            END,
+        ],
+        ["verdict f1: ann accepts none x0", "verdict f2: ben rejects deep x1"],
+    ),
+    "nor one who is silent later": (
+        [
+            decision(),
+            feedback("f1"),
+            LATER,
+            feedback("f2", clinician="ben", seconds=600, action="abandoned"),
+            passed(1000),
+            feedback("f3", clinician="cem", seconds=1200, action="disagreed"),
+            END,
+        ],
+        ["verdict f1: ann accepts none x1", "verdict f2: ben accepts none x0", "verdict f3: cem rejects deep x0.5"],
     ),
     "a silent clinician takes no share": (
         [decision(), feedback("f1"), feedback("f2", clinician="ben", action="abandoned"), LATER],
