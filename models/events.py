@@ -66,7 +66,7 @@ responses were received; `turn`: first, second or later."""
 Order = Literal["rollback", "rebuild", "approval", "release"]
 
 YEARS: Final = range(1970, 2200)
-"""In which the times of an event may lie: with any horizon added it is still a date."""
+"""In which the times of an event may lie, of what others write all but the last: with any horizon added it still does."""
 LAST_S: Final = datetime(YEARS[-1], 1, 1, tzinfo=UTC).timestamp()
 """Seconds since the epoch, later than any record was taken."""
 
@@ -429,13 +429,14 @@ def _checked(event: E) -> E:
     if not _is_safe("".join(filter(None, ids(event)))):
         field = next(path for path in paths if not _is_safe(attrgetter(path)(event) or ""))
         raise Invalid(f"field `{field}` is not printable ASCII without spaces: give another id")
-    for name in _instants(type(event)):
+    names, years = _instants(type(event))
+    for name in names:
         at = getattr(event, name)
         if at.tzinfo is not UTC and at.year in YEARS:
             at = at.astimezone(UTC)
             msgspec.structs.force_setattr(event, name, at)
-        if at.year not in YEARS:
-            raise Invalid(f"field `{name}` is not in the years {YEARS[0]} to {YEARS[-1]}: correct the sender's clock")
+        if at.year not in years:
+            raise Invalid(f"field `{name}` is not in the years {years[0]} to {years[-1]}: correct the sender's clock")
     return event
 
 
@@ -473,10 +474,11 @@ def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
 
 
 @cache
-def _instants(type_: Any) -> tuple[str, ...]:
-    """Return the names of the fields that are times."""
+def _instants(type_: type[Event]) -> tuple[tuple[str, ...], range]:
+    """Return the names of the fields that are times, and in which years they may lie."""
     kind: Any = inspect.type_info(type_)
-    return tuple(field.name for field in kind.fields if isinstance(field.type, inspect.DateTimeType))
+    names = tuple(field.name for field in kind.fields if isinstance(field.type, inspect.DateTimeType))
+    return names, YEARS[:-1] if type_.topic in WRITTEN_BY_OTHERS else YEARS
 
 
 def unquoted(error: msgspec.ValidationError) -> str:

@@ -44,7 +44,7 @@ Names of topics begin with `{variable("topic_prefix")}`, and `{variable("partiti
 all have; here stand the defaults. A record lies in the partition of its key by murmur2, Kafka's default.
 
 What no schema here says: a record has at most {MAX_MESSAGE_BYTES:,} bytes, times lie in the years {YEARS[0]} to
-{YEARS[-1]}, and whole numbers, written without a point, within 2^53 of 0. Fields that are not in the contract are
+{YEARS[-2]}, and whole numbers, written without a point, within 2^53 of 0. Fields that are not in the contract are
 ignored; those at their default are left out. What demur receives may also be the `data` of a CloudEvent in structured
 mode."""
 
