@@ -323,7 +323,13 @@ class Change(Event, frozen=True, kw_only=True, tag="change"):
     before: Standing | None  # the entry before; null: there was none
     after: Standing  # the entry itself
     last: Id  # id of the label or instruction after which it stood so
+    ordered_at: Instant | None = None  # when a person ordered it; absent if labels led to it
     state: dict[str, Any] | None = None  # restores LEARN's whole state; absent if it is too large
+
+    @property
+    def at(self) -> datetime:
+        """When it was ordered; if labels led to it, the time of the last of them."""
+        return self.ordered_at or self.after.as_of
 
 
 KINDS: Final = ("jump", "bias", "quarantine", "tightening", "breach", "excess", "unscored", "orphans", "doubted")

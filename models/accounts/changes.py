@@ -52,7 +52,7 @@ class Change(NamedTuple):
     version: int
     cause: str
     labels: int
-    as_of: datetime
+    at: datetime
     moves: tuple[Move, ...]
 
 
@@ -125,7 +125,7 @@ def explained(changes: Iterable[Change], alarms: Iterable[Alarm]) -> list[Change
     for change in changes:
         moved = {m.scope for m in change.moves if m.size >= FAR}
         mine = [
-            a for a in pool if a.deployment == change.deployment and a.scope in moved and a.raised_at <= change.as_of
+            a for a in pool if a.deployment == change.deployment and a.scope in moved and a.raised_at <= change.at
         ]
         pool = [a for a in pool if a not in mine]
         named = ", ".join(f"jump: {a.scope}" for a in mine)
@@ -137,7 +137,8 @@ def _noteworthy(event: Calibration | Entry, new: Version, progress: _Progress) -
     at_once, in_all = _moves(progress.cuts, new.cuts), _moves(progress.shown, new.cuts)
 
     def change(cause: str, moves: list[Move]) -> Change:
-        return Change(event.deployment, new.version, cause, new.labels, new.as_of, tuple(moves))
+        at = new.as_of if isinstance(event, Calibration) else event.at
+        return Change(event.deployment, new.version, cause, new.labels, at, tuple(moves))
 
     if event.cause != ROUTINE and progress.version >= 0:
         return change(event.cause, at_once)

@@ -37,7 +37,7 @@ _TIMES: Final[dict[type[Event], Callable[[Any], datetime]]] = {
     Label: attrgetter("decision.occurred_at"),
     Closure: attrgetter("closed_at"),
     Calibration: attrgetter("as_of"),
-    Change: attrgetter("after.as_of"),
+    Change: attrgetter("at"),
     Alarm: attrgetter("raised_at"),
 }
 

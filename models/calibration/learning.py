@@ -56,7 +56,8 @@ class Learning:
         if isinstance(event, Instruction):
             self._apply_instruction(event)
             self.last = event.instruction_id
-            return iter((self._record(event.instruction_id, self.ledger.cause, instruction_evidence(event)),))
+            entry = self._record(event.instruction_id, self.ledger.cause, instruction_evidence(event))
+            return iter((msgspec.structs.replace(entry, ordered_at=event.occurred_at),))
         self.last = event.label_id
         return self._learn(event)
 

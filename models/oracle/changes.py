@@ -49,7 +49,8 @@ class ChangeLog:
         """Return the entry of an instruction that was followed. `state`: the fold's, `ledger` and `succession`."""
         named = by.scope or f"version {by.version}"
         evidence = {"by": by.by, "why": by.why} | {f"ceiling {scope}": top for scope, top in by.ceilings.items()}
-        return self._entry(by.instruction_id, f"{by.order}: {named}", evidence, now, state)
+        found = self._entry(by.instruction_id, f"{by.order}: {named}", evidence, now, state)
+        return msgspec.structs.replace(found, ordered_at=by.occurred_at)
 
     def learnt(
         self, label: Label, found: Sequence[Jump], *, anew: bool, now: Calibration, state: Mapping[str, Any]

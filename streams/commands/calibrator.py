@@ -313,7 +313,7 @@ def _words(entry: Change) -> str:
     cuts = [f"{words} {' → '.join(_cut(side, level) for side in sides)}" for level, words in LEVELS.items()]
     shares = " → ".join(_shares(side) for side in sides)
     return (
-        f"version {entry.after.version}, {entry.after.as_of:%Y-%m-%d %H:%M}: {entry.cause} ({evidence})\n"
+        f"version {entry.after.version}, {entry.at:%Y-%m-%d %H:%M}: {entry.cause} ({evidence})\n"
         f"    {', '.join(cuts)}, green/yellow/red {shares}"
     )
 

@@ -98,7 +98,7 @@ class AlarmRow(NamedTuple):
 def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any]:
     """Return everything the template needs."""
     alarms = sorted(accounts.alarms.values(), key=lambda a: a.raised_at)
-    changes = sorted(explained(accounts.changes.shown, alarms), key=lambda change: change.as_of)
+    changes = sorted(explained(accounts.changes.shown, alarms), key=lambda change: change.at)
     several = len(accounts.tallies.scopes("deployment")) > 1
     return {
         "run": run,
@@ -269,7 +269,7 @@ def _shares(row: Tiers, count: int) -> list[tuple[Tier, float, str]]:
 
 def _change(change: Change, *, several: bool) -> ChangeRow:
     return ChangeRow(
-        brief(change.as_of),
+        brief(change.at),
         number(change.version),
         number(change.labels),
         f"{change.deployment}: {_plain(change.cause)}" if several else _plain(change.cause),

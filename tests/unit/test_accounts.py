@@ -1,7 +1,9 @@
+from datetime import timedelta
+
 import pytest
 from msgspec.structs import replace
 
-from models.accounts import Accounts, balances, summary
+from models.accounts import Accounts, Selection, balances, summary
 from models.accounts.changes import Changes, explained
 from models.accounts.lags import quantiles
 from models.calibration.ledger import LINEAGE
@@ -169,6 +171,19 @@ def logged(week: Week, every: int) -> list[Change]:
         Change(deployment=one.deployment, cause=one.cause, before=before, after=after, last="l")
         for one, before, after in zip(kept, [None, *stood], stood, strict=False)
     ]
+
+
+def test_what_a_person_ordered_counts_when_it_was_ordered(week):
+    """It was reported, dated too, by the last label: just when labels have dried up a person steps in."""
+    entry = logged(week, 50)[-1]
+    came, later = 10**15, entry.after.as_of + timedelta(days=20)
+    ordered = replace(entry, ordered_at=later)
+    asked = Selection(since=later - timedelta(days=1), until=later + timedelta(days=1))
+    assert [asked.holds(one, came, Accounts().lives) for one in (entry, ordered)] == [False, True]
+    changes = Changes()
+    for one in (*logged(week, 50)[:-1], replace(ordered, cause="rollback: version 1")):
+        changes.observe(one)
+    assert changes.shown[-1].at == later
 
 
 def test_the_log_of_a_calibrator_tells_what_its_versions_did(week):

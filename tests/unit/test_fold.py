@@ -394,6 +394,7 @@ def test_an_instruction_is_followed_once_and_a_wrong_one_is_set_aside() -> None:
     assert [s.topic for s in stage.sent].count("dead-letters") == 1
     entry = [decode(Change, s.value) for s in stage.sent if s.topic == "changes"][-1]
     assert (entry.evidence["by"], entry.before and entry.before.version, entry.after.version) == ("dr", 1, 10)
+    assert (entry.at, entry.after.as_of) == (at(100), at(9)), "labels may have dried up long before"
 
 
 @pytest.mark.parametrize("crash", CRASHES[1:])
