@@ -66,7 +66,7 @@ responses were received; `turn`: first, second or later."""
 Order = Literal["rollback", "rebuild", "approval", "release"]
 
 YEARS: Final = range(1970, 2200)
-"""In which the times of an event may lie, of what others write all but the last: with any horizon added it still does."""
+"""In which the times of an event may lie; of what others write, all but the last: a horizon is added to it."""
 LAST_S: Final = datetime(YEARS[-1], 1, 1, tzinfo=UTC).timestamp()
 """Seconds since the epoch, later than any record was taken."""
 
