@@ -22,9 +22,9 @@ from streams.settings import Stage
 from streams.wire import Record
 
 UNSCORED_LIMIT: Final = 0.2
-"""Share of responses without a score above which someone should look at the encoder."""
+"""Share of responses without a score above which someone should look at the encoder; shares are of one partition."""
 ORPHAN_LIMIT: Final = 0.2
-"""Share of endings that are feedback without a response above which someone should look at the ids that are sent."""
+"""Share of closures that are feedback without a response above which someone should look at the ids that are sent."""
 DOUBTED_LIMIT: Final = 0.2
 """Share of scored responses with a doubt above which someone should look for what keeps a deployment from green."""
 
