@@ -662,6 +662,34 @@ MUTANTS = (
         "scaled_dot_product_attention(q, k, v)",
         "tests/unit/test_encoder_packed.py",
     ),
+    Mutant(
+        "I3 one feedback that waited long enough takes all others on its response with it",
+        "models/joining.py",
+        "if h.orphaned(horizons) <= due)",
+        ")",
+        "tests/unit/test_join.py",
+    ),
+    Mutant(
+        "I5 who said nothing takes a share of later verdicts' weight",
+        "models/joining.py",
+        "for f in row.settled if _verdict(row, by_id[f]).weight > 0}",
+        "for f in row.settled}",
+        "tests/unit/test_join.py",
+    ),
+    Mutant(
+        "I4 greens of before a cut was lowered break its promise",
+        "models/monitors/guarantee.py",
+        "or (scored.upper or 0.0) >= self.cut:",
+        "or False:",
+        "tests/unit/test_guarantee.py",
+    ),
+    Mutant(
+        "I2 a restored state gives other bytes where senders write an offset",
+        "models/events.py",
+        "if at.tzinfo is not UTC and at.year in YEARS:",
+        "if False:",
+        "tests/unit/test_events.py",
+    ),
 )
 
 
