@@ -14,8 +14,9 @@ from models.accounts.spans import spans
 from models.accounts.tallies import Cell
 from models.events import Alarm, Decision
 from streams.report import write_report
-from streams.report.axes import at
+from streams.report.axes import EDGE, at
 from streams.report.charts import _stack
+from streams.report.cuts import _lines
 from tests.synthetic_week import CANARY, DRIFT, START, Record, Week
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -203,3 +204,9 @@ def test_an_outage_is_not_drawn_as_service():
 
     assert [drawn(hour) for hour in range(6)] == [False, True, False, True, True, False]
     assert [text.get_text() for text in axes.texts] == ["green", "yellow"]
+
+
+def test_a_cut_that_is_closed_is_not_drawn_as_open():
+    """Nothing is green from the second hour on, and again until the fourth."""
+    trail = {hour: {"category=x": {"green": cut}} for hour, cut in enumerate((-3.0, None, None, -4.0))}
+    assert _lines(trail) == {"category=x": [(0, -3.0), (1, -EDGE), (2, -EDGE), (3, -4.0)]}
