@@ -18,7 +18,7 @@ from models.policy import Policy
 from streams import cli, runs
 from streams.commands import calibrator, policy, say
 from streams.settings import Settings, load
-from tests.unit.test_ledger import log
+from tests.unit.test_ledger import fold, log
 
 HOSTILE = "ward [icu], see [/wiki] :warning:"
 
@@ -52,6 +52,14 @@ def test_the_way_to_learn_for_another_policy_can_be_typed_as_it_is_shown(monkeyp
     name, *words = said.split("`")[1].split()
     done = CliRunner().invoke(cli.app, words)
     assert (name, done.exit_code, given) == ("demur", 0, [("icu", ("WHO", ""))])
+
+
+def test_a_longer_warm_up_is_not_foreseen_without_a_calibration() -> None:
+    longer = "a longer warm-up"
+    known = fold(log(300))[0].calibration()
+    assert longer in " ".join(policy.notes("icu", None, Policy(), Policy(warm_up_labels=301)))
+    for version, proposed in ((None, Policy(warm_up_labels=299)), (known, Policy(warm_up_labels=301))):
+        assert longer not in " ".join(policy.notes("icu", version, Policy(), proposed))
 
 
 def test_names_in_tables_are_printed_as_they_stand(
