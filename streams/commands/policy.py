@@ -103,14 +103,16 @@ def _pair(
 
 
 def _by_deployment(made: Sequence[Decision]) -> dict[str, list[Decision]]:
+    """Each response counts once: delivery is at least once."""
     found = defaultdict(list)
-    for one in made:
+    for one in {one.response_id: one for one in reversed(made)}.values():
         found[one.deployment].append(one)
     return dict(sorted(found.items()))
 
 
 def _days(made: Sequence[Decision]) -> float:
-    times = [one.occurred_at for one in made]
+    """Return the days in which they were decided on: whoever sends a response may date it in any way."""
+    times = [one.decided_at for one in made]
     return (max(times) - min(times)).total_seconds() / DAY_S
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -13,11 +14,13 @@ from typer.testing import CliRunner
 from models.calibration.control import Difference, Effect
 from models.calibration.history import History
 from models.errors import SettingsError, StateError
+from models.events import encode
 from models.oracle import Logs
 from models.policy import Policy
 from streams import cli, runs
 from streams.commands import calibrator, policy, say
 from streams.settings import Settings, load
+from tests.stagecraft import decision
 from tests.unit.test_ledger import fold, log
 
 HOSTILE = "ward [icu], see [/wiki] :warning:"
@@ -60,6 +63,21 @@ def test_a_longer_warm_up_is_not_foreseen_without_a_calibration() -> None:
     assert longer in " ".join(policy.notes("icu", None, Policy(), Policy(warm_up_labels=301)))
     for version, proposed in ((None, Policy(warm_up_labels=299)), (known, Policy(warm_up_labels=301))):
         assert longer not in " ".join(policy.notes("icu", version, Policy(), proposed))
+
+
+def test_reviews_a_day_are_of_the_days_in_which_responses_were_decided_on(tmp_path: Path) -> None:
+    """One is dated far ahead, and one is there twice: delivery is at least once."""
+    made = [decision(f"r{n}", seconds=3600.0 * n, deployment="icu") for n in range(25)]
+    made[7] = msgspec.structs.replace(made[7], occurred_at=datetime(2199, 1, 1, tzinfo=UTC))
+    file, rules = tmp_path / "decisions.jsonl", tmp_path / "policy.toml"
+    file.write_bytes(b"\n".join(map(encode, [*made, made[0], *made])))
+    rules.write_text("audit_rate = 1.0")
+    words = ("policy", "simulate", str(rules), "--decisions", str(file))
+    said = CliRunner().invoke(cli.app, (*words, "--json"))
+    assert orjson.loads(said.output)["icu"]["days"] == 1.0
+    table = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200"})
+    [proposed] = [line for line in table.output.splitlines() if "proposed" in line]
+    assert proposed.split()[-2] == "25"
 
 
 def test_names_in_tables_are_printed_as_they_stand(
