@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from models.accounts.changes import Changes
 from models.accounts.lags import Lags
-from models.accounts.lives import ARRIVED, DECIDED, LABELLED, UNLABELLED, Lives
+from models.accounts.lives import ARRIVED, DECIDED, JUDGED, LABELLED, UNLABELLED, Lives
 from models.accounts.reliability import Curve
 from models.accounts.tallies import Tallies
 from models.accounts.unmatched import Unmatched
@@ -138,6 +138,7 @@ class Accounts:
         self.feedback.add(label.feedback_id, -1)
         self.lives.mark(label.response_id, LABELLED)
         if is_evidence(label):
+            self.lives.mark(label.response_id, JUDGED)
             self._verdict(label)
             if label.decision.logit is not None:
                 self.lags.change(label.deployment, at_ms)
@@ -201,7 +202,7 @@ class Accounts:
 
     @property
     def waiting(self) -> int:
-        """Responses decided on, without a verdict yet, whose horizon is open."""
+        """Responses decided on, without a label yet, whose horizon is open."""
         return self.lives.lacking(DECIDED, LABELLED | UNLABELLED)
 
 

@@ -2,6 +2,7 @@ import pytest
 from msgspec.structs import replace
 
 from models.accounts import Accounts, balances, summary
+from models.accounts.balance import followed
 from models.accounts.changes import Changes, explained
 from models.accounts.lags import quantiles
 from models.calibration.ledger import LINEAGE
@@ -191,6 +192,19 @@ def test_what_waits_is_what_has_neither_verdict_nor_closure(week):
     accounts = fed(week.records)
     assert accounts.waiting == 0
     assert fed(without(week.records, Closure, 10_000)).waiting == accounts.endings["unlabelled"]
+
+
+def test_only_what_a_clinician_judged_is_called_judged(week):
+    """Who gives up, or takes a verdict back, has said nothing of the response."""
+    labels = [r for r in week.records if isinstance(r[1], Label)]
+    silent = {"action": "abandoned", "rejected": False, "depth": "none", "weight": 0.0}
+    kept = [
+        (t, replace(e, **silent) if isinstance(e, Label) and e is labels[0][1] else e, at) for t, e, at in week.records
+    ]
+    before, after = (followed(fed(records)).parts for records in (week.records, kept))
+    assert after["judged"] == before["judged"] - 1 == len(labels) - 1
+    assert (before["abandoned or retracted"], after["abandoned or retracted"]) == (0, 1)
+    assert sum(after.values()) == sum(before.values()) == week.size
 
 
 def test_the_hours_of_a_scope_add_up_to_its_total(week):
