@@ -140,9 +140,9 @@ def _timings(run: Run, figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _promised_otherwise(accounts: Accounts, run: Run) -> int:
-    """Deployments whose own promise is not the one that the page shows."""
-    names = [scope.partition("=")[2] for scope in accounts.tallies.scopes("deployment")]
-    return sum(Promise.of(accounts.policies.of(name)) != run.promise for name in names)
+    """Deployments whose own promise or target is not the one that the page shows."""
+    own = [accounts.policies.of(scope.partition("=")[2]) for scope in accounts.tallies.scopes("deployment")]
+    return sum((Promise.of(policy), policy.target) != (run.promise, accounts.target) for policy in own)
 
 
 def _charts(accounts: Accounts, run: Run) -> dict[str, str]:
@@ -227,21 +227,23 @@ def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
 def _groups(accounts: Accounts, run: Run, dimension: str) -> tuple[list[GroupRow], int]:
     """Return the rows of the busiest, in order of name, and how many groups more there are.
 
-    A deployment is held against its own promise; one that is alone is the whole page.
+    A deployment is held against its own promise; one that is alone is the whole page, if it has the page's.
     """
     known = len(accounts.tallies.scopes(dimension))
     busiest = accounts.tallies.busiest(dimension, MAX_GROUPS)
     if dimension != "deployment":
         rows = [_group(accounts, run.promise, scope) for scope in busiest]
     else:
-        rows = [_deployment(accounts, scope) for scope in busiest] if known > 1 else []
+        apart = known > 1 or _promised_otherwise(accounts, run)
+        rows = [_deployment(accounts, scope) for scope in busiest] if apart else []
     return rows, known - len(busiest)
 
 
 def _deployment(accounts: Accounts, scope: str) -> GroupRow:
-    promise = Promise.of(accounts.policies.of(scope.partition("=")[2]))
+    policy = accounts.policies.of(scope.partition("=")[2])
+    promise = Promise.of(policy)
     row = _group(accounts, promise, scope)
-    return row._replace(says=f"{row.says}, promise {promised(promise, 'green')}")
+    return row._replace(says=f"{row.says}, promise {promised(promise, 'green')} of {policy.target} rejections")
 
 
 def _group(accounts: Accounts, promise: Promise, scope: str) -> GroupRow:

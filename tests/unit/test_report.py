@@ -3,20 +3,27 @@ from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import orjson
 import pytest
 from matplotlib.figure import Figure
 from msgspec.structs import replace as changed
 
-from models.accounts import Accounts, Drift
+from models.accounts import Accounts, Drift, Selection, summary
 from models.accounts.spans import spans
 from models.accounts.tallies import Cell
+from models.deciding import config_hash
 from models.events import Alarm, Decision
+from models.policy import Policies, Policy
 from streams.report import write_report
 from streams.report.axes import EDGE, at
 from streams.report.charts import _stack
 from streams.report.cuts import _lines
+from streams.report.page import page
+from streams.settings import Settings
+from streams.survey import _run
+from tests.stagecraft import decision
 from tests.synthetic_week import CANARY, DRIFT, START, Record, Week
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -210,3 +217,38 @@ def test_a_cut_that_is_closed_is_not_drawn_as_open():
     """Nothing is green from the second hour on, and again until the fourth."""
     trail = {hour: {"category=x": {"green": cut}} for hour, cut in enumerate((-3.0, None, None, -4.0))}
     assert _lines(trail) == {"category=x": [(0, -3.0), (1, -EDGE), (2, -EDGE), (3, -4.0)]}
+
+
+def decided(deployments: dict[str, int], policies: Policies = Policies()) -> Accounts:  # noqa: B008 (immutable)
+    """So many decisions in each, by its policy."""
+    accounts = Accounts(policies)
+    for name, count in deployments.items():
+        made = config_hash(policies.of(name))
+        for n in range(count):
+            accounts.observe("decisions", decision(f"{name}-{n}", deployment=name, config_hash=made), 0)
+    return accounts
+
+
+def surveyed(accounts: Accounts, **asked: Any) -> dict[str, Any]:
+    """What the page of a running system says."""
+    run = _run(Settings(), accounts, Selection(**asked))
+    return page(accounts, run, summary(accounts, run))
+
+
+@pytest.mark.parametrize("own", [{"green": 0.1}, {"target": "deep"}])
+def test_a_deployment_that_means_another_thing_by_rejected_is_named(own, tmp_path):
+    policies = Policies(deployments={"icu": Policy(**own)})
+    accounts = decided({"icu": 2, "ward": 3}, policies)
+    assert surveyed(accounts)["promised_otherwise"] == 1
+    rows, _ = surveyed(accounts)["groups"]["deployment"]
+    assert [row.says.endswith(f"of {policies.of(row.name).target} rejections") for row in rows] == [True, True]
+    text = write_report(accounts, _run(Settings(), accounts, Selection()), tmp_path).read_text()
+    assert "Promise and target shown: the default policy's (any rejection)." in text
+    assert "against which each is held below: 1." in text
+
+
+def test_a_deployment_that_is_alone_is_held_against_its_own_promise_too():
+    accounts = decided({"icu": 2}, Policies(deployments={"icu": Policy(green=0.1)}))
+    rows, _ = surveyed(accounts)["groups"]["deployment"]
+    assert ["promise ≤ 10 %" in row.says for row in rows] == [True]
+    assert surveyed(decided({"icu": 2}))["groups"]["deployment"] == ([], 0)
