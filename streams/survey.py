@@ -11,7 +11,6 @@ from typing import Final
 
 from models.accounts import Accounts, Promise, Run, Selection
 from models.accounts.selection import moment
-from models.deciding import config_hash
 from models.events import Alarm, Change, Closure, DeadLetter, Decision, Event, Label
 from models.policy import Policies
 from streams.clock import WallClock
@@ -60,7 +59,5 @@ def _run(settings: Settings, accounts: Accounts, asked: Selection) -> Run:
 
 def _others(accounts: Accounts) -> str:
     """Say that the promise shown is today's, where decisions were made under another policy."""
-    hashes = {name: config_hash(accounts.policies.of(name)) for name, _ in accounts.configs}
-    count = sum(n for (name, made), n in accounts.configs.items() if made != hashes[name])
     words = " Promise and target are today's policy's; decisions that were made under another:"
-    return f"{words} {count:,}." if count else ""
+    return f"{words} {accounts.otherwise:,}." if accounts.otherwise else ""

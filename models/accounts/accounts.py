@@ -4,7 +4,7 @@ from collections import Counter
 from datetime import datetime
 from functools import cache
 from math import exp
-from typing import Final, TypeVar
+from typing import Final
 
 from models.accounts.changes import Changes
 from models.accounts.lags import Lags
@@ -12,6 +12,7 @@ from models.accounts.lives import ARRIVED, DECIDED, JUDGED, LABELLED, UNLABELLED
 from models.accounts.reliability import Curve
 from models.accounts.tallies import Tallies
 from models.accounts.unmatched import Unmatched
+from models.deciding import config_hash
 from models.events import (
     CONTRACT,
     Alarm,
@@ -31,10 +32,8 @@ from models.labels import is_evidence, rejects
 from models.policy import Policies
 
 MAX_WORDS: Final = 200
-"""Different reason codes, models or policies counted; there are few, so more of them is a fault of the writer."""
+"""Different reason codes or models counted; there are few, so more of them is a fault of the writer."""
 OTHER: Final = "(other)"
-
-K = TypeVar("K", str, tuple[str, str])
 
 
 class Accounts:
@@ -66,8 +65,8 @@ class Accounts:
         """Decisions by reason code (what stands before a colon); a decision may have several."""
         self.models: Counter[str] = Counter()
         """Decisions by the hash of the encoder."""
-        self.configs: Counter[tuple[str, str]] = Counter()
-        """Decisions by deployment and the hash of its policy."""
+        self.otherwise = 0
+        """Decisions made under another policy than the deployment has in `policies`."""
         self.audits = 0
         """Decisions drawn into the random audit sample."""
         self.tallies = Tallies()
@@ -114,10 +113,10 @@ class Accounts:
         groups = decision.groups | {"deployment": decision.deployment}
         self.tallies.decided(groups, _hour(decision.occurred_at), decision.tier)
         self.audits += decision.audit
-        _count(self.models, decision.model_hash, OTHER)
-        _count(self.configs, (decision.deployment, decision.config_hash), (OTHER, ""))
+        self.otherwise += decision.config_hash != config_hash(self.policies.of(decision.deployment))
+        _count(self.models, decision.model_hash)
         for reason in decision.reasons:
-            _count(self.reasons, reason.partition(":")[0], OTHER)
+            _count(self.reasons, reason.partition(":")[0])
         self.clock = max(self.clock or decision.occurred_at, decision.occurred_at)
 
     def _version(self, event: Calibration | Change, at_ms: int) -> None:
@@ -206,8 +205,8 @@ class Accounts:
         return self.lives.lacking(DECIDED, LABELLED | UNLABELLED)
 
 
-def _count(known: Counter[K], key: K, other: K) -> None:
-    known[key if key in known or len(known) < MAX_WORDS else other] += 1
+def _count(known: Counter[str], key: str) -> None:
+    known[key if key in known or len(known) < MAX_WORDS else OTHER] += 1
 
 
 @cache

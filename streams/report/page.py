@@ -157,7 +157,7 @@ def _charts(accounts: Accounts, run: Run) -> dict[str, str]:
 
 def _tiles(accounts: Accounts, run: Run, figures: dict[str, Any]) -> list[Tile]:
     return [
-        Tile("responses scored", number(figures["decisions_out"]), f"{number(figures['labels'])} labels came back"),
+        Tile("responses decided on", number(figures["decisions_out"]), f"{number(figures['labels'])} labels came back"),
         _green_tile(accounts, run),
         _drift_tile(accounts, run),
         *(_watched_tiles(figures) if run.asked is None else [_judged_tile(accounts)]),

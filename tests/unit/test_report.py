@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from msgspec.structs import replace as changed
 
 from models.accounts import Accounts, Drift, Selection, summary
+from models.accounts.accounts import MAX_WORDS
 from models.accounts.spans import spans
 from models.accounts.tallies import Cell
 from models.deciding import config_hash
@@ -252,3 +253,16 @@ def test_a_deployment_that_is_alone_is_held_against_its_own_promise_too():
     rows, _ = surveyed(accounts)["groups"]["deployment"]
     assert ["promise ≤ 10 %" in row.says for row in rows] == [True]
     assert surveyed(decided({"icu": 2}))["groups"]["deployment"] == ([], 0)
+
+
+def test_a_response_without_a_score_was_decided_on_and_not_scored():
+    accounts = Accounts()
+    accounts.observe("decisions", decision("r", logit=None, risk=None, upper=None, tier="red"), 0)
+    assert surveyed(accounts)["tiles"][0][:2] == ("responses decided on", "1")
+
+
+def test_many_deployments_are_not_taken_for_others_policies():
+    accounts = decided(dict.fromkeys(map(str, range(MAX_WORDS + 50)), 1))
+    assert "under another" not in surveyed(accounts)["run"].note
+    accounts.observe("decisions", decision("r", deployment="late", config_hash="x"), 0)
+    assert surveyed(accounts)["run"].note.endswith("under another: 1.")
