@@ -34,7 +34,7 @@ def survey(settings: Settings, asked: Selection) -> tuple[Accounts, Run]:
                 if asked.within(moment(at_ms)):
                     accounts.observe_invalid(type_.topic)
             elif asked.holds(event, at_ms, accounts.lives):
-                accounts.observe(type_.topic, event, at_ms)
+                accounts.observe(type_.topic, event, at_ms, asked.when(event, at_ms))
     return accounts, _run(settings, accounts, asked)
 
 

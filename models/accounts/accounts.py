@@ -76,11 +76,16 @@ class Accounts:
         self.alarms: dict[str, Alarm] = {}
         self.clock: datetime | None = None
         """The latest event time among the decisions."""
+        self._hours: dict[str, int] = {}
+        """At which hour a response counts, if not at its own."""
         self._seen: set[str] = set()
         """Ids of labels, instructions, closures and dead-letter positions (their alphabets do not meet)."""
 
-    def observe(self, topic: str, event: Event, at_ms: int) -> None:
-        """Take in one decoded record; `at_ms` is the broker's record timestamp, milliseconds since the epoch."""
+    def observe(self, topic: str, event: Event, at_ms: int, counts: datetime | None = None) -> None:
+        """Take in one decoded record; `at_ms` is the broker's record timestamp, milliseconds since the epoch.
+
+        `counts`: when a decision counts (`Selection.when`); None: when its response occurred.
+        """
         self.records[_base(topic)] += 1
         match event:
             case Response():
@@ -89,7 +94,7 @@ class Accounts:
                 self.feedback_in += 1
                 self.feedback.add(event.feedback_id, +1)
             case Decision():
-                self._decision(event, at_ms)
+                self._decision(event, at_ms, counts or event.occurred_at)
             case Label() | Instruction():
                 self._change(event, at_ms)
             case Closure():
@@ -106,18 +111,21 @@ class Accounts:
         self.records[_base(topic)] += 1
         self.invalid[_base(topic)] += 1
 
-    def _decision(self, decision: Decision, at_ms: int) -> None:
+    def _decision(self, decision: Decision, at_ms: int, counts: datetime) -> None:
         self.lags.decision(decision.deployment, version=decision.calibrator_version, at_ms=at_ms)
         if not self.lives.mark(decision.response_id, DECIDED):
             return
         groups = decision.groups | {"deployment": decision.deployment}
-        self.tallies.decided(groups, _hour(decision.occurred_at), decision.tier)
+        hour = _hour(counts)
+        if hour != _hour(decision.occurred_at):
+            self._hours[decision.response_id] = hour
+        self.tallies.decided(groups, hour, decision.tier)
         self.audits += decision.audit
         self.otherwise += decision.config_hash != config_hash(self.policies.of(decision.deployment))
         _count(self.models, decision.model_hash)
         for reason in decision.reasons:
             _count(self.reasons, reason.partition(":")[0])
-        self.clock = max(self.clock or decision.occurred_at, decision.occurred_at)
+        self.clock = max(self.clock or counts, counts)
 
     def _version(self, event: Calibration | Change, at_ms: int) -> None:
         self.changes.observe(event)
@@ -146,7 +154,8 @@ class Accounts:
         scored, weight = label.decision, label.weight
         rejected = rejects(label, self.policies.of(label.deployment).target)
         groups = scored.groups | {"deployment": label.deployment}
-        self.tallies.judged(groups, _hour(scored.occurred_at), scored.tier, weight=weight, rejected=rejected)
+        hour = self._hours.get(label.response_id, _hour(scored.occurred_at))
+        self.tallies.judged(groups, hour, scored.tier, weight=weight, rejected=rejected)
         if scored.logit is not None and scored.risk is not None:
             self.raw.add(_sigmoid(scored.logit), weight=weight, rejected=rejected)
             self.calibrated.add(scored.risk, weight=weight, rejected=rejected)

@@ -124,8 +124,9 @@ def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any
 
 
 def _period(accounts: Accounts, asked: Selection) -> str:
-    hours = accounts.tallies.hours()
-    found = f"{len(hours):,} hours of event time, until {moment(accounts.clock)}" if hours else "no decisions"
+    hours, found = [*accounts.tallies.hours()], "no decisions"
+    if hours:
+        found = f"{hours[-1] - hours[0] + 1:,} hours of event time, until {moment(accounts.clock)}"
     bounds = [f"{word} {moment(at)}" for word, at in (("from", asked.since), ("before", asked.until)) if at]
     return f"Responses {' and '.join(bounds)} UTC: {found}" if bounds else found
 

@@ -1,14 +1,19 @@
+from datetime import timedelta
+
 import pytest
 from msgspec.structs import replace
 
-from models.accounts import Accounts, balances, summary
+from models.accounts import Accounts, Selection, balances, summary
 from models.accounts.balance import followed
 from models.accounts.changes import Changes, explained
 from models.accounts.lags import quantiles
 from models.calibration.ledger import LINEAGE
 from models.events import Calibration, Change, Closure, DeadLetter, Feedback, Instruction, Label, Standing
+from models.joining import MAX_SKEW
+from tests.stagecraft import decision
 from tests.synthetic_week import DRIFT, PLANTED, START, Record, Week
 from tests.unit.test_history import begun_anew
+from tests.unit.test_ledger import label
 
 
 def fed(records: list[Record]) -> Accounts:
@@ -229,3 +234,20 @@ def test_versions_that_are_counted_anew_are_as_many_as_were_gone_through():
         found.observe(one)
     old = [one.after.version for one in entries if one.after.version < LINEAGE]
     assert found.versions == max(old) + entries[-1].after.version - LINEAGE
+
+
+def test_what_is_dated_long_after_it_came_counts_when_it_came():
+    """So does its verdict, though that came later: at the hour of the decision."""
+    accounts, asked, hour = Accounts(), Selection(), 3_600_000
+    came = int(START.timestamp() * 1000)
+    for n in range(3):
+        known = decision(f"r{n}", occurred_at=START.replace(year=2199) if n == 2 else START)
+        accounts.observe("decisions", known, came + n * hour, asked.when(known, came + n * hour))
+    verdict = label(2, rejected=True)
+    scored = replace(verdict.decision, occurred_at=START.replace(year=2199))
+    verdict = replace(verdict, response_id="r2", decision=scored)
+    accounts.observe("labels", verdict, came + 9 * hour, asked.when(verdict, came + 9 * hour))
+    first = int(START.timestamp()) // 3600
+    judged = {h: sum(c.labelled for c in tiers.values()) for h, tiers in accounts.tallies.hours().items()}
+    assert judged == {first: 0.0, first + 2: 1.0}
+    assert accounts.clock == START + timedelta(hours=2) + MAX_SKEW

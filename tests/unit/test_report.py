@@ -17,13 +17,13 @@ from models.accounts.tallies import Cell
 from models.deciding import config_hash
 from models.events import Alarm, Decision
 from models.policy import Policies, Policy
+from streams import survey
 from streams.report import write_report
 from streams.report.axes import EDGE, at
 from streams.report.charts import _stack
 from streams.report.cuts import _lines
 from streams.report.page import page
 from streams.settings import Settings
-from streams.survey import _run
 from tests.stagecraft import decision
 from tests.synthetic_week import CANARY, DRIFT, START, Record, Week
 
@@ -232,7 +232,7 @@ def decided(deployments: dict[str, int], policies: Policies = Policies()) -> Acc
 
 def surveyed(accounts: Accounts, **asked: Any) -> dict[str, Any]:
     """What the page of a running system says."""
-    run = _run(Settings(), accounts, Selection(**asked))
+    run = survey._run(Settings(), accounts, Selection(**asked))
     return page(accounts, run, summary(accounts, run))
 
 
@@ -243,7 +243,7 @@ def test_a_deployment_that_means_another_thing_by_rejected_is_named(own, tmp_pat
     assert surveyed(accounts)["promised_otherwise"] == 1
     rows, _ = surveyed(accounts)["groups"]["deployment"]
     assert [row.says.endswith(f"of {policies.of(row.name).target} rejections") for row in rows] == [True, True]
-    text = write_report(accounts, _run(Settings(), accounts, Selection()), tmp_path).read_text()
+    text = write_report(accounts, survey._run(Settings(), accounts, Selection()), tmp_path).read_text()
     assert "Promise and target shown: the default policy's (any rejection)." in text
     assert "against which each is held below: 1." in text
 
@@ -266,3 +266,15 @@ def test_many_deployments_are_not_taken_for_others_policies():
     assert "under another" not in surveyed(accounts)["run"].note
     accounts.observe("decisions", decision("r", deployment="late", config_hash="x"), 0)
     assert surveyed(accounts)["run"].note.endswith("under another: 1.")
+
+
+def test_one_response_with_a_wrong_clock_does_not_stretch_the_time_that_is_shown(monkeypatch):
+    """Two weeks and an hour, though decisions were made in three of the hours."""
+    came = [START + timedelta(weeks=n) for n in range(3)]
+    made = [decision(f"r{n}", occurred_at=when.replace(year=2199 if n == 1 else 2026)) for n, when in enumerate(came)]
+    records = [(one, int(when.timestamp() * 1000)) for one, when in zip(made, came, strict=True)]
+    monkeypatch.setattr(survey, "read_each", lambda _, topic, __: topic)
+    monkeypatch.setattr(survey, "judged", lambda _, topic: records if topic == "decisions" else [])
+    accounts, run = survey.survey(Settings(), Selection())
+    period = page(accounts, run, summary(accounts, run))["period"]
+    assert period == "337 hours of event time, until Mon 19 Jan 2026 00:00"
