@@ -15,11 +15,11 @@ from models.accounts.accounts import MAX_WORDS
 from models.accounts.spans import spans
 from models.accounts.tallies import Cell
 from models.deciding import config_hash
-from models.events import Alarm, Decision
+from models.events import Alarm, Calibration, Decision
 from models.policy import Policies, Policy
 from streams import survey
 from streams.report import write_report
-from streams.report.axes import EDGE, at
+from streams.report.axes import EDGE, at, marks
 from streams.report.charts import _stack
 from streams.report.cuts import _lines
 from streams.report.page import page
@@ -278,3 +278,45 @@ def test_one_response_with_a_wrong_clock_does_not_stretch_the_time_that_is_shown
     accounts, run = survey.survey(Settings(), Selection())
     period = page(accounts, run, summary(accounts, run))["period"]
     assert period == "337 hours of event time, until Mon 19 Jan 2026 00:00"
+
+
+def test_the_newest_alarms_and_changes_are_shown(week, tmp_path):
+    alarm = next(e for _, e, _ in week.records if isinstance(e, Alarm))
+    accounts, days = Accounts(), range(30)
+    calibration = next(e for _, e, _ in week.records if isinstance(e, Calibration))
+    for day in days:
+        when = START + timedelta(days=day)
+        accounts.observe("alarms", changed(alarm, alarm_id=f"a{day}", raised_at=when), 0)
+        known = changed(calibration, version=day, as_of=when, cause=f"jump: {day}")
+        accounts.observe("calibrations", known, 0)
+    shown = surveyed(accounts)
+    assert (shown["alarms"][0].when, shown["alarms"][-1].when) == ("Sun 11 Jan 00:00", "Tue 3 Feb 00:00")
+    assert (shown["changes"][0].cause, shown["changes"][-1].cause) == ("jump: 6", "jump: 29")
+    text = write_report(accounts, survey._run(Settings(), accounts, Selection()), tmp_path).read_text()
+    assert [text.count(f"And {number} earlier.") for number in (5, 6)] == [1, 1]
+
+
+def test_the_newest_jumps_are_marked(week):
+    alarm = next(e for _, e, _ in week.records if isinstance(e, Alarm))
+    accounts = decided({"ward": 1})
+    for hour in range(12):
+        when = START + timedelta(hours=8 + hour)
+        accounts.observe("alarms", changed(alarm, alarm_id=f"a{hour}", raised_at=when), 0)
+    accounts.observe("decisions", decision("late", seconds=86_400.0), 0)
+    began = START.timestamp() / 3600
+    found = [mark.x for mark in marks(accounts, replace(week.run(), drift=None))]
+    assert found == [at(began + hour) for hour in range(10, 20)]
+
+
+def test_what_was_passed_over_is_of_the_period_and_of_any_deployment(tmp_path):
+    accounts = decided({"ward": 1})
+    accounts.observe_invalid("labels")
+    text = write_report(accounts, survey._run(Settings(), accounts, Selection()), tmp_path).read_text()
+    assert "that came in the period, for any deployment" in text
+    assert "of any time" not in text
+
+
+def test_orphans_are_of_no_deployment():
+    accounts = decided({"ward": 1})
+    orphans = [surveyed(accounts, deployment=name)["figures"]["orphans"] for name in (None, "ward")]
+    assert orphans == [0, None]
