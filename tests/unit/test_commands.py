@@ -214,6 +214,16 @@ def test_a_run_goes_to_the_broker_that_the_environment_names(
         assert asked.pop() == names
 
 
+@pytest.mark.parametrize(
+    "day", ["0001-01-01", "0001-01-01T00:30", "0001-01-01T00:00:00+14:00", "9999-12-31T23:00-12:00", "1969-12-31"]
+)
+def test_a_date_in_which_no_event_can_lie_is_refused(day: str, tmp_path: Path) -> None:
+    for words in (("report", "--out", str(tmp_path / "out")), ("export", "labels"), ("verify",)):
+        said = CliRunner().invoke(cli.app, (*words, "--from", day), env={"COLUMNS": "200"})
+        assert said.exit_code == 2
+        assert "is out of range: write a date from 1970 to 2199" in said.output
+
+
 def test_feedback_beside_judged_answers_is_refused(tmp_path: Path) -> None:
     """They hold their verdicts; what was given beside them would be left out without a word."""
     answers = tmp_path / "answers.jsonl"
