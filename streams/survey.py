@@ -14,6 +14,7 @@ from models.accounts.selection import moment
 from models.events import Alarm, Change, Closure, DeadLetter, Decision, Event, Label
 from models.policy import Policies
 from streams.clock import WallClock
+from streams.formatting import terms
 from streams.logbook import judged
 from streams.reading import read_each
 from streams.settings import Settings
@@ -21,7 +22,6 @@ from streams.stages import policies
 
 READ: Final[tuple[type[Event], ...]] = (Decision, Label, Closure, Change, Alarm, DeadLetter)
 """Decisions first: they say which responses the rest may be about. Kafka compacts calibrations: their log tells."""
-DAY_S: Final = 86_400.0
 
 
 def survey(settings: Settings, asked: Selection) -> tuple[Accounts, Run]:
@@ -47,13 +47,7 @@ def _run(settings: Settings, accounts: Accounts, asked: Selection) -> Run:
         promise=Promise.of(policy),
         asked=asked,
         note=f"Read from the records of a running system at {WallClock().now():%Y-%m-%d %H:%M} UTC.{_others(accounts)}",
-        settings={
-            "models": ", ".join(models) or "none",
-            "horizon": f"{settings.horizon_s / DAY_S:g} days",
-            "plan": policy.plan,
-            "target": f"{policy.target} rejection",
-            "audit sample": f"{policy.audit_rate:.0%}",
-        },
+        settings={"models": ", ".join(models) or "none", **terms(policy, settings.horizon_s)},
     )
 
 

@@ -17,7 +17,7 @@ from models.accounts.tallies import Cell
 from models.deciding import config_hash
 from models.events import Alarm, Calibration, Decision
 from models.policy import Policies, Policy
-from streams import survey
+from streams import runs, survey
 from streams.report import write_report
 from streams.report.axes import EDGE, at, marks
 from streams.report.charts import _stack
@@ -320,3 +320,10 @@ def test_orphans_are_of_no_deployment():
     accounts = decided({"ward": 1})
     orphans = [surveyed(accounts, deployment=name)["figures"]["orphans"] for name in (None, "ward")]
     assert orphans == [0, None]
+
+
+def test_a_small_audit_sample_is_not_said_to_be_none(tmp_path):
+    (rules := tmp_path / "policy.toml").write_text("audit_rate = 0.004")
+    accounts = Accounts(Policies(Policy(audit_rate=0.004)))
+    found = (survey._run(Settings(), accounts, Selection()), runs._run(Settings(policy=rules), title="", broker=""))
+    assert [run.settings["audit sample"] for run in found] == ["0.4 %", "0.4 %"]
