@@ -27,6 +27,8 @@ PROMISE_STATUS: Final[dict[PromiseStatus, str]] = {
     "above": "above the promise",
     "below": "below the promise",
 }
+MARKS: Final[dict[PromiseStatus, str]] = {"within": "●", "open": "○", "above": "▲", "below": "▼"}
+"""Beside the words, so that a colour is not needed."""
 
 
 def visible(text: str) -> str:

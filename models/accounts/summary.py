@@ -5,13 +5,13 @@ from typing import Any
 
 from models.accounts.accounts import Accounts
 from models.accounts.balance import balances
-from models.accounts.interval import anytime
 from models.accounts.lags import quantiles
 from models.accounts.lives import ARRIVED, DECIDED
 from models.accounts.run import Drift, Promise, Run
 from models.accounts.selection import Selection
 from models.accounts.tallies import Cell
 from models.events import TIERS, Alarm
+from models.monitors.confidence import interval
 
 SUMMARY_SCHEMA = 1
 
@@ -65,7 +65,7 @@ def first_alarm(accounts: Accounts, drift: Drift) -> Alarm | None:
 
 def bounded(cell: Cell) -> dict[str, float]:
     """Return a cell with the interval of its realised rejection rate."""
-    lower, upper = anytime(cell.rejected, cell.labelled)
+    lower, upper = interval(cell.labelled, cell.rejected)
     return {
         "count": cell.count,
         "labelled": whole(cell.labelled),

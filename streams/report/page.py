@@ -5,13 +5,14 @@ from typing import Any, Final, NamedTuple
 from models.accounts import Accounts, Run
 from models.accounts.balance import accounts_of, followed
 from models.accounts.changes import Change, Move, explained
-from models.accounts.interval import anytime
 from models.accounts.run import Promise, PromiseStatus
 from models.accounts.selection import Selection
 from models.accounts.summary import first_alarm, whole
 from models.accounts.tallies import Cell, Tiers
 from models.events import TIERS, Alarm, Tier
+from models.monitors.confidence import interval
 from streams.formatting import (
+    MARKS,
     PROMISE_STATUS,
     between,
     brief,
@@ -118,6 +119,7 @@ def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any
         "dead": sorted(accounts.dead.items()),
         "reasons": [(code.replace("_", " "), n) for code, n in accounts.reasons.most_common()],
         "setup": [*run.settings.items(), *run.versions.items(), ("broker", run.broker), *_timings(run, figures)],
+        "marks": MARKS,
         "number": number,
         "percent": percent,
     }
@@ -209,7 +211,7 @@ def _drift_tile(accounts: Accounts, run: Run) -> Tile:
 def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
     total = accounts.tallies.total()
     cell, decided = total[tier], sum(c.count for c in total.values())
-    lower, upper = anytime(cell.rejected, cell.labelled)
+    lower, upper = interval(cell.labelled, cell.rejected)
     standing = run.promise.status(tier, lower, upper)
     return TierRow(
         tier,
@@ -250,7 +252,7 @@ def _deployment(accounts: Accounts, scope: str) -> GroupRow:
 def _group(accounts: Accounts, promise: Promise, scope: str) -> GroupRow:
     row = accounts.tallies.total(scope)
     whole_row, green = sum(row.values(), Cell()), row["green"]
-    lower, upper = anytime(green.rejected, green.labelled)
+    lower, upper = interval(green.labelled, green.rejected)
     standing = promise.status("green", lower, upper)
     return GroupRow(
         scope.partition("=")[2],
