@@ -1,13 +1,14 @@
 """How figures are said to people, in the terminal and in the report alike."""
 
-from datetime import datetime
-from math import exp
+from datetime import UTC, datetime
+from math import ceil, exp, log10
 from typing import Final
 from unicodedata import category
 
 from models.accounts.run import Promise, PromiseStatus
 from models.accounts.tallies import Cell
 from models.events import Alarm, Tier
+from models.policy import Policy
 
 SHARES: Final = {
     "breach": "rejected",
@@ -17,6 +18,7 @@ SHARES: Final = {
     "doubted": "of scored responses in doubt",
 }
 """What the statistic of an alarm is a share of. Of other kinds, and of a tightening after an excess, it is evidence."""
+DAY_S: Final = 86_400.0
 DASH: Final = "\N{EN DASH}"
 NONE: Final = "n/a"
 PROMISE_STATUS: Final[dict[PromiseStatus, str]] = {
@@ -25,6 +27,8 @@ PROMISE_STATUS: Final[dict[PromiseStatus, str]] = {
     "above": "above the promise",
     "below": "below the promise",
 }
+MARKS: Final[dict[PromiseStatus, str]] = {"within": "●", "open": "○", "above": "▲", "below": "▼"}
+"""Beside the words, so that a colour is not needed."""
 
 
 def visible(text: str) -> str:
@@ -41,6 +45,8 @@ def percent(share: float | None) -> str:
 
     >>> percent(0.0314), percent(0.31), percent(0.937), percent(0.996), percent(None)
     ('3.1 %', '31 %', '94 %', '99.6 %', 'n/a')
+    >>> percent(0.00004), percent(0.99996), percent(0.0), percent(1.0), percent(1e-9)
+    ('0.004 %', '99.996 %', '0 %', '100 %', '0 %')
     """
     if share is None:
         return NONE
@@ -56,6 +62,20 @@ def between(lower: float, upper: float) -> str:
     if (lower, upper) == (0.0, 1.0):
         return NONE
     return f"{_digits(lower)}{DASH}{_digits(upper)} %"
+
+
+def terms(policy: Policy, horizon_s: float) -> dict[str, str]:
+    """Say what a report's figures rest on: how long verdicts are waited for, and the policy.
+
+    >>> terms(Policy(), 3 * DAY_S)
+    {'horizon': '3 days', 'plan': 'full-access', 'target': 'any rejection', 'audit sample': '3.0 %'}
+    """
+    return {
+        "horizon": f"{horizon_s / DAY_S:g} days",
+        "plan": policy.plan,
+        "target": f"{policy.target} rejection",
+        "audit sample": percent(policy.audit_rate),
+    }
 
 
 def promised(promise: Promise, tier: Tier) -> str:
@@ -117,7 +137,6 @@ def figure(value: float) -> str:
 def ground(alarm: Alarm) -> str:
     """Say what an alarm rests on, against what it needed: a share, which is below 1, or evidence, which is far above.
 
-    >>> from datetime import UTC
     >>> at = datetime(2026, 1, 8, tzinfo=UTC)
     >>> known = {"alarm_id": "a", "deployment": "d", "scope": "all", "since": at, "raised_at": at}
     >>> ground(Alarm(kind="breach", statistic=0.071, threshold=0.05, **known))
@@ -144,29 +163,33 @@ def elapsed(seconds: float) -> str:
 
 
 def moment(at: datetime | None) -> str:
-    """Say an event time, to the minute.
+    """Say an event time, to the minute, in UTC.
 
-    >>> from datetime import UTC
-    >>> moment(datetime(2026, 1, 8, 12, 30, tzinfo=UTC))
+    >>> moment(datetime.fromisoformat("2026-01-08T13:30:00+01:00"))
     'Thu 8 Jan 2026 12:30'
     """
-    return NONE if at is None else f"{at:%a} {at.day} {at:%b %Y %H:%M}"
+    return NONE if at is None else _utc(at, "%b %Y %H:%M")
 
 
 def brief(at: datetime | None) -> str:
-    """Say an event time where the year is plain.
+    """Say an event time where the year is plain, in UTC.
 
-    >>> from datetime import UTC
-    >>> brief(datetime(2026, 1, 8, 12, 30, tzinfo=UTC))
+    >>> brief(datetime.fromisoformat("2026-01-09T01:30:00+13:00"))
     'Thu 8 Jan 12:30'
     """
-    return NONE if at is None else f"{at:%a} {at.day} {at:%b %H:%M}"
+    return NONE if at is None else _utc(at, "%b %H:%M")
 
 
 def _digits(share: float) -> str:
-    """Two significant digits of a percentage; beyond 99 % as many as tell it from 100."""
+    """Two significant digits of a percentage; near 0 and 100 as many as tell it from them, down to a millionth."""
     value = 100 * share
     near = 100 - value if value > 99 else value
-    if near <= 0 or near >= 10:
+    if near < 1e-6 or near >= 10:
         return f"{value:.0f}"
-    return f"{value:.{1 if near >= 0.1 else 2}f}"
+    return f"{value:.{1 if near >= 0.1 else ceil(-log10(near))}f}"
+
+
+def _utc(at: datetime, words: str) -> str:
+    """Say a time of whatever offset in UTC, from its weekday on."""
+    at = at.astimezone(UTC)
+    return f"{at:%a} {at.day} {at:{words}}"

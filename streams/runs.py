@@ -20,13 +20,13 @@ from models.training.reactions import Arrival
 from streams.broker import embedded
 from streams.drive import Plan, drive
 from streams.feed import Item, broken, end_of, items
+from streams.formatting import terms
 from streams.report import write_report
 from streams.settings import Settings
 from streams.stages import policies
 from streams.verify import sentence, verify
 
 SHOWN: Final = ("faust-streaming", "kafka-python", "transformers", "torch", "river", "orjson")
-DAY_S: Final = 86_400.0
 SAID: Final = 5
 """Differences named; `demur verify` names all."""
 SIMULATED: Final = (
@@ -120,10 +120,7 @@ def _run(settings: Settings, **facts: Any) -> Run:
         "model": settings.model,
         "store": settings.store,
         "partitions": str(settings.partitions),
-        "horizon": f"{settings.horizon_s / DAY_S:g} days",
-        "plan": policy.plan,
-        "target": f"{policy.target} rejection",
-        "audit sample": f"{policy.audit_rate:.0%}",
+        **terms(policy, settings.horizon_s),
     }
     versions = {name: version(name) for name in SHOWN}
     return Run(promise=Promise.of(policy), settings=shown, versions=versions, **facts)

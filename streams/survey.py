@@ -11,10 +11,10 @@ from typing import Final
 
 from models.accounts import Accounts, Promise, Run, Selection
 from models.accounts.selection import moment
-from models.deciding import config_hash
 from models.events import Alarm, Change, Closure, DeadLetter, Decision, Event, Label
 from models.policy import Policies
 from streams.clock import WallClock
+from streams.formatting import terms
 from streams.logbook import judged
 from streams.reading import read_each
 from streams.settings import Settings
@@ -22,7 +22,6 @@ from streams.stages import policies
 
 READ: Final[tuple[type[Event], ...]] = (Decision, Label, Closure, Change, Alarm, DeadLetter)
 """Decisions first: they say which responses the rest may be about. Kafka compacts calibrations: their log tells."""
-DAY_S: Final = 86_400.0
 
 
 def survey(settings: Settings, asked: Selection) -> tuple[Accounts, Run]:
@@ -35,7 +34,7 @@ def survey(settings: Settings, asked: Selection) -> tuple[Accounts, Run]:
                 if asked.within(moment(at_ms)):
                     accounts.observe_invalid(type_.topic)
             elif asked.holds(event, at_ms, accounts.lives):
-                accounts.observe(type_.topic, event, at_ms)
+                accounts.observe(type_.topic, event, at_ms, asked.when(event, at_ms))
     return accounts, _run(settings, accounts, asked)
 
 
@@ -48,19 +47,11 @@ def _run(settings: Settings, accounts: Accounts, asked: Selection) -> Run:
         promise=Promise.of(policy),
         asked=asked,
         note=f"Read from the records of a running system at {WallClock().now():%Y-%m-%d %H:%M} UTC.{_others(accounts)}",
-        settings={
-            "models": ", ".join(models) or "none",
-            "horizon": f"{settings.horizon_s / DAY_S:g} days",
-            "plan": policy.plan,
-            "target": f"{policy.target} rejection",
-            "audit sample": f"{policy.audit_rate:.0%}",
-        },
+        settings={"models": ", ".join(models) or "none", **terms(policy, settings.horizon_s)},
     )
 
 
 def _others(accounts: Accounts) -> str:
     """Say that the promise shown is today's, where decisions were made under another policy."""
-    hashes = {name: config_hash(accounts.policies.of(name)) for name, _ in accounts.configs}
-    count = sum(n for (name, made), n in accounts.configs.items() if made != hashes[name])
     words = " Promise and target are today's policy's; decisions that were made under another:"
-    return f"{words} {count:,}." if count else ""
+    return f"{words} {accounts.otherwise:,}." if accounts.otherwise else ""

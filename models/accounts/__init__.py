@@ -10,7 +10,6 @@ Pure and incremental: feed every record of every topic, in any interleaving of t
     reliability.py  predicted against realised rejection; Brier score
     lags.py         how long until a label moves the threshold, and a decision
     changes.py      what the calibrator changed and why
-    interval.py     the interval around a realised rejection rate
     run.py          what a run is known to contain: its title, drift, planted messages
     spans.py        hours gathered, so that a chart has a readable number of points
     balance.py      each account that does not balance, named

@@ -4,14 +4,15 @@ from collections import Counter
 from datetime import datetime
 from functools import cache
 from math import exp
-from typing import Final, TypeVar
+from typing import Final
 
 from models.accounts.changes import Changes
 from models.accounts.lags import Lags
-from models.accounts.lives import ARRIVED, DECIDED, LABELLED, UNLABELLED, Lives
+from models.accounts.lives import ARRIVED, DECIDED, JUDGED, LABELLED, UNLABELLED, Lives
 from models.accounts.reliability import Curve
 from models.accounts.tallies import Tallies
 from models.accounts.unmatched import Unmatched
+from models.deciding import config_hash
 from models.events import (
     CONTRACT,
     Alarm,
@@ -31,10 +32,8 @@ from models.labels import is_evidence, rejects
 from models.policy import Policies
 
 MAX_WORDS: Final = 200
-"""Different reason codes, models or policies counted; there are few, so more of them is a fault of the writer."""
+"""Different reason codes or models counted; there are few, so more of them is a fault of the writer."""
 OTHER: Final = "(other)"
-
-K = TypeVar("K", str, tuple[str, str])
 
 
 class Accounts:
@@ -66,8 +65,8 @@ class Accounts:
         """Decisions by reason code (what stands before a colon); a decision may have several."""
         self.models: Counter[str] = Counter()
         """Decisions by the hash of the encoder."""
-        self.configs: Counter[tuple[str, str]] = Counter()
-        """Decisions by deployment and the hash of its policy."""
+        self.otherwise = 0
+        """Decisions made under another policy than the deployment has in `policies`."""
         self.audits = 0
         """Decisions drawn into the random audit sample."""
         self.tallies = Tallies()
@@ -77,11 +76,16 @@ class Accounts:
         self.alarms: dict[str, Alarm] = {}
         self.clock: datetime | None = None
         """The latest event time among the decisions."""
+        self._hours: dict[str, int] = {}
+        """At which hour a response counts, if not at its own."""
         self._seen: set[str] = set()
         """Ids of labels, instructions, closures and dead-letter positions (their alphabets do not meet)."""
 
-    def observe(self, topic: str, event: Event, at_ms: int) -> None:
-        """Take in one decoded record; `at_ms` is the broker's record timestamp, milliseconds since the epoch."""
+    def observe(self, topic: str, event: Event, at_ms: int, counts: datetime | None = None) -> None:
+        """Take in one decoded record; `at_ms` is the broker's record timestamp, milliseconds since the epoch.
+
+        `counts`: when a decision counts (`Selection.when`); None: when its response occurred.
+        """
         self.records[_base(topic)] += 1
         match event:
             case Response():
@@ -90,7 +94,7 @@ class Accounts:
                 self.feedback_in += 1
                 self.feedback.add(event.feedback_id, +1)
             case Decision():
-                self._decision(event, at_ms)
+                self._decision(event, at_ms, counts or event.occurred_at)
             case Label() | Instruction():
                 self._change(event, at_ms)
             case Closure():
@@ -107,18 +111,21 @@ class Accounts:
         self.records[_base(topic)] += 1
         self.invalid[_base(topic)] += 1
 
-    def _decision(self, decision: Decision, at_ms: int) -> None:
+    def _decision(self, decision: Decision, at_ms: int, counts: datetime) -> None:
         self.lags.decision(decision.deployment, version=decision.calibrator_version, at_ms=at_ms)
         if not self.lives.mark(decision.response_id, DECIDED):
             return
         groups = decision.groups | {"deployment": decision.deployment}
-        self.tallies.decided(groups, _hour(decision.occurred_at), decision.tier)
+        hour = _hour(counts)
+        if hour != _hour(decision.occurred_at):
+            self._hours[decision.response_id] = hour
+        self.tallies.decided(groups, hour, decision.tier)
         self.audits += decision.audit
-        _count(self.models, decision.model_hash, OTHER)
-        _count(self.configs, (decision.deployment, decision.config_hash), (OTHER, ""))
+        self.otherwise += decision.config_hash != config_hash(self.policies.of(decision.deployment))
+        _count(self.models, decision.model_hash)
         for reason in decision.reasons:
-            _count(self.reasons, reason.partition(":")[0], OTHER)
-        self.clock = max(self.clock or decision.occurred_at, decision.occurred_at)
+            _count(self.reasons, reason.partition(":")[0])
+        self.clock = max(self.clock or counts, counts)
 
     def _version(self, event: Calibration | Change, at_ms: int) -> None:
         self.changes.observe(event)
@@ -138,6 +145,7 @@ class Accounts:
         self.feedback.add(label.feedback_id, -1)
         self.lives.mark(label.response_id, LABELLED)
         if is_evidence(label):
+            self.lives.mark(label.response_id, JUDGED)
             self._verdict(label)
             if label.decision.logit is not None:
                 self.lags.change(label.deployment, at_ms)
@@ -146,7 +154,8 @@ class Accounts:
         scored, weight = label.decision, label.weight
         rejected = rejects(label, self.policies.of(label.deployment).target)
         groups = scored.groups | {"deployment": label.deployment}
-        self.tallies.judged(groups, _hour(scored.occurred_at), scored.tier, weight=weight, rejected=rejected)
+        hour = self._hours.get(label.response_id, _hour(scored.occurred_at))
+        self.tallies.judged(groups, hour, scored.tier, weight=weight, rejected=rejected)
         if scored.logit is not None and scored.risk is not None:
             self.raw.add(_sigmoid(scored.logit), weight=weight, rejected=rejected)
             self.calibrated.add(scored.risk, weight=weight, rejected=rejected)
@@ -201,12 +210,12 @@ class Accounts:
 
     @property
     def waiting(self) -> int:
-        """Responses decided on, without a verdict yet, whose horizon is open."""
+        """Responses decided on, without a label yet, whose horizon is open."""
         return self.lives.lacking(DECIDED, LABELLED | UNLABELLED)
 
 
-def _count(known: Counter[K], key: K, other: K) -> None:
-    known[key if key in known or len(known) < MAX_WORDS else other] += 1
+def _count(known: Counter[str], key: str) -> None:
+    known[key if key in known or len(known) < MAX_WORDS else OTHER] += 1
 
 
 @cache

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from models.accounts.accounts import Accounts
-from models.accounts.lives import ARRIVED, DECIDED, LABELLED, UNLABELLED
+from models.accounts.lives import ARRIVED, DECIDED, JUDGED, LABELLED, UNLABELLED
 from models.events import Feedback
 
 
@@ -26,7 +26,8 @@ def followed(accounts: Accounts) -> Account:
     """Return what became of the responses of a stream that goes on: what has no end yet is pending, not lost."""
     lives, decided = accounts.lives, accounts.lives.count(DECIDED)
     parts = {
-        "judged": lives.count(LABELLED),
+        "judged": lives.count(JUDGED),
+        "abandoned or retracted": lives.lacking(LABELLED, JUDGED),
         "closed without a verdict": lives.lacking(UNLABELLED, LABELLED),
         "pending": accounts.waiting,
     }

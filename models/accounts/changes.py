@@ -124,9 +124,7 @@ def explained(changes: Iterable[Change], alarms: Iterable[Alarm]) -> list[Change
     found = []
     for change in changes:
         moved = {m.scope for m in change.moves if m.size >= FAR}
-        mine = [
-            a for a in pool if a.deployment == change.deployment and a.scope in moved and a.raised_at <= change.at
-        ]
+        mine = [a for a in pool if a.deployment == change.deployment and a.scope in moved and a.raised_at <= change.at]
         pool = [a for a in pool if a not in mine]
         named = ", ".join(f"jump: {a.scope}" for a in mine)
         found.append(change._replace(cause=named) if named and change.cause in {BATCH, CREPT} else change)

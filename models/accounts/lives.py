@@ -16,6 +16,8 @@ DECIDED: Final = 2
 LABELLED: Final = 4
 UNLABELLED: Final = 8
 """Closed: no verdict came within the horizon."""
+JUDGED: Final = 16
+"""A label says something: it has weight."""
 
 
 class Lives:

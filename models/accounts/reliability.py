@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from models.accounts.interval import anytime
+from models.monitors.confidence import interval
 
 _PER_LOGIT: Final = 4
 """Fine cells are a quarter of a log-odds unit wide; `Curve.points` merges them."""
@@ -81,7 +81,7 @@ class Curve:
     def points(self, bins: int = 12) -> list[Point]:
         """Return at most about `bins` points of about equal label weight, in order of prediction."""
         return [
-            Point(b.predicted / b.weight, b.rejected / b.weight, *anytime(b.rejected, b.weight), b.weight)
+            Point(b.predicted / b.weight, b.rejected / b.weight, *interval(b.weight, b.rejected), b.weight)
             for b in self._merged(bins)
         ]
 

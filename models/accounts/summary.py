@@ -5,13 +5,13 @@ from typing import Any
 
 from models.accounts.accounts import Accounts
 from models.accounts.balance import balances
-from models.accounts.interval import anytime
 from models.accounts.lags import quantiles
 from models.accounts.lives import ARRIVED, DECIDED
 from models.accounts.run import Drift, Promise, Run
 from models.accounts.selection import Selection
 from models.accounts.tallies import Cell
 from models.events import TIERS, Alarm
+from models.monitors.confidence import interval
 
 SUMMARY_SCHEMA = 1
 
@@ -19,7 +19,8 @@ SUMMARY_SCHEMA = 1
 def summary(accounts: Accounts, run: Run) -> dict[str, Any]:
     """Return the figures of a run. Counts are of different ids, but `feedback_in` counts records.
 
-    What the report of a running system does not know is None: its inputs are not read, so nothing is balanced.
+    What the report of a running system does not know is None: its inputs are not read, so nothing is balanced; and
+    feedback that found no response belongs to no deployment.
     `tiers` are held against `promise`, the default policy's, and in `deployments` each against its own.
     `labelled` and `rejected` are sums of label weights; `lower` and `upper` bound the realised rejection rate.
     """
@@ -31,7 +32,7 @@ def summary(accounts: Accounts, run: Run) -> dict[str, Any]:
         "seconds": round(run.seconds, 3),
         **_asked(run.asked or Selection()),
         **_counts(accounts),
-        **({} if run.asked is None else {"responses_in": None, "feedback_in": None}),
+        **_unknown(run.asked),
         "dead_letters_planted": run.dead_letters_planted,
         "dead_letters_by_code": _by_code(accounts),
         **_drift(accounts, run.drift),
@@ -64,7 +65,7 @@ def first_alarm(accounts: Accounts, drift: Drift) -> Alarm | None:
 
 def bounded(cell: Cell) -> dict[str, float]:
     """Return a cell with the interval of its realised rejection rate."""
-    lower, upper = anytime(cell.rejected, cell.labelled)
+    lower, upper = interval(cell.labelled, cell.rejected)
     return {
         "count": cell.count,
         "labelled": whole(cell.labelled),
@@ -99,6 +100,12 @@ def _counts(accounts: Accounts) -> dict[str, int]:
         "audited": accounts.audits,
         "invalid": accounts.invalid.total(),
     }
+
+
+def _unknown(asked: Selection | None) -> dict[str, None]:
+    if asked is None:
+        return {}
+    return dict.fromkeys(("responses_in", "feedback_in", *(["orphans"] if asked.deployment else [])))
 
 
 def _by_code(accounts: Accounts) -> dict[str, int]:

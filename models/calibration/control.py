@@ -76,18 +76,35 @@ def simulate_sample(sample: Scores, reading: Thresholds, policy: Policy) -> Effe
     return effect((Facts(upper=reading.risk(logit, groups)[1]) for logit, groups in sample), policy)
 
 
-def simulate(decisions: Iterable[Decision], version: Calibration | None, policy: Policy) -> Effect:
+def simulate(
+    decisions: Iterable[Decision], version: Calibration | None, policy: Policy, current: Policy | None = None
+) -> Effect:
     """Return the tiers and actions of decisions if they were made anew under `policy`, before it is applied.
 
-    By `version`, with its brake let go: so it will be in the end; by None, at the upper risk they were made with. What
-    spoke against a response itself speaks against it again. Under another `target`, `groups` or `calibrator` than the
-    version's nothing is green; what will be once they are learnt is not foreseen.
+    By `version`, with its brake let go: so it will be in the end; by None, at the upper risk they were made with, under
+    `current` (None: under `policy`). What spoke against a response itself speaks against it again. Under another
+    `target`, `groups` or `calibrator` than the version's, or `current`'s, nothing is green; what will be once they are
+    learnt is not foreseen. Nor is anything green after a longer warm-up, if no version says how far it got.
     """
     if version is None:
-        return effect(map(_as_made, decisions), policy)
+        known = current or policy
+        unlearnt = {} if known.basis == policy.basis else {"same_basis": False}
+        young = {"missing_labels": 1} if warms_longer(known, policy) else {}
+        facts = (msgspec.structs.replace(_as_made(one), **unlearnt, **young) for one in decisions)
+        return effect(facts, policy)
     reading = thresholds(version).braked({})
     missing = missing_labels(version.labels, reading.deviation(policy.green), policy)
     return effect((_redecided(one, version, reading, missing, policy) for one in decisions), policy)
+
+
+def warms_longer(current: Policy, proposed: Policy) -> bool:
+    """Whether a calibrator that is warm under the current policy may not be under the proposed one.
+
+    >>> warms_longer(Policy(), Policy()), warms_longer(Policy(), Policy(warm_up_labels=301))
+    (False, True)
+    """
+    more = proposed.warm_up_labels > current.warm_up_labels
+    return more or proposed.warm_up_deviation < current.warm_up_deviation
 
 
 def _as_made(decision: Decision) -> Facts:

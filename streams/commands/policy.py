@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.calibration import control
-from models.calibration.control import Effect, rebuilding
+from models.calibration.control import Effect, rebuilding, warms_longer
 from models.errors import SettingsError
 from models.events import TIERS, Action, Calibration, Decision
 from models.policy import Policies, Policy
@@ -50,8 +50,9 @@ def simulate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     """Show shares of tiers and actions and the review load under a proposed policy, beside the current one.
 
     Decisions are made anew with the newest calibration of each deployment; those of a file, without --calibrations,
-    keep the upper risk they were made with. How cuts, plan, audit sample and warm-up act is exact. Under another
-    `target`, `groups` or `calibrator` nothing is green until they are learnt from the labels, which is not foreseen.
+    keep the upper risk they were made with. How cuts, plan and audit sample act is exact, and with a calibration so is
+    warm-up; without one nothing is green after a longer one. Under another `target`, `groups` or `calibrator` nothing
+    is green until they are learnt from the labels, which is not foreseen.
     """
     from streams import logbook, offline
     from streams.stages import policies
@@ -82,6 +83,8 @@ def notes(name: str, version: Calibration | None, current: Policy, proposed: Pol
     said = []
     if version is None:
         said.append(f"{name}: no calibration given, so each response keeps the upper risk it was decided with")
+        if warms_longer(current, proposed):
+            said.append(f"{name}: a longer warm-up: nothing is green, for only --calibrations tell how far it got")
     elif version.parameters.get("brakes"):
         said.append(f"{name}: loosening is being held back; the table shows where it ends")
     if current.basis != proposed.basis:
@@ -95,18 +98,21 @@ def notes(name: str, version: Calibration | None, current: Policy, proposed: Pol
 def _pair(
     name: str, made: Sequence[Decision], version: Calibration | None, current: Policies, proposed: Policies
 ) -> Pair:
-    return control.simulate(made, version, current.of(name)), control.simulate(made, version, proposed.of(name))
+    now, then = current.of(name), proposed.of(name)
+    return control.simulate(made, version, now), control.simulate(made, version, then, now)
 
 
 def _by_deployment(made: Sequence[Decision]) -> dict[str, list[Decision]]:
+    """Each response counts once: delivery is at least once."""
     found = defaultdict(list)
-    for one in made:
+    for one in {one.response_id: one for one in reversed(made)}.values():
         found[one.deployment].append(one)
     return dict(sorted(found.items()))
 
 
 def _days(made: Sequence[Decision]) -> float:
-    times = [one.occurred_at for one in made]
+    """Return the days in which they were decided on: whoever sends a response may date it in any way."""
+    times = [one.decided_at for one in made]
     return (max(times) - min(times)).total_seconds() / DAY_S
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from models.errors import SettingsError
-from models.events import CONTRACT, Event, Feedback, Response, Watermark, encode
+from models.events import CONTRACT, YEARS, Event, Feedback, Response, Watermark, encode
 from streams.commands import Config, say
 from streams.settings import load
 
@@ -18,11 +18,13 @@ WITH_TEXT: Final[tuple[type[Event], ...]] = (Response, Feedback)
 
 
 def _moment(value: str) -> datetime:
-    """Read a date or a time; without an offset it is UTC."""
+    """Read a date or a time in which events may lie; without an offset it is UTC."""
     try:
         found = datetime.fromisoformat(value)
     except ValueError:
         raise typer.BadParameter(f"{value!r} is no date: write 2026-01-31, or 2026-01-31T08:00:00+01:00") from None
+    if found.year not in YEARS:
+        raise typer.BadParameter(f"{value!r} is out of range: write a date from {YEARS[0]} to {YEARS[-1]}")
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 

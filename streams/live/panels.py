@@ -10,24 +10,18 @@ from rich.text import Text
 
 from models.accounts import Accounts, Run
 from models.accounts.changes import Cuts
-from models.accounts.interval import anytime
 from models.accounts.lags import quantiles
 from models.accounts.lives import ARRIVED, DECIDED
 from models.accounts.run import PromiseStatus
 from models.accounts.spans import spans
 from models.accounts.tallies import Cell, Tiers
 from models.events import TIERS, Alarm, Tier
-from streams.formatting import between, brief, ground, lag, percent, promised, rate, score, visible
+from models.monitors.confidence import interval
+from streams.formatting import MARKS, between, brief, ground, lag, percent, promised, rate, score, visible
 from streams.live.strip import bar, strip
 
 COLOUR: Final[dict[Tier, str]] = {"green": "green", "yellow": "yellow", "red": "red"}
-PROMISE_STATUS: Final[dict[PromiseStatus, tuple[str, str]]] = {
-    "within": ("● within", "green"),
-    "open": ("○ open", "dim"),
-    "above": ("▲ above", "bold red"),
-    "below": ("▼ below", "bold cyan"),
-}
-"""A mark, a word and a colour each, so that none of them is needed alone."""
+STYLE: Final[dict[PromiseStatus, str]] = {"within": "green", "open": "dim", "above": "bold red", "below": "bold cyan"}
 
 
 def heading(accounts: Accounts, run: Run, pace: float) -> RenderableType:
@@ -71,8 +65,8 @@ def tiers(accounts: Accounts, run: Run, width: int) -> RenderableType:
 
 def _tier_row(accounts: Accounts, run: Run, tier: Tier, width: int) -> list[Text | str]:
     cell = accounts.tallies.total()[tier]
-    lower, upper = anytime(cell.rejected, cell.labelled)
-    mark, style = PROMISE_STATUS[run.promise.status(tier, lower, upper)]
+    lower, upper = interval(cell.labelled, cell.rejected)
+    standing = run.promise.status(tier, lower, upper)
     share = cell.count / max(1, accounts.lives.count(DECIDED))
     return [
         Text(tier, COLOUR[tier]),
@@ -82,7 +76,7 @@ def _tier_row(accounts: Accounts, run: Run, tier: Tier, width: int) -> list[Text
         percent(rate(cell)),
         between(lower, upper),
         promised(run.promise, tier),
-        Text(mark, style),
+        Text(f"{MARKS[standing]} {standing}", STYLE[standing]),
     ]
 
 

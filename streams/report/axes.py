@@ -71,15 +71,16 @@ def time_axis(axes: Axes, hours: Iterable[int]) -> None:
 
 
 def marks(accounts: Accounts, run: Run) -> list[Mark]:
-    """Return the planted drift and the alarm that found it, or, without a drift, the first jumps; if in the picture."""
+    """Return the planted drift and the alarm that found it, or, without a drift, the last jumps in the picture."""
     hours = accounts.tallies.hours()
-    return [m for m in _moments(accounts, run) if hours and at(min(hours)) <= m.x <= at(max(hours) + 1)]
+    found = [m for m in _moments(accounts, run) if hours and at(min(hours)) <= m.x <= at(max(hours) + 1)]
+    return found[-MAX_MARKS:]
 
 
 def _moments(accounts: Accounts, run: Run) -> list[Mark]:
     if run.drift is None:
         jumps = sorted(a.raised_at for a in accounts.alarms.values() if a.kind == "jump")
-        return [Mark(_place(when), "jump", "-", "left") for when in jumps[:MAX_MARKS]]
+        return [Mark(_place(when), "jump", "-", "left") for when in jumps]
     alarm = first_alarm(accounts, run.drift)
     planted = Mark(_place(run.drift.at), "drift planted", "--", "right")
     return [planted, Mark(_place(alarm.raised_at), "alarm", "-", "left")] if alarm else [planted]

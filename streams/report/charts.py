@@ -4,10 +4,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.accounts import Accounts, Promise, Run
-from models.accounts.interval import anytime
 from models.accounts.reliability import Point
 from models.accounts.spans import Span, spans
 from models.events import TIERS, Tier
+from models.monitors.confidence import interval
 from streams.formatting import percent
 from streams.report.axes import at, draw_marks, marks, quiet, root_scale, time_axis
 from streams.report.theme import ACCENT, INK, MUTED, PAPER, RULE, TIER, svg, themed
@@ -72,7 +72,7 @@ def _promise(axes: Axes, row: int, tier: Tier, accounts: Accounts, run: Run) -> 
     cell = accounts.tallies.total()[tier]
     if not cell.labelled:
         return
-    lower, upper = anytime(cell.rejected, cell.labelled)
+    lower, upper = interval(cell.labelled, cell.rejected)
     axes.plot([lower, upper], [row, row], color=INK, linewidth=2.2, solid_capstyle="butt")
     axes.plot(cell.rejected / cell.labelled, row, "o", color=INK, markersize=6)
     said = percent(cell.rejected / cell.labelled)
@@ -151,7 +151,7 @@ def _green(axes: Axes, found: list[Span], promise: Promise) -> None:
 
 def _green_point(axes: Axes, span: Span, half: float) -> None:
     green = span.tiers["green"]
-    lower, upper = anytime(green.rejected, green.labelled)
+    lower, upper = interval(green.labelled, green.rejected)
     x = at(span.start + half)
     axes.plot([x, x], [lower, upper], color=TIER["green"], linewidth=1.6)
     axes.plot(x, green.rejected / green.labelled, "o", color=TIER["green"], markersize=4.5, clip_on=False)

@@ -44,12 +44,16 @@ def cuts_over_time(accounts: Accounts, run: Run, deployment: str) -> str:
 
 
 def _lines(trail: dict[int, Cuts]) -> dict[str, Line]:
-    """Return, per category (or for all, when no category has a cut of its own), its cut over time."""
+    """Return, per category (or for all, when no category has a cut of its own), its cut over time.
+
+    Where nothing is green it lies at the lower edge.
+    """
     found: dict[str, Line] = {}
     for hour, cuts in trail.items():
         for scope, tiers in cuts.items():
-            if (cut := tiers.get("green")) is not None:
-                found.setdefault(scope, []).append((hour, max(-EDGE, min(EDGE, cut))))
+            if "green" in tiers:
+                cut = tiers["green"]
+                found.setdefault(scope, []).append((hour, -EDGE if cut is None else max(-EDGE, min(EDGE, cut))))
     categories = {scope: line for scope, line in found.items() if scope.startswith("category=")}
     return categories or found
 

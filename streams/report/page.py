@@ -5,13 +5,14 @@ from typing import Any, Final, NamedTuple
 from models.accounts import Accounts, Run
 from models.accounts.balance import accounts_of, followed
 from models.accounts.changes import Change, Move, explained
-from models.accounts.interval import anytime
 from models.accounts.run import Promise, PromiseStatus
 from models.accounts.selection import Selection
 from models.accounts.summary import first_alarm, whole
 from models.accounts.tallies import Cell, Tiers
 from models.events import TIERS, Alarm, Tier
+from models.monitors.confidence import interval
 from streams.formatting import (
+    MARKS,
     PROMISE_STATUS,
     between,
     brief,
@@ -110,22 +111,24 @@ def page(accounts: Accounts, run: Run, figures: dict[str, Any]) -> dict[str, Any
         "groups": {dimension: _groups(accounts, run, dimension) for dimension in ("deployment", "category", "site")},
         "cuts_of": accounts.busiest_deployment if several else "",
         "promised_otherwise": _promised_otherwise(accounts, run),
-        "changes": [_change(c, several=several) for c in changes[:MAX_CHANGES]],
-        "more_changes": max(0, len(changes) - MAX_CHANGES),
-        "alarms": [_alarm(a, several=several) for a in alarms[:MAX_ALARMS]],
-        "more_alarms": max(0, len(alarms) - MAX_ALARMS),
+        "changes": [_change(c, several=several) for c in changes[-MAX_CHANGES:]],
+        "earlier_changes": max(0, len(changes) - MAX_CHANGES),
+        "alarms": [_alarm(a, several=several) for a in alarms[-MAX_ALARMS:]],
+        "earlier_alarms": max(0, len(alarms) - MAX_ALARMS),
         "balance": accounts_of(accounts, run.dead_letters_planted) if run.asked is None else [followed(accounts)],
         "dead": sorted(accounts.dead.items()),
         "reasons": [(code.replace("_", " "), n) for code, n in accounts.reasons.most_common()],
         "setup": [*run.settings.items(), *run.versions.items(), ("broker", run.broker), *_timings(run, figures)],
+        "marks": MARKS,
         "number": number,
         "percent": percent,
     }
 
 
 def _period(accounts: Accounts, asked: Selection) -> str:
-    hours = accounts.tallies.hours()
-    found = f"{len(hours):,} hours of event time, until {moment(accounts.clock)}" if hours else "no decisions"
+    hours, found = [*accounts.tallies.hours()], "no decisions"
+    if hours:
+        found = f"{hours[-1] - hours[0] + 1:,} hours of event time, until {moment(accounts.clock)}"
     bounds = [f"{word} {moment(at)}" for word, at in (("from", asked.since), ("before", asked.until)) if at]
     return f"Responses {' and '.join(bounds)} UTC: {found}" if bounds else found
 
@@ -140,9 +143,9 @@ def _timings(run: Run, figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _promised_otherwise(accounts: Accounts, run: Run) -> int:
-    """Deployments whose own promise is not the one that the page shows."""
-    names = [scope.partition("=")[2] for scope in accounts.tallies.scopes("deployment")]
-    return sum(Promise.of(accounts.policies.of(name)) != run.promise for name in names)
+    """Deployments whose own promise or target is not the one that the page shows."""
+    own = [accounts.policies.of(scope.partition("=")[2]) for scope in accounts.tallies.scopes("deployment")]
+    return sum((Promise.of(policy), policy.target) != (run.promise, accounts.target) for policy in own)
 
 
 def _charts(accounts: Accounts, run: Run) -> dict[str, str]:
@@ -157,7 +160,7 @@ def _charts(accounts: Accounts, run: Run) -> dict[str, str]:
 
 def _tiles(accounts: Accounts, run: Run, figures: dict[str, Any]) -> list[Tile]:
     return [
-        Tile("responses scored", number(figures["decisions_out"]), f"{number(figures['labels'])} labels came back"),
+        Tile("responses decided on", number(figures["decisions_out"]), f"{number(figures['labels'])} labels came back"),
         _green_tile(accounts, run),
         _drift_tile(accounts, run),
         *(_watched_tiles(figures) if run.asked is None else [_judged_tile(accounts)]),
@@ -208,7 +211,7 @@ def _drift_tile(accounts: Accounts, run: Run) -> Tile:
 def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
     total = accounts.tallies.total()
     cell, decided = total[tier], sum(c.count for c in total.values())
-    lower, upper = anytime(cell.rejected, cell.labelled)
+    lower, upper = interval(cell.labelled, cell.rejected)
     standing = run.promise.status(tier, lower, upper)
     return TierRow(
         tier,
@@ -227,27 +230,29 @@ def _tier(accounts: Accounts, run: Run, tier: Tier) -> TierRow:
 def _groups(accounts: Accounts, run: Run, dimension: str) -> tuple[list[GroupRow], int]:
     """Return the rows of the busiest, in order of name, and how many groups more there are.
 
-    A deployment is held against its own promise; one that is alone is the whole page.
+    A deployment is held against its own promise; one that is alone is the whole page, if it has the page's.
     """
     known = len(accounts.tallies.scopes(dimension))
     busiest = accounts.tallies.busiest(dimension, MAX_GROUPS)
     if dimension != "deployment":
         rows = [_group(accounts, run.promise, scope) for scope in busiest]
     else:
-        rows = [_deployment(accounts, scope) for scope in busiest] if known > 1 else []
+        apart = known > 1 or _promised_otherwise(accounts, run)
+        rows = [_deployment(accounts, scope) for scope in busiest] if apart else []
     return rows, known - len(busiest)
 
 
 def _deployment(accounts: Accounts, scope: str) -> GroupRow:
-    promise = Promise.of(accounts.policies.of(scope.partition("=")[2]))
+    policy = accounts.policies.of(scope.partition("=")[2])
+    promise = Promise.of(policy)
     row = _group(accounts, promise, scope)
-    return row._replace(says=f"{row.says}, promise {promised(promise, 'green')}")
+    return row._replace(says=f"{row.says}, promise {promised(promise, 'green')} of {policy.target} rejections")
 
 
 def _group(accounts: Accounts, promise: Promise, scope: str) -> GroupRow:
     row = accounts.tallies.total(scope)
     whole_row, green = sum(row.values(), Cell()), row["green"]
-    lower, upper = anytime(green.rejected, green.labelled)
+    lower, upper = interval(green.labelled, green.rejected)
     standing = promise.status("green", lower, upper)
     return GroupRow(
         scope.partition("=")[2],

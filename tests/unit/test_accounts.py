@@ -4,12 +4,16 @@ import pytest
 from msgspec.structs import replace
 
 from models.accounts import Accounts, Selection, balances, summary
+from models.accounts.balance import followed
 from models.accounts.changes import Changes, explained
 from models.accounts.lags import quantiles
 from models.calibration.ledger import LINEAGE
 from models.events import Calibration, Change, Closure, DeadLetter, Feedback, Instruction, Label, Standing
+from models.joining import MAX_SKEW
+from tests.stagecraft import decision
 from tests.synthetic_week import DRIFT, PLANTED, START, Record, Week
 from tests.unit.test_history import begun_anew
+from tests.unit.test_ledger import label
 
 
 def fed(records: list[Record]) -> Accounts:
@@ -208,6 +212,19 @@ def test_what_waits_is_what_has_neither_verdict_nor_closure(week):
     assert fed(without(week.records, Closure, 10_000)).waiting == accounts.endings["unlabelled"]
 
 
+def test_only_what_a_clinician_judged_is_called_judged(week):
+    """Who gives up, or takes a verdict back, has said nothing of the response."""
+    labels = [r for r in week.records if isinstance(r[1], Label)]
+    silent = {"action": "abandoned", "rejected": False, "depth": "none", "weight": 0.0}
+    kept = [
+        (t, replace(e, **silent) if isinstance(e, Label) and e is labels[0][1] else e, at) for t, e, at in week.records
+    ]
+    before, after = (followed(fed(records)).parts for records in (week.records, kept))
+    assert after["judged"] == before["judged"] - 1 == len(labels) - 1
+    assert (before["abandoned or retracted"], after["abandoned or retracted"]) == (0, 1)
+    assert sum(after.values()) == sum(before.values()) == week.size
+
+
 def test_the_hours_of_a_scope_add_up_to_its_total(week):
     tallies = fed(week.records).tallies
     for scope in ("", *tallies.scopes("category"), *tallies.scopes("site")):
@@ -230,3 +247,20 @@ def test_versions_that_are_counted_anew_are_as_many_as_were_gone_through():
         found.observe(one)
     old = [one.after.version for one in entries if one.after.version < LINEAGE]
     assert found.versions == max(old) + entries[-1].after.version - LINEAGE
+
+
+def test_what_is_dated_long_after_it_came_counts_when_it_came():
+    """So does its verdict, though that came later: at the hour of the decision."""
+    accounts, asked, hour = Accounts(), Selection(), 3_600_000
+    came = int(START.timestamp() * 1000)
+    for n in range(3):
+        known = decision(f"r{n}", occurred_at=START.replace(year=2199) if n == 2 else START)
+        accounts.observe("decisions", known, came + n * hour, asked.when(known, came + n * hour))
+    verdict = label(2, rejected=True)
+    scored = replace(verdict.decision, occurred_at=START.replace(year=2199))
+    verdict = replace(verdict, response_id="r2", decision=scored)
+    accounts.observe("labels", verdict, came + 9 * hour, asked.when(verdict, came + 9 * hour))
+    first = int(START.timestamp()) // 3600
+    judged = {h: sum(c.labelled for c in tiers.values()) for h, tiers in accounts.tallies.hours().items()}
+    assert judged == {first: 0.0, first + 2: 1.0}
+    assert accounts.clock == START + timedelta(hours=2) + MAX_SKEW

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -13,12 +14,14 @@ from typer.testing import CliRunner
 from models.calibration.control import Difference, Effect
 from models.calibration.history import History
 from models.errors import SettingsError, StateError
+from models.events import encode
 from models.oracle import Logs
 from models.policy import Policy
 from streams import cli, runs
 from streams.commands import calibrator, policy, say
 from streams.settings import Settings, load
-from tests.unit.test_ledger import log
+from tests.stagecraft import decision
+from tests.unit.test_ledger import fold, log
 
 HOSTILE = "ward [icu], see [/wiki] :warning:"
 
@@ -52,6 +55,29 @@ def test_the_way_to_learn_for_another_policy_can_be_typed_as_it_is_shown(monkeyp
     name, *words = said.split("`")[1].split()
     done = CliRunner().invoke(cli.app, words)
     assert (name, done.exit_code, given) == ("demur", 0, [("icu", ("WHO", ""))])
+
+
+def test_a_longer_warm_up_is_not_foreseen_without_a_calibration() -> None:
+    longer = "a longer warm-up"
+    known = fold(log(300))[0].calibration()
+    assert longer in " ".join(policy.notes("icu", None, Policy(), Policy(warm_up_labels=301)))
+    for version, proposed in ((None, Policy(warm_up_labels=299)), (known, Policy(warm_up_labels=301))):
+        assert longer not in " ".join(policy.notes("icu", version, Policy(), proposed))
+
+
+def test_reviews_a_day_are_of_the_days_in_which_responses_were_decided_on(tmp_path: Path) -> None:
+    """One is dated far ahead, and one is there twice: delivery is at least once."""
+    made = [decision(f"r{n}", seconds=3600.0 * n, deployment="icu") for n in range(25)]
+    made[7] = msgspec.structs.replace(made[7], occurred_at=datetime(2199, 1, 1, tzinfo=UTC))
+    file, rules = tmp_path / "decisions.jsonl", tmp_path / "policy.toml"
+    file.write_bytes(b"\n".join(map(encode, [*made, made[0], *made])))
+    rules.write_text("audit_rate = 1.0")
+    words = ("policy", "simulate", str(rules), "--decisions", str(file))
+    said = CliRunner().invoke(cli.app, (*words, "--json"))
+    assert orjson.loads(said.output)["icu"]["days"] == 1.0
+    table = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200"})
+    [proposed] = [line for line in table.output.splitlines() if "proposed" in line]
+    assert proposed.split()[-2] == "25"
 
 
 def test_names_in_tables_are_printed_as_they_stand(
@@ -186,6 +212,16 @@ def test_a_run_goes_to_the_broker_that_the_environment_names(
         env = {"DEMUR_BOOTSTRAP": "127.0.0.1:1"}
         CliRunner().invoke(cli.app, [*words, *more, "--out", str(tmp_path)], env=env)
         assert asked.pop() == names
+
+
+@pytest.mark.parametrize(
+    "day", ["0001-01-01", "0001-01-01T00:30", "0001-01-01T00:00:00+14:00", "9999-12-31T23:00-12:00", "1969-12-31"]
+)
+def test_a_date_in_which_no_event_can_lie_is_refused(day: str, tmp_path: Path) -> None:
+    for words in (("report", "--out", str(tmp_path / "out")), ("export", "labels"), ("verify",)):
+        said = CliRunner().invoke(cli.app, (*words, "--from", day), env={"COLUMNS": "200"})
+        assert said.exit_code == 2
+        assert "is out of range: write a date from 1970 to 2199" in said.output
 
 
 def test_feedback_beside_judged_answers_is_refused(tmp_path: Path) -> None:

@@ -590,3 +590,12 @@ def test_what_was_learnt_for_another_policy_is_not_green_under_this_one():
         (msgspec.structs.replace(version, basis=Policy(target="deep").basis), Policy(target="deep"), {"green": 1.0}),
     ):
         assert simulate(made, known, policy).tiers == tiers
+
+
+@pytest.mark.parametrize("other", [{"target": "deep"}, {"warm_up_labels": 10**6}, {"warm_up_deviation": 0.1}])
+def test_without_a_calibration_what_cannot_be_known_is_not_green(other):
+    """Decisions do not say how many labels their calibrator had, only that the policy of then had enough."""
+    made, now = [decision("r", logit=-5.0, upper=0.01)], Policy()
+    assert simulate(made, None, now, now).tiers == {"green": 1.0}
+    assert simulate(made, None, Policy(warm_up_labels=10, warm_up_deviation=2.0), now).tiers == {"green": 1.0}
+    assert simulate(made, None, Policy(**other), now).tiers == {"yellow": 1.0}

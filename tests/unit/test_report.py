@@ -3,19 +3,28 @@ from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import orjson
 import pytest
 from matplotlib.figure import Figure
 from msgspec.structs import replace as changed
 
-from models.accounts import Accounts, Drift
+from models.accounts import Accounts, Drift, Selection, summary
+from models.accounts.accounts import MAX_WORDS
 from models.accounts.spans import spans
 from models.accounts.tallies import Cell
-from models.events import Alarm, Decision
+from models.deciding import config_hash
+from models.events import Alarm, Calibration, Decision
+from models.policy import Policies, Policy
+from streams import runs, survey
 from streams.report import write_report
-from streams.report.axes import at
+from streams.report.axes import EDGE, at, marks
 from streams.report.charts import _stack
+from streams.report.cuts import _lines
+from streams.report.page import page
+from streams.settings import Settings
+from tests.stagecraft import decision
 from tests.synthetic_week import CANARY, DRIFT, START, Record, Week
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -203,3 +212,118 @@ def test_an_outage_is_not_drawn_as_service():
 
     assert [drawn(hour) for hour in range(6)] == [False, True, False, True, True, False]
     assert [text.get_text() for text in axes.texts] == ["green", "yellow"]
+
+
+def test_a_cut_that_is_closed_is_not_drawn_as_open():
+    """Nothing is green from the second hour on, and again until the fourth."""
+    trail = {hour: {"category=x": {"green": cut}} for hour, cut in enumerate((-3.0, None, None, -4.0))}
+    assert _lines(trail) == {"category=x": [(0, -3.0), (1, -EDGE), (2, -EDGE), (3, -4.0)]}
+
+
+def decided(deployments: dict[str, int], policies: Policies = Policies()) -> Accounts:  # noqa: B008 (immutable)
+    """So many decisions in each, by its policy."""
+    accounts = Accounts(policies)
+    for name, count in deployments.items():
+        made = config_hash(policies.of(name))
+        for n in range(count):
+            accounts.observe("decisions", decision(f"{name}-{n}", deployment=name, config_hash=made), 0)
+    return accounts
+
+
+def surveyed(accounts: Accounts, **asked: Any) -> dict[str, Any]:
+    """What the page of a running system says."""
+    run = survey._run(Settings(), accounts, Selection(**asked))
+    return page(accounts, run, summary(accounts, run))
+
+
+@pytest.mark.parametrize("own", [{"green": 0.1}, {"target": "deep"}])
+def test_a_deployment_that_means_another_thing_by_rejected_is_named(own, tmp_path):
+    policies = Policies(deployments={"icu": Policy(**own)})
+    accounts = decided({"icu": 2, "ward": 3}, policies)
+    assert surveyed(accounts)["promised_otherwise"] == 1
+    rows, _ = surveyed(accounts)["groups"]["deployment"]
+    assert [row.says.endswith(f"of {policies.of(row.name).target} rejections") for row in rows] == [True, True]
+    text = write_report(accounts, survey._run(Settings(), accounts, Selection()), tmp_path).read_text()
+    assert "Promise and target shown: the default policy's (any rejection)." in text
+    assert "against which each is held below: 1." in text
+
+
+def test_a_deployment_that_is_alone_is_held_against_its_own_promise_too():
+    accounts = decided({"icu": 2}, Policies(deployments={"icu": Policy(green=0.1)}))
+    rows, _ = surveyed(accounts)["groups"]["deployment"]
+    assert ["promise ≤ 10 %" in row.says for row in rows] == [True]
+    assert surveyed(decided({"icu": 2}))["groups"]["deployment"] == ([], 0)
+
+
+def test_a_response_without_a_score_was_decided_on_and_not_scored():
+    accounts = Accounts()
+    accounts.observe("decisions", decision("r", logit=None, risk=None, upper=None, tier="red"), 0)
+    assert surveyed(accounts)["tiles"][0][:2] == ("responses decided on", "1")
+
+
+def test_many_deployments_are_not_taken_for_others_policies():
+    accounts = decided(dict.fromkeys(map(str, range(MAX_WORDS + 50)), 1))
+    assert "under another" not in surveyed(accounts)["run"].note
+    accounts.observe("decisions", decision("r", deployment="late", config_hash="x"), 0)
+    assert surveyed(accounts)["run"].note.endswith("under another: 1.")
+
+
+def test_one_response_with_a_wrong_clock_does_not_stretch_the_time_that_is_shown(monkeypatch):
+    """Two weeks and an hour, though decisions were made in three of the hours."""
+    came = [START + timedelta(weeks=n) for n in range(3)]
+    made = [decision(f"r{n}", occurred_at=when.replace(year=2199 if n == 1 else 2026)) for n, when in enumerate(came)]
+    records = [(one, int(when.timestamp() * 1000)) for one, when in zip(made, came, strict=True)]
+    monkeypatch.setattr(survey, "read_each", lambda _, topic, __: topic)
+    monkeypatch.setattr(survey, "judged", lambda _, topic: records if topic == "decisions" else [])
+    accounts, run = survey.survey(Settings(), Selection())
+    period = page(accounts, run, summary(accounts, run))["period"]
+    assert period == "337 hours of event time, until Mon 19 Jan 2026 00:00"
+
+
+def test_the_newest_alarms_and_changes_are_shown(week, tmp_path):
+    alarm = next(e for _, e, _ in week.records if isinstance(e, Alarm))
+    accounts, days = Accounts(), range(30)
+    calibration = next(e for _, e, _ in week.records if isinstance(e, Calibration))
+    for day in days:
+        when = START + timedelta(days=day)
+        accounts.observe("alarms", changed(alarm, alarm_id=f"a{day}", raised_at=when), 0)
+        known = changed(calibration, version=day, as_of=when, cause=f"jump: {day}")
+        accounts.observe("calibrations", known, 0)
+    shown = surveyed(accounts)
+    assert (shown["alarms"][0].when, shown["alarms"][-1].when) == ("Sun 11 Jan 00:00", "Tue 3 Feb 00:00")
+    assert (shown["changes"][0].cause, shown["changes"][-1].cause) == ("jump: 6", "jump: 29")
+    text = write_report(accounts, survey._run(Settings(), accounts, Selection()), tmp_path).read_text()
+    assert [text.count(f"And {number} earlier.") for number in (5, 6)] == [1, 1]
+
+
+def test_the_newest_jumps_are_marked(week):
+    alarm = next(e for _, e, _ in week.records if isinstance(e, Alarm))
+    accounts = decided({"ward": 1})
+    for hour in range(12):
+        when = START + timedelta(hours=8 + hour)
+        accounts.observe("alarms", changed(alarm, alarm_id=f"a{hour}", raised_at=when), 0)
+    accounts.observe("decisions", decision("late", seconds=86_400.0), 0)
+    began = START.timestamp() / 3600
+    found = [mark.x for mark in marks(accounts, replace(week.run(), drift=None))]
+    assert found == [at(began + hour) for hour in range(10, 20)]
+
+
+def test_what_was_passed_over_is_of_the_period_and_of_any_deployment(tmp_path):
+    accounts = decided({"ward": 1})
+    accounts.observe_invalid("labels")
+    text = write_report(accounts, survey._run(Settings(), accounts, Selection()), tmp_path).read_text()
+    assert "that came in the period, for any deployment" in text
+    assert "of any time" not in text
+
+
+def test_orphans_are_of_no_deployment():
+    accounts = decided({"ward": 1})
+    orphans = [surveyed(accounts, deployment=name)["figures"]["orphans"] for name in (None, "ward")]
+    assert orphans == [0, None]
+
+
+def test_a_small_audit_sample_is_not_said_to_be_none(tmp_path):
+    (rules := tmp_path / "policy.toml").write_text("audit_rate = 0.004")
+    accounts = Accounts(Policies(Policy(audit_rate=0.004)))
+    found = (survey._run(Settings(), accounts, Selection()), runs._run(Settings(policy=rules), title="", broker=""))
+    assert [run.settings["audit sample"] for run in found] == ["0.4 %", "0.4 %"]
