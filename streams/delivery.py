@@ -174,11 +174,7 @@ class Delivery:
         return self._writing > 0 and not self._app.consumer.lease.holds(since_boot())
 
     async def _open(self, partition: int) -> None:
-        """Bring a partition's rows up to date; a rebalance cuts that off. Raises `LeaseLost` then.
-
-        Nothing is done before the broker has answered a write, and so said how late it is: by a clock that may be years
-        behind, a backlog would be prompt, and rows would be dated, and forgotten.
-        """
+        """Bring a partition's rows up to date; a rebalance cuts that off. Raises `LeaseLost` then."""
         try:
             async with asyncio.timeout(0.0 if self._draining else None) as opening:
                 self._openings.add(opening)
@@ -189,6 +185,11 @@ class Delivery:
             raise LeaseLost from None
         finally:
             self._openings.discard(opening)
+
+    async def _synchronise(self, partition: int) -> None:
+        """Do nothing before the broker has answered a write, and so said how late it is: by a clock that may be years
+        behind, a backlog would be prompt, and rows would be dated, and forgotten.
+        """
         if not self._app.clock.is_synchronised:
             await self._while_leased(self._stage.state.write(partition, {NO_ROW: None}))
 
@@ -196,6 +197,8 @@ class Delivery:
         async with self._locks[partition]:
             try:
                 await self._open(partition)
+                if any(self._stage.state.items(partition)):  # a changelog without any stays empty (`start_offsets`)
+                    await self._synchronise(partition)
                 watermarks = self._app.consumer.idle_watermarks(partition)
                 await self.execute(partition, await self._stage.tick(partition, watermarks))
             except LeaseLost:
@@ -230,6 +233,7 @@ class Delivery:
                 return
             try:
                 await self._open(tp.partition)
+                await self._synchronise(tp.partition)
                 await self._process(tp.partition, mine)
             except LeaseLost:
                 self._abandon(tp.partition)

@@ -247,7 +247,7 @@ class Stage:
     name, batch = "test", 10
 
     def __init__(self, rows: Any = None, on_write: Any = lambda: None) -> None:
-        self.state = SimpleNamespace(write=self.write, open=self.open, close=self.close, recovered=0)
+        self.state = SimpleNamespace(write=self.write, open=self.open, close=self.close, items=self.items, recovered=0)
         self.rows, self.on_write = rows or {}, on_write
         self.handled: list[int] = []
         self.poisoned: list[int] = []
@@ -266,6 +266,9 @@ class Stage:
 
     async def open(self, partition: int) -> None:
         self.opened.append(partition)
+
+    def items(self, partition: int) -> Any:
+        return self.rows.items()
 
     def close(self, *partitions: int) -> None:
         self.opened = [p for p in self.opened if partitions and p not in partitions]
@@ -538,6 +541,7 @@ def test_nothing_is_done_before_the_broker_has_told_the_time(first: str, *, leas
             return await super().tick(partition, watermarks)
 
     stage = Timed(on_write=partial(clock.synchronise, None))
+    stage.state.items = lambda _: [(b"k", b"v")]
     delivery = Delivery(app_of(made, clock=clock), stage)
     if not leased:
         made.lease.end()
@@ -545,6 +549,13 @@ def test_nothing_is_done_before_the_broker_has_told_the_time(first: str, *, leas
         asyncio.run(delivery._deliver(in_flight(made)) if first == "a record" else delivery.tick([0]))
     assert set(told) == ({True} if leased else set())
     assert stage.written == ([{NO_ROW: None}] if leased else [])
+
+
+def test_a_stage_that_has_no_rows_writes_none_to_learn_the_time() -> None:
+    """Where nobody sent anything for so long that Kafka forgot its place, rows would say that it had read something."""
+    stage = Stage()
+    asyncio.run(Delivery(app_of(consumer(), clock=HospitalClock()), stage).tick([0]))
+    assert (stage.ticks, stage.written) == (1, [])
 
 
 @pytest.mark.parametrize("fails", [LeaseLost(), DeliveryError("the broker is gone")])
