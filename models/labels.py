@@ -1,12 +1,15 @@
 """From what a clinician did to a verdict: rejected or not, how deeply, and how much it weighs.
 
-Depth is decided by the reason code first, then by the edit, then by the action. Reason codes are HL7's
-`non-adherence-reason-codes`: only two of them speak against the content of the advice.
+Depth is decided by the reason code first, then by the edit, then by the action; but who flags reports a problem, which
+is deep whatever the edit keeps. Reason codes are HL7's `non-adherence-reason-codes`: only two of them speak against the
+content of the advice.
 
 >>> verdict("edited", reason=None, edit_changed=True)
 Verdict(rejected=True, depth='deep', weight=1.0)
 >>> verdict("disagreed", reason="context", edit_changed=None)
 Verdict(rejected=True, depth='surface', weight=1.0)
+>>> verdict("flagged", reason=None, edit_changed=False).depth
+'deep'
 >>> verdict("abandoned", reason=None, edit_changed=None).weight
 0.0
 """
@@ -64,7 +67,7 @@ def verdict(action: FeedbackAction, *, reason: Reason | None, edit_changed: bool
 def _depth(action: FeedbackAction, reason: Reason | None, *, edit_changed: bool | None) -> Depth:
     if reason is not None:
         return "deep" if reason == "content" else "surface"
-    if edit_changed is not None:
+    if edit_changed is not None and action != "flagged":
         return "deep" if edit_changed else "surface"
     return _BY_ACTION[action]
 

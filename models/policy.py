@@ -18,9 +18,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from models.calibration.settings import FilterSettings
+from models.calibration.settings import MAX_COUNT, FilterSettings
 from models.errors import SettingsError, StateError
-from models.events import Action, Group, Target, Tier, digest
+from models.events import Action, Group, Target, Tier, as_id, digest
 
 Cut = Annotated[float, Meta(gt=0.0, lt=1.0)]
 Rate = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -48,7 +48,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cach
     """Share of responses, of all tiers, whose verdict is forced: the only unselected labels there are."""
     audit_key: Annotated[str, Meta(min_length=1, max_length=64)] = "demur"
     """Keys the draw of the audit sample; keep it from those who are audited."""
-    warm_up_labels: Annotated[int, Meta(ge=0)] = 300
+    warm_up_labels: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 300
     """No green before that many labels: twelve rejections are expected among 300 responses at risk .04."""
     warm_up_deviation: Annotated[float, Meta(gt=0.0, le=2.0)] = 0.35
     """Nor before the curve at the green cut is known to that many logits: a true .05 reads .036 to .070."""
@@ -122,6 +122,11 @@ class Policies(Struct, frozen=True):
         named = value.get("deployments", {})
         if not isinstance(named, Mapping) or not all(isinstance(own, Mapping) for own in named.values()):
             raise SettingsError("policy: `deployments` must be a table of tables, one per deployment")
+        if wrong := [str(name) for name in named if as_id(name) is None]:
+            raise SettingsError(
+                f"policy: no deployment can be called `{wrong[0]}`: write the name that its responses have, in "
+                "ASCII and without blanks"
+            )
         own = {str(name): _check(f"policy of `{name}`", _merge(common, table)) for name, table in named.items()}
         return cls(_check("policy", common), own)
 

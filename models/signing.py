@@ -41,12 +41,14 @@ True
 import hmac
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import combinations
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
 from models.errors import Forged, SettingsError
+from models.events import CONTRACT
 
 KEY_ID: Final = "ce_keyid"
 SIGNATURE: Final = "ce_signature"
@@ -55,7 +57,8 @@ OURS: Final = "demur"
 """The producer that our stages and commands sign as."""
 
 
-Secret = Annotated[str, Meta(min_length=32)]
+MIN_SECRET: Final = 32
+Secret = Annotated[str, Meta(min_length=MIN_SECRET)]
 
 
 class Producer(Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,7 +100,14 @@ class Keys:
         """Check a parsed file of keys. Raises `SettingsError`, which names the producer and never shows a secret."""
         if OURS not in value:
             raise SettingsError(f"keys: `{OURS}` is missing: what this system writes must be signed too")
-        return cls({name: _producer(name, table) for name, table in value.items()})
+        found = {name: _producer(name, table) for name, table in value.items()}
+        for (one, of_one), (other, of_other) in combinations(found.items(), 2):
+            if {of_one.secret, *of_one.accepted} & {of_other.secret, *of_other.accepted}:
+                raise SettingsError(
+                    f"keys of `{one}` and `{other}`: they have the same secret, so each could sign as the other: give "
+                    "each its own"
+                )
+        return cls(found)
 
     @property
     def unsigned_until(self) -> datetime | None:
@@ -134,6 +144,16 @@ def _producer(name: str, table: Any) -> Producer:
         found = msgspec.convert(table, Producer)
     except msgspec.ValidationError as error:
         raise SettingsError(f"keys of `{name}`: {error}") from None
+    for field, secrets in {"secret": (found.secret,), "accepted": found.accepted}.items():
+        if any(len(secret.strip()) < MIN_SECRET for secret in secrets):
+            raise SettingsError(
+                f"keys of `{name}`: `{field}` has fewer than {MIN_SECRET} characters between blanks: take one from a "
+                "good source (`openssl rand -hex 32`)"
+            )
+    if wrong := [topic for topic in found.topics or () if topic not in CONTRACT]:
+        raise SettingsError(
+            f"keys of `{name}`: `topics` names `{wrong[0]}`, which is none: name some of {', '.join(sorted(CONTRACT))}"
+        )
     if found.topics is None and name != OURS:
         raise SettingsError(f"keys of `{name}`: `topics` is missing: name those that it may write to, as a list")
     if found.unsigned_until and name != OURS:

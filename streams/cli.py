@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.errors import DemurError, SettingsError
-from streams.commands import Config, calibrator, policy
+from streams.commands import Config, calibrator, place, policy
 from streams.commands.records import Since, records
 from streams.commands.studies import progress, studies
 from streams.settings import STAGES, Settings, load, variable
@@ -32,7 +32,10 @@ app.add_typer(studies)
 app.add_typer(records)
 
 
-Out = Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the report, the summary and the logs.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", callback=place, file_okay=False, help="Folder for the report, the summary and the logs."),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same events.")]
 Bootstrap = Annotated[
     str | None,

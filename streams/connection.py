@@ -6,15 +6,19 @@ Both libraries default to plain text: Faust makes SASL without an `ssl_context` 
 
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 from faust import SASLCredentials, SSLCredentials
+from kafka.errors import KafkaError
 
 from models.errors import SettingsError
 from streams import lenient  # noqa: F401 (no client reads without it)
 from streams.settings import Settings, unreadable
+
+CONNECT_MS: Final = 10_000
+"""A broker that listens answers within that; kafka-python would wait for 30 s."""
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:
@@ -96,6 +100,24 @@ def refused(settings: Settings) -> SettingsError:
     more = "a certificate (DEMUR_CERTFILE) or a user (DEMUR_USERNAME)" if settings.encrypted else "TLS (DEMUR_TLS)"
     what = f"what listens at {settings.bootstrap} does not answer as Kafka"
     return SettingsError(f"DEMUR_BOOTSTRAP: {what}: does it want {more}?")
+
+
+@contextmanager
+def permitted(right: str, topics: Sequence[str]) -> Iterator[None]:
+    """Turn a broker's word that we lack a right on one of these topics into one `SettingsError` that names it.
+
+    A producer that may write nowhere is told so in an error of another kind, which names no topic.
+    """
+    try:
+        yield
+    except KafkaError as error:
+        if "AuthorizationFailed" not in repr(error):
+            raise
+        named = [topic for topic in topics if topic in str(error)] or topics
+        raise SettingsError(
+            f"the broker does not grant this user the right {right} on {', '.join(named)}: let it be granted "
+            "(docs/settings.md)"
+        ) from None
 
 
 def listens(address: str) -> bool:

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 from models.calibration.history import History
-from models.errors import EventError, StateError
+from models.errors import DemurError, EventError, StateError
 from models.events import CONTRACT, Calibration, Change, Decision, Event, Instruction, Label, decode
 from models.partitions import home, misplaced
 from models.policy import Policy
 from models.training.lines import read_lines
 from streams.agents.fold import Row, row_of
-from streams.connection import kafka_options, reach
+from streams.connection import CONNECT_MS, kafka_options, permitted, reach, refused
 from streams.reading import partitions_of, read_all, read_to, reader
 from streams.settings import Settings
 from streams.stages import keys_in
@@ -103,17 +104,37 @@ def decisions_in(path: Path) -> list[Decision]:
 def instructing(settings: Settings) -> Iterator[Callable[[Instruction], tuple[int, int]]]:
     """Yield what puts an instruction into its deployment's label log, and returns at which partition and offset the
     broker has it.
+
+    Raises `SettingsError` if no broker answers, or we may not write there; `DemurError` if it does not confirm one.
     """
     reach(settings)
-    with closing(KafkaProducer(**kafka_options(settings))) as producer:
-        producer.partitions_for(settings.topic_prefix + Instruction.topic)  # connects
+    topic = settings.topic_prefix + Instruction.topic
+    try:
+        made = KafkaProducer(**kafka_options(settings), bootstrap_timeout_ms=CONNECT_MS)
+    except KafkaError:
+        raise refused(settings) from None
+    with closing(made) as producer, permitted("Write", [topic]):
+        producer.partitions_for(topic)  # connects
 
         def instruct(instruction: Instruction) -> tuple[int, int]:
             send = outgoing(settings.topic_prefix, instruction, keys_in(settings.keys))
-            sent = producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
+            with _confirmed(instruction), permitted("Write", [topic]):
+                sent = producer.send(send.topic, key=send.key, value=send.value, headers=send.headers).get()
             return sent.partition, sent.offset
 
         yield instruct
+
+
+@contextmanager
+def _confirmed(instruction: Instruction) -> Iterator[None]:
+    """Say of an order that the broker does not confirm that it may have it nevertheless."""
+    try:
+        yield
+    except KafkaError as error:
+        raise DemurError(
+            f"the broker did not confirm the {instruction.order} ({type(error).__name__}): "
+            f"see `demur calibrator log {instruction.deployment}` before you give it again"
+        ) from None
 
 
 def genuine(settings: Settings, records: Iterable[Any], partitions: int = 0) -> Iterator[tuple[Event, int]]:

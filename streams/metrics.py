@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from models.errors import EventError
 from models.events import KINDS, TIERS, Alarm, Calibration, Closure, ClosureReason, Decision, Event, Label
+from models.labels import is_evidence
 from models.policy import ACTIONS, act
 from streams.settings import STAGES
 
@@ -70,7 +71,7 @@ class Metrics:
         """Count what JOIN, LEARN and WATCH send."""
         match event:
             case Label():
-                verdict = "rejected" if event.rejected else "accepted"
+                verdict = "none" if not is_evidence(event) else "rejected" if event.rejected else "accepted"
                 self.labels.labels(tier=event.decision.tier, verdict=verdict, depth=event.depth).inc()
                 self.label_delay.observe(event.delay_s)
             case Closure():
@@ -96,7 +97,7 @@ class Metrics:
         )
 
     def _of_stages(self) -> None:
-        self.labels = self._counter("demur_labels", "Settled verdicts.", "tier", "verdict", "depth")
+        self.labels = self._counter("demur_labels", "Settled verdicts; none: no evidence.", "tier", "verdict", "depth")
         self.label_delay = self._histogram("demur_label_delay_seconds", "From response to feedback.", DELAYS_S)
         self.closures = self._counter("demur_closures", "Endings that are not labels.", "reason")
         for reason in get_args(ClosureReason):

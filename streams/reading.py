@@ -6,9 +6,10 @@ from typing import Final
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError
 
 from models.errors import SettingsError
-from streams.connection import kafka_options, reach
+from streams.connection import CONNECT_MS, kafka_options, permitted, reach, refused
 from streams.settings import Settings
 
 FETCH_MS: Final = 50
@@ -91,19 +92,28 @@ def poll(consumer: KafkaConsumer, wait_ms: int) -> list[ConsumerRecord]:
 
 @contextmanager
 def reader(settings: Settings, topics: Iterable[str]) -> Iterator[tuple[KafkaConsumer, list[TopicPartition]]]:
-    """Yield a consumer at the beginning of topics (names without prefix), and their partitions."""
+    """Yield a consumer at the beginning of topics (names without prefix), and their partitions.
+
+    Raises `SettingsError` if no broker answers, a topic does not exist, or we may not read it: then, or when read.
+    """
+    names = [settings.topic_prefix + topic for topic in topics]
     reach(settings)
-    consumer = KafkaConsumer(
-        **kafka_options(settings),
-        fetch_max_wait_ms=FETCH_MS,
-        enable_auto_commit=False,
-        allow_auto_create_topics=False,
-    )
     try:
-        partitions = [p for topic in topics for p in _partitions(consumer, settings.topic_prefix + topic)]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        yield consumer, partitions
+        consumer = KafkaConsumer(
+            **kafka_options(settings),
+            bootstrap_timeout_ms=CONNECT_MS,
+            fetch_max_wait_ms=FETCH_MS,
+            enable_auto_commit=False,
+            allow_auto_create_topics=False,
+        )
+    except KafkaError:
+        raise refused(settings) from None
+    try:
+        with permitted("Read", names):
+            partitions = [partition for name in names for partition in _partitions(consumer, name)]
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            yield consumer, partitions
     finally:
         consumer.close()
 

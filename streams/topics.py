@@ -33,11 +33,9 @@ from models.events import (
     Outcome,
     Response,
 )
-from streams.connection import kafka_options, reach, refused
+from streams.connection import CONNECT_MS, kafka_options, reach, refused
 from streams.settings import INPUT_RETENTION, Settings, far
 
-CONNECT_MS: Final = 10_000
-"""A broker that listens answers within that; kafka-python would wait for 30 s."""
 BROKER_CONFIGS: Final = {"compression.type": "uncompressed", "message.timestamp.type": "LogAppendTime"}
 """A batch in a codec that we lack would stop its reader for ever, and a packed one may unpack to a thousandfold: the
 broker unpacks it, and refuses what is too large. A producer whose clock says 1970 would have its events deleted."""

@@ -1,16 +1,21 @@
 """The calibrator's settings, each with the reason for its default. Tuned on synthetic streams only."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from models.errors import SettingsError
+from models.events import Group
 
+MAX_COUNT: Final = 1_000_000_000
+"""Of any whole number: the calibrator's log and state hold it as JSON, where numbers beyond 2^53 are not exact."""
 Variance = Annotated[float, Meta(ge=0.0, le=4.0)]
 Positive = Annotated[float, Meta(gt=0.0, le=4.0)]
 Evidence = Annotated[float, Meta(ge=10.0, le=1e100)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Known = Literal[Group, "clinician"]
+"""What a label tells apart: what its decision names, and who judged."""
 
 
 class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, cache_hash=True):
@@ -66,15 +71,15 @@ class FilterSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Variance that a jump of all adds to the first slope."""
     floor: Annotated[float, Meta(ge=-6.0, le=0.0)] = -0.3
     """Lowest offset served for a guarded group: leniency alone buys little green."""
-    guarded: tuple[str, ...] = ("site", "clinician")
+    guarded: tuple[Known, ...] = ("site", "clinician")
     """Group names whose jump downwards is not believed (rubber-stamping): their labels are ignored from then on."""
-    raters: tuple[str, ...] = ("clinician",)
+    raters: tuple[Known, ...] = ("clinician",)
     """Group names whose offsets are learnt but not served: who judges, not what is judged."""
     noise: Annotated[float, Meta(ge=0.0, lt=0.5)] = 0.0
     """Known share of verdicts flipped at random."""
-    grace: Annotated[int, Meta(ge=0)] = 500
+    grace: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 500
     """Labels before the jump detector starts: a curve that is still being found jumps all the time."""
-    max_groups: Annotated[int, Meta(ge=1)] = 1000
+    max_groups: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 1000
     """Offsets kept; beyond, the one longest without a label returns to its prior."""
 
     @classmethod

@@ -41,7 +41,7 @@ class Ruling(NamedTuple):
 
 
 def ruling(said: Feedback, salience: str, keys: Sequence[bytes]) -> Ruling:
-    """Decide a feedback: reason code, then edit, then action. `salience`: the digest of the response's doses.
+    """Decide a feedback: reason code, then edit (not of a flag), then action. `salience`: that of the response's doses.
 
     >>> from datetime import UTC, datetime
     >>> at = datetime(2026, 1, 5, tzinfo=UTC)
@@ -54,7 +54,7 @@ def ruling(said: Feedback, salience: str, keys: Sequence[bytes]) -> Ruling:
         return Ruling(rejected=False, depth="none", evidence=said.action == "accepted")
     if against or said.reason_code in CONTEXT:
         deep = against
-    elif said.edited_response is not None:
+    elif said.edited_response is not None and said.action != "flagged":
         deep = salience not in [digest(said.edited_response, key) for key in keys]
     else:
         deep = said.action != "edited"

@@ -298,7 +298,7 @@ def _show(found: Difference, *, json: bool) -> None:
         table.add_row(Text(name), *map(_number, pair))
     for scope, cuts in found.cuts.items():
         for level, pair in cuts.items():
-            table.add_row(Text(f"{level} below, {scope}"), *map(_number, pair))
+            table.add_row(Text(f"{LEVELS[level]}, {scope}"), *map(_number, pair))
     for tier in TIERS:
         shares = (effect.tiers.get(tier, 0.0) for effect in (found.effect_before, found.effect_after))
         table.add_row(f"share of {tier}", *(f"{share:.1%}" for share in shares))

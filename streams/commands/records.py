@@ -9,7 +9,7 @@ import typer
 
 from models.errors import SettingsError
 from models.events import CONTRACT, YEARS, Event, Feedback, Response, Watermark, encode
-from streams.commands import Config, say
+from streams.commands import Config, place, say
 from streams.settings import load
 
 records = typer.Typer()
@@ -34,7 +34,9 @@ Until = Annotated[datetime | None, typer.Option("--to", parser=_moment, metavar=
 
 @records.command()
 def report(
-    out: Annotated[Path, typer.Option("--out", file_okay=False, help="Folder for the report and the summary.")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=place, file_okay=False, help="Folder for the report and the summary.")
+    ],
     config: Config = None,
     since: Since = None,
     until: Until = None,

@@ -17,7 +17,7 @@ from rich.table import Table
 from models.errors import SettingsError
 from models.events import Target
 from streams.allocator import keep_memory
-from streams.commands import say
+from streams.commands import place, say
 from streams.tracking import Tracker, tracked
 
 studies = typer.Typer()
@@ -52,7 +52,7 @@ def _place(path: Path | None) -> Path | None:
     """Refuse a file whose folder is not there before the work is done, not after."""
     if path is not None and not path.parent.is_dir():
         raise typer.BadParameter(f"the folder {path.parent} is not there: make it first")
-    return path
+    return place(path)
 
 
 Data = Annotated[list[Path], typer.Option("--data", help="Judged answers, or a folder of `demur synth`; repeatable.")]
@@ -161,7 +161,10 @@ def evaluate(
 @studies.command()
 def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
     out: Annotated[
-        Path, typer.Option("--out", file_okay=False, help="Folder for responses, feedback and truth, as JSON lines.")
+        Path,
+        typer.Option(
+            "--out", callback=place, file_okay=False, help="Folder for responses, feedback and truth, as JSON lines."
+        ),
     ],
     responses: Annotated[int, typer.Option("--responses", min=1, help="Number of responses.")] = 6000,
     days: Annotated[float, typer.Option("--days", min=0.01, help="Days over which they are spread.")] = 7.0,

@@ -21,6 +21,7 @@ from streams.broker import HOST, Child, free_port
 from streams.clock import WallClock
 from streams.connection import kafka_options
 from streams.drive import launch
+from streams.logbook import instructing
 from streams.reading import read_all
 from streams.settings import STAGES, Settings, load
 from streams.stages import changelogs
@@ -28,6 +29,7 @@ from streams.topics import create, describe
 from tests import pages
 from tests.apache_kafka import apache_kafka
 from tests.stagecraft import feedback
+from tests.unit.test_control import order as an_order
 from tests.unit.test_score import response
 
 pytestmark = [
@@ -84,6 +86,11 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     formatting = [part for user in users for part in ("--add-scram", user)]
     with apache_kafka(folder, properties, formatting) as kafka:
         yield Secured(kafka.bootstrap, f"{HOST}:{port}", f"{HOST}:{mutual}", folder)
+
+
+def order(settings: Settings) -> tuple[int, int]:
+    with instructing(settings) as instruct:
+        return instruct(an_order("release"))
 
 
 def certify(folder: Path, name: str, subject: str) -> None:
@@ -231,3 +238,15 @@ def test_tls_to_a_plain_port_and_plain_text_to_a_tls_port_are_told_apart(
         describe(load(bootstrap=secured.plain, tls=True))
     with pytest.raises(SettingsError, match=r"does not answer as Kafka: does it want TLS"):
         describe(load(bootstrap=secured.bootstrap))
+
+
+def test_a_right_that_is_missing_is_named(secured: Secured) -> None:
+    create(secured.settings("administrator", topic_prefix="rights-"))
+    with closing(KafkaProducer(bootstrap_servers=secured.plain)) as producer:
+        producer.send("rights-labels", b"no label").get(10)
+    grant(secured, "display", ACLOperation.DESCRIBE, on=["rights-labels"])
+    with pytest.raises(SettingsError, match=r"the right Read on rights-labels: let it be granted"):
+        read_all(secured.settings("display", topic_prefix="rights-"), "labels")
+    grant(secured, "display", ACLOperation.READ, on=["rights-labels"])
+    with pytest.raises(SettingsError, match=r"the right Write on rights-labels: let it be granted"):
+        order(secured.settings("display", topic_prefix="rights-"))

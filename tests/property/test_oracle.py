@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import cache, partial
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 import msgspec
 import orjson
@@ -23,6 +24,7 @@ from models.events import (
     DeadLetter,
     Decision,
     Feedback,
+    FeedbackAction,
     Instruction,
     Label,
     Response,
@@ -32,6 +34,7 @@ from models.events import (
     encode,
 )
 from models.joining import MAX_SKEW
+from models.labels import REASONS, reason_of, verdict
 from models.oracle import Entry, Logs, Rules, check, join_rules
 from models.oracle.logs import Found
 from models.oracle.retention import SKEW
@@ -190,6 +193,17 @@ def reworded(item: Item, texts: dict[str, str | None]) -> Item:
     event = decode(Feedback, item.value)
     edit = f"{texts.get(event.response_id)} So be it."
     return item._replace(value=encode(msgspec.structs.replace(event, action="edited", edited_response=edit)))
+
+
+@pytest.mark.parametrize("action", get_args(FeedbackAction))
+def test_what_feedback_says_is_the_same_by_both_codes(action: FeedbackAction) -> None:
+    dose, key = "Give 5 mg of amlodipine.", b"key"
+    edits = {None: None, False: f"Please: {dose}", True: "Give 10 mg of amlodipine."}
+    for code, (changed, edit) in product((None, "unknown", *REASONS), edits.items()):
+        said = feedback("f1", action=action, reason_code=code, edited_response=edit)
+        found = join_rules.ruling(said, salience(dose, key), [key])
+        told = verdict(action, reason=reason_of(code), edit_changed=changed)
+        assert found == (told.rejected, told.depth, told.weight > 0)
 
 
 def depths(logs: Logs) -> dict[str, str]:

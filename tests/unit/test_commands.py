@@ -89,14 +89,15 @@ def test_names_in_tables_are_printed_as_they_stand(
     found = Difference(
         deployment="d [/x]",
         parameters={"offset [site=north]": (1.0, 2.0)},
-        cuts={"site=ward [/icu]": {"green": (1.0, 2.0)}},
+        cuts={"site=ward [/icu]": {"green": (1.0, 2.0), "red": (3.0, 4.0)}},
         effect_before=effect,
         effect_after=effect,
         **facts,
     )
     calibrator._show(found, json=False)
     out = capsys.readouterr().out
-    assert [name for name in ("d [/x]", "offset [site=north]", "site=ward [/icu]") if name not in out] == []
+    names = ("d [/x]", "offset [site=north]", "green below, site=ward [/icu]", "red from, site=ward [/icu]")
+    assert [name for name in names if name not in out] == []
 
 
 @pytest.mark.parametrize(("versions", "said"), [(set[int](), ""), ({7, 3, 9}, "3 entries of versions 3 to 9")])
@@ -188,6 +189,11 @@ def test_a_file_that_is_not_there_is_named_before_anything_starts(words: tuple[s
         (("replay", "--responses", __file__, "--out", __file__), "is a file"),
         (("train", "--out", __file__), "is a file"),
         (("synth", "--out", __file__), "is a file"),
+        (("demo", "--out", "/proc/nope"), "/proc"),
+        (("replay", "--responses", __file__, "--out", f"{__file__}/nope"), f"can be written to {__file__} (Not"),
+        (("synth", "--out", f"{__file__}/nope/nope"), f"can be written to {__file__} (Not"),
+        (("report", "--out", f"{__file__}/nope"), f"can be written to {__file__} (Not"),
+        (("readiness", "--labels", "/dev/null", "--json", "/proc/x.json"), "/proc"),
     ],
 )
 def test_a_place_that_cannot_be_written_to_is_named_before_the_work(words: tuple[str, ...], sentence: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from ruamel.yaml import YAML
 from models.encoder.artifact import seal
 from models.policy import Policy
 from models.tiers import Facts, tier
-from streams import gateway, health
+from streams import gateway, health, stages
 from streams.cli import app
+from streams.clock import EventClock
 from streams.metrics import Metrics
-from streams.settings import Settings, load
+from streams.settings import STAGES, Settings, load
 from streams.topics import RECORD_RETENTION
 from tests import pages
 from tests.apache_kafka import VERSION
@@ -152,11 +154,13 @@ def test_the_place_of_a_group_is_kept_as_long_as_what_it_reads(services: dict[st
 
 
 def test_prometheus_asks_the_workers_where_they_answer(services: dict[str, Any]) -> None:
-    (job,) = yaml("deploy/prometheus/prometheus.yml")["scrape_configs"]
-    (found,) = job["dns_sd_configs"]
-    assert found["names"] == ["worker", "gateway"]
-    assert found["port"] == Settings.model_fields["http_port"].default
-    assert f":{found['port']}/healthz" in services["worker"]["healthcheck"]["test"][-1]
+    jobs = yaml("deploy/prometheus/prometheus.yml")["scrape_configs"]
+    found = {job["job_name"]: job["dns_sd_configs"] for job in jobs}
+    names = {job: [name for one in places for name in one["names"]] for job, places in found.items()}
+    assert names == {"demur": ["worker"], "demur-gateway": ["gateway"]}, "a gateway is no worker"
+    for place in (one for places in found.values() for one in places):
+        assert place["port"] == Settings.model_fields["http_port"].default
+        assert f":{place['port']}/healthz" in services["worker"]["healthcheck"]["test"][-1]
 
 
 def test_the_dashboard_queries_metrics_that_exist_and_shows_all_of_them(queries: list[str]) -> None:
@@ -196,6 +200,28 @@ def test_alerts_ask_for_metrics_and_labels_that_exist(alerts: list[dict[str, Any
     asked = {reason for found in re.findall(r'reason=~?"([^"]+)"', told) for reason in found.split("|")}
     assert asked <= reasons
     assert told.count("(") == told.count(")")
+
+
+def test_a_stage_that_no_worker_runs_is_told_though_gateways_answer(alerts: list[dict[str, Any]]) -> None:
+    """Docker's name service forgets a container that has stopped: nothing of it is left that could be 0."""
+    (told,) = (rule["expr"] for rule in alerts if rule["alert"] == "DemurWorkerDown")
+    asked = re.findall(r'absent\((\w+)\{stage="(\w+)"\}\)', told)
+    assert [stage for _, stage in asked] == list(STAGES)
+    (metric,) = {name for name, _ in asked}
+    gateways, workers = Metrics(), Metrics()
+    for stage in STAGES:
+        stages._measure(stage, SimpleNamespace(inputs={}, lags=dict, clock=EventClock()), workers)
+    samples = [{s.labels["stage"] for s in found(m, metric)} for m in (gateways, workers)]
+    assert samples == [set(), set(STAGES)]
+
+
+def found(metrics: Metrics, name: str) -> list[Any]:
+    return [sample for family in metrics.registry.collect() for sample in family.samples if sample.name == name]
+
+
+def test_what_says_nothing_of_a_response_is_no_acceptance_of_it(queries: list[str]) -> None:
+    asked = [re.findall(r"demur_labels_total(\{[^}]*\})?", query) for query in queries]
+    assert {which for found in asked for which in found} == {'{verdict!="none"}', '{verdict="rejected"}'}
 
 
 def test_each_alert_has_its_row_in_the_runbook(alerts: list[dict[str, Any]]) -> None:

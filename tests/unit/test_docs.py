@@ -132,6 +132,7 @@ EDITS = {
     "none": [None],
     "any": [None, True, False],
     "keeps numbers, units, frequencies, comparisons, drugs, negations, and their order": [False],
+    "keeps all of them": [False],
     "changes one of them": [True],
 }
 

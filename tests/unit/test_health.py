@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import get_args, get_type_hints
 
 import aiohttp
+import msgspec
 import pytest
 
 from models.errors import Excessive, Forged, Invalid, Oversized, SettingsError, Undecodable, UnknownSchema
@@ -57,8 +58,12 @@ def sent() -> list[object]:
     closed = {"closure_id": CANARY, "response_id": CANARY, "closed_at": NOW}
     version = {"deployment": CANARY, "version": 1, "parameters": {}, "labels": 1, "missing_labels": 0}
     alarm = {"alarm_id": CANARY, "kind": "jump", "deployment": CANARY, "scope": CANARY, "statistic": 1.0}
+    retracted = {"action": "retracted", "rejected": False, "depth": "none", "weight": 0.0}
     return [
         label(),
+        msgspec.structs.replace(label(), action="abandoned", rejected=False, depth="none", weight=0.0),
+        msgspec.structs.replace(label(), kind="correction"),
+        msgspec.structs.replace(label(), kind="revocation", **retracted),
         Closure(reason="orphan", **closed),
         Calibration(cause=CANARY, as_of=NOW, **version),
         Alarm(threshold=1.0, since=NOW, raised_at=NOW + timedelta(1), **alarm),
@@ -94,7 +99,9 @@ async def test_metrics_count_what_happened_and_name_nobody() -> None:
     assert value("demur_decision_reasons_total", {"reason": "truncated"}) == 1
     assert value("demur_decision_reasons_total", {"reason": "unknown_group"}) == 1
     assert value("demur_labels_total", {"tier": "red", "verdict": "rejected", "depth": "deep"}) == 1
-    assert value("demur_label_delay_seconds_sum") == 90
+    said_nothing = [{"tier": "red", "verdict": "none", "depth": depth} for depth in ("none", "deep")]
+    assert [value("demur_labels_total", labels) for labels in said_nothing] == [2, 1]
+    assert value("demur_label_delay_seconds_sum") == 4 * 90
     assert value("demur_closures_total", {"reason": "orphan"}) == 1
     assert value("demur_calibrations_total") == 1
     assert value("demur_alarms_total", {"kind": "jump"}) == 1

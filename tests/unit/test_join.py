@@ -265,6 +265,14 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
         ],
         ["verdict f1: ann rejects deep x1"],
     ),
+    "a flag with an edit of wording": (
+        [
+            decision(salience_digest=digest(EDIT, b"key")),
+            feedback("f1", action="flagged", edited_response=f"Please: {EDIT}"),
+            LATER,
+        ],
+        ["verdict f1: ann rejects deep x1"],
+    ),
     "reason before edit": (
         [
             decision(salience_digest=digest(EDIT, b"key")),

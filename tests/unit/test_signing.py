@@ -261,6 +261,23 @@ def test_the_oracle_names_a_record_of_ours_that_is_not_signed() -> None:
             OUR_TABLE + "[gateway]\nsecret = '" + SECRET + "'\ntopics = []\nunsigned_until = 2026-01-01T00:00:00Z",
             "keys of `gateway`: `unsigned_until` is for all: enter it under `[demur]`",
         ),
+        ("[demur]\nsecret = '" + " " * 32 + "'", "keys of `demur`: `secret` has fewer than 32 characters"),
+        (
+            OUR_TABLE + "accepted = ['" + " " * 40 + "']",
+            "keys of `demur`: `accepted` has fewer than 32 characters between blanks",
+        ),
+        (
+            OUR_TABLE + "[gateway]\nsecret = '" + SECRET + "'\ntopics = ['responses']",
+            "keys of `demur` and `gateway`: they have the same secret",
+        ),
+        (
+            OUR_TABLE + "[gateway]\nsecret = '" + SECRET[::-1] + "'\ntopics = []\naccepted = ['" + SECRET + "']",
+            "keys of `demur` and `gateway`: they have the same secret",
+        ),
+        (
+            OUR_TABLE + "[gateway]\nsecret = '" + SECRET[::-1] + "'\ntopics = ['response']",
+            "keys of `gateway`: `topics` names `response`, which is none: name some of alarms, ",
+        ),
         ("[demur", "is not TOML"),
     ],
 )
