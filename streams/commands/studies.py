@@ -189,17 +189,25 @@ def readiness(
         float, typer.Option("--within", min=0.001, max=0.5, help="Half-width of the 95 % interval, as a rate.")
     ] = 0.02,
     target: Annotated[Target, typer.Option("--target", help="Rejections that count, as in the policy.")] = "any",
+    deployment: Annotated[str | None, typer.Option("--deployment", help="Only this one; by default all.")] = None,
     json: Json = None,
 ) -> None:
-    """Tell how many more labels each tier needs until its rejection rate is known closely enough."""
+    """Tell how many more labels each tier needs until its rejection rate is known closely enough.
+
+    A label counts with its weight: a response counts once, however many clinicians judge it.
+    """
     from models.training.data import read_labels
     from models.training.readiness import pilot
 
-    found = pilot(read_labels(labels), within, target)
+    mine = [label for label in read_labels(labels) if deployment in {None, label.deployment}]
+    if deployment is not None and not mine:
+        raise SettingsError(f"{labels} holds no labels of deployment {deployment}")
+    found = pilot(mine, within, target)
     table = Table("tier", "labels", "rejected", "known to ±", "labels missing", "days until then")
     for row in found.tiers:
+        rate = "-" if row.rate is None else f"{row.rate:.3f}"
         days = "-" if row.days is None else f"{row.days:.1f}"
-        table.add_row(row.tier, str(row.labels), f"{row.rate:.3f}", f"{row.within:.3f}", str(row.missing), days)
+        table.add_row(row.tier, f"{row.labels:.0f}", rate, f"{row.within:.3f}", str(row.missing), days)
     Console().print(table)
     if json is not None:
         json.write_bytes(msgspec.json.format(msgspec.json.encode(found)))

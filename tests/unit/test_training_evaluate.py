@@ -188,10 +188,18 @@ def test_a_log_is_counted_by_labels_not_by_deliveries(tmp_path):
     assert pilot(labels, target="deep").tiers[0].rate == 0.125
 
 
+def test_a_response_counts_once_however_many_judge_it():
+    whole = [label(n, "green", rejected=n % 10 == 0) for n in range(100)]
+    shared = [msgspec.structs.replace(one, label_id=f"{one.label_id}{k}", weight=1 / 3) for one in whole for k in "abc"]
+    one, three = pilot(whole), pilot(shared)
+    assert (three.labels, three.tiers[0].labels, three.tiers[0].rate) == (100, 100, pytest.approx(0.1))
+    assert [(row.missing, row.within) for row in three.tiers] == [(row.missing, row.within) for row in one.tiers]
+
+
 def test_no_labels_say_what_is_needed():
     found = pilot([])
     assert (found.labels, found.curve) == (0, [])
-    assert all(row.missing > 2000 for row in found.tiers)
+    assert all(row.missing > 2000 and row.rate is None for row in found.tiers)
 
 
 def judged(seed, people=8, answers=60):
