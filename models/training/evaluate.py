@@ -20,7 +20,7 @@ from models.encoder.loading import load
 from models.errors import SettingsError
 from models.events import TIERS, Tier
 from models.training.baselines import BASELINES, Judge, out_of_fold
-from models.training.examples import Example, digest, pending
+from models.training.examples import Example, digest, pending, unseen
 from models.training.intervals import Interval, bootstrap, rate_interval
 from models.training.metrics import Metrics, measure, sigmoid
 
@@ -118,12 +118,13 @@ def evaluate(
     train: Sequence[Example] = (),
     cuts: tuple[float, float] = (GREEN, RED),
 ) -> Evaluation:
-    """Score and measure; `train` is what the baselines are fitted to.
+    """Score and measure; `train` is what the baselines are fitted to, but for answers that are measured.
 
     Risks are the sigmoid of the raw logit: no calibrator has learnt yet. Raises `SettingsError` if the data have one
-    verdict only.
+    verdict only, or what the baselines learn from, or no word in common.
     """
     _check(examples)
+    lessons = _lessons(train, examples) if train else ()
     encoder = load(artifact)
     start = clock()
     scored = _score(encoder, examples)
@@ -134,7 +135,7 @@ def evaluate(
         rate=float(scored.rejected.mean()),
         learnt=verify(Path(artifact)).get("data_digest") == digest(examples),
         model_hash=encoder.model_hash,
-        models={"demur": ours, **baselines(train, examples, clock)},
+        models={"demur": ours, **baselines(lessons, examples, clock)},
         pre_response=_measured(_score(encoder, [pending(example) for example in examples])),
         deep=measure([example.depth == "deep" for example in examples], scored.risk).auroc,
         tiers=tiers,
@@ -148,6 +149,16 @@ def _check(examples: Sequence[Example]) -> None:
         raise SettingsError(
             f"{len(examples)} answers of one verdict cannot be measured: give accepted and rejected ones"
         )
+
+
+def _lessons(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
+    kept = unseen(train, test)
+    if len({example.rejected for example in kept}) < 2:
+        raise SettingsError(
+            f"--train: {len(kept)} answers of one verdict, beside those measured, teach nothing: give accepted and "
+            "rejected ones, or leave it out"
+        )
+    return kept
 
 
 def baselines(train: Sequence[Example], test: Sequence[Example], clock: Clock) -> dict[str, Figures]:

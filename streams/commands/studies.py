@@ -102,12 +102,21 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
             recipe = Recipe(seed=seed, loss=losses.Loss(loss))
             report = fit(examples, out, encoder=encoder, recipe=recipe, progress=tell, track=sent, checkpoints=resume)
         tell(0.99, "measuring what is simpler")
-        simple = _words(examples, head, seed)
-    after, before = report.post_response.auroc, report.pre_response.auroc
+        after, before = report.post_response.auroc, report.pre_response.auroc
+        gain = _gain(after, examples, head, seed)
     say(
-        f"{out}: held-out AUROC {after:.3f} after the response, {before:.3f} before it; words alone reach {simple:.3f} "
-        f"on the same questions, so the model gains {after - simple:+.3f}; {report.truncated:.1%} of the texts are cut"
+        f"{out}: held-out AUROC {after:.3f} after the response, {before:.3f} before it; words alone{gain}; "
+        f"{report.truncated:.1%} of the texts are cut"
     )
+
+
+def _gain(after: float, examples: Any, head: Head, seed: int) -> str:
+    """How words alone do, or why they do not: the model is made by then."""
+    try:
+        simple = _words(examples, head, seed)
+    except SettingsError as error:
+        return f": {error}"
+    return f" reach {simple:.3f} on the same questions, so the model gains {after - simple:+.3f}"
 
 
 def _words(examples: Any, head: Head, seed: int) -> float:
@@ -141,13 +150,17 @@ def evaluate(
 ) -> None:
     """Measure a model on judged answers beside simple baselines: discrimination, calibration, tiers, by group.
 
-    Without `--train` the baselines learn from the other questions of the same data, fold by fold.
+    Without `--train` the baselines learn from the other questions of the same data, fold by fold; with it, from no
+    answer that is measured.
     """
     from models.training.data import read
     from models.training.evaluate import evaluate as measure
     from models.training.evaluate import write
 
-    found = measure(artifact, read(*data), clock=perf_counter, train=read(*train or []))
+    lessons = read(*train or [])
+    if train and not lessons:
+        raise SettingsError("--train: no judged answers are in it: give some, or leave it out")
+    found = measure(artifact, read(*data), clock=perf_counter, train=lessons)
     write(found, json, html)
     names = list(next(iter(found.models.values())).intervals)
     table = Table("model", *(name.replace("_", " ") for name in names))

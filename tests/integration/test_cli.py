@@ -123,6 +123,7 @@ def test_topics_are_created_once_and_shown(settings: Settings) -> None:
         (["score", "--model", "absent-folder"], b"model 'absent-folder' cannot be loaded"),
         (["train", "--out", "x", "--head", "late"], b"--head late needs --encoder"),
         (["readiness", "--labels", "absent.jsonl"], b"absent.jsonl cannot be read"),
+        (["evaluate", "--artifact", "a", "--data", "/dev/null", "--train", "/dev/null"], b"--train: no judged"),
     ],
 )
 def test_a_wrong_setting_ends_with_one_sentence(tmp_path: Path, words: list[str], sentence: bytes) -> None:

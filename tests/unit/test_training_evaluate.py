@@ -73,7 +73,7 @@ def test_an_evaluation_says_everything(artifact, examples, tmp_path):
 def test_a_model_measured_on_what_it_learnt_from_says_so(artifact, examples, tmp_path):
     folder = shutil.copytree(artifact, tmp_path / "learnt")
     seal(folder, {"kind": "cross", "data_digest": digest(examples)})
-    found = [evaluate(str(folder), part, clock=count().__next__, train=examples) for part in (examples, examples[1:])]
+    found = [evaluate(str(folder), part, clock=count().__next__) for part in (examples, examples[1:])]
     assert [each.learnt for each in found] == [True, False]
     for each, said in zip(found, (True, False), strict=True):
         write(each, html=tmp_path / "found.html")
@@ -91,6 +91,35 @@ def test_baselines_learn_from_what_they_are_given(artifact, examples):
 def test_one_verdict_alone_cannot_be_measured(artifact, examples):
     with pytest.raises(SettingsError, match="one verdict"):
         evaluate(artifact, [e for e in examples if not e.rejected], clock=count().__next__)
+
+
+def test_what_baselines_cannot_learn_from_is_refused_in_a_sentence(artifact, examples):
+    half, clock = len(examples) // 2, count().__next__
+    for verdict in (True, False):
+        alike = [e for e in examples[half:] if e.rejected == verdict]
+        with pytest.raises(SettingsError, match=f"--train: {len(alike)} answers of one verdict"):
+            evaluate(artifact, examples[:half], clock=clock, train=alike)
+    with pytest.raises(SettingsError, match="`response`: no word stands in two of the 100 answers"):
+        tfidf([answered(e, f"alpha{n} beta{n}") for n, e in enumerate(examples[:half])], examples[half:])
+    with pytest.raises(SettingsError, match="`response`: no word"):
+        tfidf([answered(e, "it is") for e in examples[:half]], examples[half:])
+
+
+def answered(example, text):
+    return msgspec.structs.replace(example, event=msgspec.structs.replace(example.event, response=text))
+
+
+def test_baselines_learn_from_no_answer_that_they_are_measured_on(artifact, examples):
+    half, clock = len(examples) // 2, count().__next__
+    apart, mixed = (evaluate(artifact, examples[:half], clock=clock, train=examples[n:]) for n in (half, 0))
+    for name in ("prior", "tfidf_overlap", "boosted_overlap"):
+        assert mixed.models[name].brier == apart.models[name].brier
+    copied = [answered(e, f"{'word ' * 60}{n}") for n, e in enumerate(examples)]
+    elsewhere = [msgspec.structs.replace(e, event=msgspec.structs.replace(e.event, query="?")) for e in copied[:half]]
+    found = [evaluate(artifact, copied[:half], clock=clock, train=[*copied[half:], *e]) for e in ([], elsewhere)]
+    assert found[0].models["prior"].brier == found[1].models["prior"].brier
+    with pytest.raises(SettingsError, match="--train: 0 answers"):
+        evaluate(artifact, examples, clock=clock, train=examples[:half])
 
 
 def scored(examples, rejected, risk):
