@@ -7,6 +7,7 @@ spares them every change between the places where an artifact is trained and use
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from math import comb
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -64,7 +65,7 @@ class Official(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on the data. `intervals` holds the 95 % limits of each measure; `seconds`, what it took."""
+    """One model on the data. `intervals`: each measure's 95 % limits, NaN if it has none; `seconds`, what it took."""
 
     auroc: float
     average_precision: float
@@ -196,20 +197,26 @@ def _tier(name: Tier, rejected: NDArray[np.bool_], inside: NDArray[np.bool_]) ->
 def official(scored: Scored) -> Official:
     """MEDIQA's own measures; questions without a good answer do not enter the mean reciprocal rank."""
     good, shown = ~scored.rejected, scored.risk < 0.5
-    ranks = [
-        rank for rows in _grouped(scored, lambda example: example.question).values() if (rank := _rank(scored, rows))
-    ]
+    groups = _grouped(scored, lambda example: example.question).values()
+    ranks = [_reciprocal_rank(good[rows], scored.risk[rows]) for rows in groups if good[rows].any()]
     return Official(
         accuracy=float((good == shown).mean()),
         precision=float((good & shown).sum() / max(1, int(shown.sum()))),
-        mrr=float(np.mean([1 / rank for rank in ranks])) if ranks else 0.0,
+        mrr=float(np.mean(ranks)) if ranks else 0.0,
     )
 
 
-def _rank(scored: Scored, rows: list[int]) -> int:
-    """Place of the first good answer when sorted by risk, from 1; 0 if there is none."""
-    ordered = sorted(rows, key=lambda row: scored.risk[row])
-    return next((place for place, row in enumerate(ordered, 1) if not scored.rejected[row]), 0)
+def _reciprocal_rank(good: NDArray[np.bool_], risk: NDArray[np.float64]) -> float:
+    """Of the first good answer when sorted by risk; the mean over all orders of those with its risk.
+
+    McSherry and Najork, *Computing information retrieval performance measures efficiently in the presence of tied
+    scores*, ECIR 2008.
+    """
+    least = risk[good].min()
+    ahead, tied = int((risk < least).sum()), good[risk == least]
+    count, bad = len(tied), int((~tied).sum())
+    orders = comb(count, bad)
+    return sum(comb(count - 1 - place, bad - place) / orders / (ahead + place + 1) for place in range(bad + 1))
 
 
 def _parts(scored: Scored, key: Callable[[Example], str], cuts: tuple[float, float]) -> dict[str, PartRow]:

@@ -19,7 +19,7 @@ from models.training import raters
 from models.training.baselines import out_of_fold, tfidf
 from models.training.data import from_week, read_labels
 from models.training.evaluate import Scored, evaluate, official, tier_table, write
-from models.training.examples import digest
+from models.training.examples import digest, unseen
 from models.training.intervals import MEASURES, _members, bootstrap, rate_interval
 from models.training.metrics import measure, sigmoid
 from models.training.readiness import needed, pilot, readiness
@@ -55,7 +55,7 @@ def test_an_evaluation_says_everything(artifact, examples, tmp_path):
     assert found.models.keys() == {"demur", "prior", "tfidf_overlap", "boosted_overlap"}
     for row in found.models.values():
         assert set(MEASURES) == row.intervals.keys()
-        assert all(lower <= upper for lower, upper in row.intervals.values())
+        assert all(lower <= upper for name, (lower, upper) in row.intervals.items() if name != "ece")
         assert row.seconds == 1
     assert found.models["prior"].auroc <= 0.5  # the other folds' rate ranks the wrong way, if at all
     assert sum(row.count for row in found.tiers) == 200
@@ -67,7 +67,9 @@ def test_an_evaluation_says_everything(artifact, examples, tmp_path):
     read = json.loads((tmp_path / "found.json").read_bytes())
     assert read["tiers"][0]["tier"] == "green"
     assert read["demur"]["auroc"] == pytest.approx(found.models["demur"].auroc)
-    assert "MEDIQA" in (tmp_path / "found.html").read_text()
+    page = (tmp_path / "found.html").read_text()
+    assert "MEDIQA" in page
+    assert "nan" not in page
 
 
 def test_a_model_measured_on_what_it_learnt_from_says_so(artifact, examples, tmp_path):
@@ -110,16 +112,13 @@ def answered(example, text):
 
 
 def test_baselines_learn_from_no_answer_that_they_are_measured_on(artifact, examples):
-    half, clock = len(examples) // 2, count().__next__
-    apart, mixed = (evaluate(artifact, examples[:half], clock=clock, train=examples[n:]) for n in (half, 0))
-    for name in ("prior", "tfidf_overlap", "boosted_overlap"):
-        assert mixed.models[name].brier == apart.models[name].brier
-    copied = [answered(e, f"{'word ' * 60}{n}") for n, e in enumerate(examples)]
-    elsewhere = [msgspec.structs.replace(e, event=msgspec.structs.replace(e.event, query="?")) for e in copied[:half]]
-    found = [evaluate(artifact, copied[:half], clock=clock, train=[*copied[half:], *e]) for e in ([], elsewhere)]
-    assert found[0].models["prior"].brier == found[1].models["prior"].brier
+    test, others = examples[:100], [answered(e, f"other {n}") for n, e in enumerate(examples)]
+    assert unseen([*test, *others], test) == others
+    copied = [answered(e, f"{'word ' * 60}{n}") for n, e in enumerate(test)]
+    elsewhere = [msgspec.structs.replace(e, event=msgspec.structs.replace(e.event, query="?")) for e in copied]
+    assert unseen([*others, *elsewhere], copied) == others
     with pytest.raises(SettingsError, match="--train: 0 answers"):
-        evaluate(artifact, examples, clock=clock, train=examples[:half])
+        evaluate(artifact, examples, clock=count().__next__, train=test)
 
 
 def scored(examples, rejected, risk):
@@ -138,6 +137,29 @@ def test_the_first_good_answer_counts(examples):
     assert found.mrr == 0.5
     assert found.precision == 0.5
     assert found.accuracy == pytest.approx(1 / 3)
+
+
+def test_where_the_order_in_a_file_decides_nothing_is_won(examples):
+    """Of three answers with one risk, one of them good, it stands first, second or third."""
+    for good in range(3):
+        rejected = np.arange(3) != good
+        found = official(Scored([examples[0]] * 3, rejected, np.full(3, 0.5)))
+        assert found.mrr == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    rejected = np.array([True, False, True, False])  # behind one, two of three are good by chance first or second
+    found = official(Scored([examples[0]] * 4, rejected, np.array([0.1, 0.5, 0.5, 0.5])))
+    assert found.mrr == pytest.approx(2 / 3 / 2 + 1 / 3 / 3)
+
+
+def test_no_limits_are_given_where_they_would_hold_nothing():
+    random = np.random.default_rng(0)
+    risk = random.beta(1, 4, size=300)
+    rejected = random.uniform(size=300) < risk
+    found = bootstrap(rejected, risk, [str(n) for n in range(300)], draws=20)
+    assert found["ece"].value > 0  # its distance from 0 is noise: these risks are right
+    assert np.isnan(found["ece"][1:]).all()
+    assert not np.isnan([found[name] for name in MEASURES if name != "ece"]).any()
+    alone = bootstrap(rejected, risk, ["q"] * 300, draws=20)
+    assert np.isnan([limits[1:] for limits in alone.values()]).all()
 
 
 def test_intervals_hold_the_value_and_narrow_with_questions():
