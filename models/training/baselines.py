@@ -34,7 +34,7 @@ def out_of_fold(judge: Judge, examples: Sequence[Example], count: int = 5, seed:
     """Risks (N,) of each answer by a judge fitted to the other questions' answers.
 
     Compared over all folds they rank a little worse than within each: a fold with more rejections is judged by what had
-    seen fewer, so that the AUROC of `prior` is below .5 (Parker, Günter and Bedő, BMC Bioinformatics 2007, 8:326).
+    seen fewer, so that the AUROC of `prior` is below .5 (Parker, Günter and Bedo, BMC Bioinformatics 2007, 8:326).
     Raises `SettingsError` if these are of one verdict.
     """
     risks = np.zeros(len(examples))
