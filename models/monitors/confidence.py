@@ -20,7 +20,9 @@ from math import exp, log
 from typing import Final, NamedTuple
 
 LAMBDAS: Final = tuple(0.03 * 1.4**k for k in range(16))
-"""Tilts from 0.03 to 4.7 logits: a bound within 12 % of the best tilt from ten labels to a hundred thousand."""
+"""Tilts from 0.03 to 4.7 logits. At rates of .05 to .5 a bound lies up to 27 % further from the observed rate than that
+of the best tilt from ten labels to ten thousand, 24 to 37 % at a hundred thousand, and 1.6 to 2.9 times as far at a
+million, where the best tilt is smaller than these."""
 
 STEPS: Final = 30
 """Halvings of the bracket: rates to 1e-9."""

@@ -7,6 +7,7 @@ spares them every change between the places where an artifact is trained and use
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from math import comb
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ from models.encoder.loading import load
 from models.errors import SettingsError
 from models.events import TIERS, Tier
 from models.training.baselines import BASELINES, Judge, out_of_fold
-from models.training.examples import Example, digest, pending
+from models.training.examples import Example, digest, pending, unseen
 from models.training.intervals import Interval, bootstrap, rate_interval
 from models.training.metrics import Metrics, measure, sigmoid
 
@@ -64,7 +65,7 @@ class Official(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on the data. `intervals` holds the 95 % limits of each measure; `seconds`, what it took."""
+    """One model on the data. `intervals`: each measure's 95 % limits, NaN if it has none; `seconds`, what it took."""
 
     auroc: float
     average_precision: float
@@ -118,12 +119,13 @@ def evaluate(
     train: Sequence[Example] = (),
     cuts: tuple[float, float] = (GREEN, RED),
 ) -> Evaluation:
-    """Score and measure; `train` is what the baselines are fitted to.
+    """Score and measure; `train` is what the baselines are fitted to, but for answers that are measured.
 
     Risks are the sigmoid of the raw logit: no calibrator has learnt yet. Raises `SettingsError` if the data have one
-    verdict only.
+    verdict only, or what the baselines learn from, or no word in common.
     """
     _check(examples)
+    lessons = _lessons(train, examples) if train else ()
     encoder = load(artifact)
     start = clock()
     scored = _score(encoder, examples)
@@ -134,7 +136,7 @@ def evaluate(
         rate=float(scored.rejected.mean()),
         learnt=verify(Path(artifact)).get("data_digest") == digest(examples),
         model_hash=encoder.model_hash,
-        models={"demur": ours, **baselines(train, examples, clock)},
+        models={"demur": ours, **baselines(lessons, examples, clock)},
         pre_response=_measured(_score(encoder, [pending(example) for example in examples])),
         deep=measure([example.depth == "deep" for example in examples], scored.risk).auroc,
         tiers=tiers,
@@ -148,6 +150,16 @@ def _check(examples: Sequence[Example]) -> None:
         raise SettingsError(
             f"{len(examples)} answers of one verdict cannot be measured: give accepted and rejected ones"
         )
+
+
+def _lessons(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
+    kept = unseen(train, test)
+    if len({example.rejected for example in kept}) < 2:
+        raise SettingsError(
+            f"--train: {len(kept)} answers of one verdict, beside those measured, teach nothing: give accepted and "
+            "rejected ones, or leave it out"
+        )
+    return kept
 
 
 def baselines(train: Sequence[Example], test: Sequence[Example], clock: Clock) -> dict[str, Figures]:
@@ -185,20 +197,26 @@ def _tier(name: Tier, rejected: NDArray[np.bool_], inside: NDArray[np.bool_]) ->
 def official(scored: Scored) -> Official:
     """MEDIQA's own measures; questions without a good answer do not enter the mean reciprocal rank."""
     good, shown = ~scored.rejected, scored.risk < 0.5
-    ranks = [
-        rank for rows in _grouped(scored, lambda example: example.question).values() if (rank := _rank(scored, rows))
-    ]
+    groups = _grouped(scored, lambda example: example.question).values()
+    ranks = [_reciprocal_rank(good[rows], scored.risk[rows]) for rows in groups if good[rows].any()]
     return Official(
         accuracy=float((good == shown).mean()),
         precision=float((good & shown).sum() / max(1, int(shown.sum()))),
-        mrr=float(np.mean([1 / rank for rank in ranks])) if ranks else 0.0,
+        mrr=float(np.mean(ranks)) if ranks else 0.0,
     )
 
 
-def _rank(scored: Scored, rows: list[int]) -> int:
-    """Place of the first good answer when sorted by risk, from 1; 0 if there is none."""
-    ordered = sorted(rows, key=lambda row: scored.risk[row])
-    return next((place for place, row in enumerate(ordered, 1) if not scored.rejected[row]), 0)
+def _reciprocal_rank(good: NDArray[np.bool_], risk: NDArray[np.float64]) -> float:
+    """Of the first good answer when sorted by risk; the mean over all orders of those with its risk.
+
+    McSherry and Najork, *Computing information retrieval performance measures efficiently in the presence of tied
+    scores*, ECIR 2008.
+    """
+    least = risk[good].min()
+    ahead, tied = int((risk < least).sum()), good[risk == least]
+    count, bad = len(tied), int((~tied).sum())
+    orders = comb(count, bad)
+    return sum(comb(count - 1 - place, bad - place) / orders / (ahead + place + 1) for place in range(bad + 1))
 
 
 def _parts(scored: Scored, key: Callable[[Example], str], cuts: tuple[float, float]) -> dict[str, PartRow]:

@@ -83,6 +83,18 @@ def beside(examples: Sequence[Example], held: Sequence[int]) -> list[int]:
     ]
 
 
+def unseen(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
+    """What of `train` may be learnt from while `test` is measured: not its very answers, nor copies of long ones."""
+    rows, known = [*train, *test], {_texts(example) for example in test}
+    kept = (rows[index] for index in beside(rows, range(len(train), len(rows))))
+    return [example for example in kept if _texts(example) not in known]
+
+
+def _texts(example: Example) -> tuple[str, ...]:
+    event = example.event
+    return tuple(plain(text) for text in (*event.earlier, event.query, event.response or ""))
+
+
 def _passage(example: Example) -> str | None:
     text = plain(example.event.response or "")
     return text if text.count(" ") >= COPIED - 1 else None

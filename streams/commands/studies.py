@@ -102,12 +102,21 @@ def train(  # noqa: PLR0913, PLR0917 (one parameter per option)
             recipe = Recipe(seed=seed, loss=losses.Loss(loss))
             report = fit(examples, out, encoder=encoder, recipe=recipe, progress=tell, track=sent, checkpoints=resume)
         tell(0.99, "measuring what is simpler")
-        simple = _words(examples, head, seed)
-    after, before = report.post_response.auroc, report.pre_response.auroc
+        after, before = report.post_response.auroc, report.pre_response.auroc
+        gain = _gain(after, examples, head, seed)
     say(
-        f"{out}: held-out AUROC {after:.3f} after the response, {before:.3f} before it; words alone reach {simple:.3f} "
-        f"on the same questions, so the model gains {after - simple:+.3f}; {report.truncated:.1%} of the texts are cut"
+        f"{out}: held-out AUROC {after:.3f} after the response, {before:.3f} before it; words alone{gain}; "
+        f"{report.truncated:.1%} of the texts are cut"
     )
+
+
+def _gain(after: float, examples: Any, head: Head, seed: int) -> str:
+    """How words alone do, or why they do not: the model is made by then."""
+    try:
+        simple = _words(examples, head, seed)
+    except SettingsError as error:
+        return f": {error}"
+    return f" reach {simple:.3f} on the same questions, so the model gains {after - simple:+.3f}"
 
 
 def _words(examples: Any, head: Head, seed: int) -> float:
@@ -141,13 +150,17 @@ def evaluate(
 ) -> None:
     """Measure a model on judged answers beside simple baselines: discrimination, calibration, tiers, by group.
 
-    Without `--train` the baselines learn from the other questions of the same data, fold by fold.
+    Without `--train` the baselines learn from the other questions of the same data, fold by fold; with it, from no
+    answer that is measured.
     """
     from models.training.data import read
     from models.training.evaluate import evaluate as measure
     from models.training.evaluate import write
 
-    found = measure(artifact, read(*data), clock=perf_counter, train=read(*train or []))
+    lessons = read(*train or [])
+    if train and not lessons:
+        raise SettingsError("--train: no judged answers are in it: give some, or leave it out")
+    found = measure(artifact, read(*data), clock=perf_counter, train=lessons)
     write(found, json, html)
     names = list(next(iter(found.models.values())).intervals)
     table = Table("model", *(name.replace("_", " ") for name in names))
@@ -192,17 +205,25 @@ def readiness(
         float, typer.Option("--within", min=0.001, max=0.5, help="Half-width of the 95 % interval, as a rate.")
     ] = 0.02,
     target: Annotated[Target, typer.Option("--target", help="Rejections that count, as in the policy.")] = "any",
+    deployment: Annotated[str | None, typer.Option("--deployment", help="Only this one; by default all.")] = None,
     json: Json = None,
 ) -> None:
-    """Tell how many more labels each tier needs until its rejection rate is known closely enough."""
+    """Tell how many more labels each tier needs until its rejection rate is known closely enough.
+
+    A label counts with its weight: a response counts once, however many clinicians judge it.
+    """
     from models.training.data import read_labels
     from models.training.readiness import pilot
 
-    found = pilot(read_labels(labels), within, target)
+    mine = [label for label in read_labels(labels) if deployment in {None, label.deployment}]
+    if deployment is not None and not mine:
+        raise SettingsError(f"{labels} holds no labels of deployment {deployment}")
+    found = pilot(mine, within, target)
     table = Table("tier", "labels", "rejected", "known to ±", "labels missing", "days until then")
     for row in found.tiers:
+        rate = "-" if row.rate is None else f"{row.rate:.3f}"
         days = "-" if row.days is None else f"{row.days:.1f}"
-        table.add_row(row.tier, str(row.labels), f"{row.rate:.3f}", f"{row.within:.3f}", str(row.missing), days)
+        table.add_row(row.tier, f"{row.labels:.0f}", rate, f"{row.within:.3f}", str(row.missing), days)
     Console().print(table)
     if json is not None:
         json.write_bytes(msgspec.json.format(msgspec.json.encode(found)))

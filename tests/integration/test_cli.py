@@ -91,14 +91,20 @@ def test_readiness_reads_a_label_log(tmp_path: Path) -> None:
              "clinician": "c", "action": "accepted", "rejected": False, "depth": "none", "weight": 1.0, "delay_s": 1.0,
              "occurred_at": "2026-01-05T00:00:00Z", "decision": scored}  # fmt: skip
     labels = tmp_path / "labels.jsonl"
-    labels.write_bytes(
-        orjson.dumps(label) + b"\n" + orjson.dumps({**label, "label_id": "m"}) + b"\n" + orjson.dumps(label)
-    )
-    said = demur("readiness", "--labels", str(labels), "--within", "0.05", "--json", str(tmp_path / "out.json"))
-    assert said.returncode == 0, said.stderr
-    found = orjson.loads((tmp_path / "out.json").read_bytes())
-    assert (found["labels"], found["tiers"][0]["labels"]) == (2, 2)
-    assert found["tiers"][0]["missing"] > 100
+    other = {**label, "label_id": "o", "deployment": "e", "rejected": True}
+    labels.write_bytes(b"\n".join(map(orjson.dumps, [label, {**label, "label_id": "m"}, label, other])))
+    asked = ("readiness", "--labels", str(labels), "--within", "0.05", "--json", str(tmp_path / "out.json"))
+    for words, count, rate in ((("--deployment", "d"), 2, 0.0), ((), 3, 1 / 3)):
+        said = demur(*asked, *words)
+        assert said.returncode == 0, said.stderr
+        found = orjson.loads((tmp_path / "out.json").read_bytes())
+        green, yellow, _ = found["tiers"]
+        assert (found["labels"], green["labels"], green["rate"], yellow["rate"]) == (count, count, rate, None)
+        assert green["missing"] > 100
+    [row] = [line for line in said.stdout.splitlines() if b"yellow" in line]
+    assert b"0.000" not in row
+    said = demur(*asked, "--deployment", "f")
+    assert (said.returncode, said.stderr) == (2, f"demur: {labels} holds no labels of deployment f\n".encode())
 
 
 def test_topics_are_created_once_and_shown(settings: Settings) -> None:
@@ -117,6 +123,7 @@ def test_topics_are_created_once_and_shown(settings: Settings) -> None:
         (["score", "--model", "absent-folder"], b"model 'absent-folder' cannot be loaded"),
         (["train", "--out", "x", "--head", "late"], b"--head late needs --encoder"),
         (["readiness", "--labels", "absent.jsonl"], b"absent.jsonl cannot be read"),
+        (["evaluate", "--artifact", "a", "--data", "/dev/null", "--train", "/dev/null"], b"--train: no judged"),
     ],
 )
 def test_a_wrong_setting_ends_with_one_sentence(tmp_path: Path, words: list[str], sentence: bytes) -> None:

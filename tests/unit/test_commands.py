@@ -1,5 +1,6 @@
 """What the commands print: names and words of people as they stand, and one sentence when something is wrong."""
 
+import json
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from models.errors import SettingsError, StateError
 from models.events import encode
 from models.oracle import Logs
 from models.policy import Policy
+from models.training.fit import Report
+from models.training.metrics import measure
 from streams import cli, runs
 from streams.commands import calibrator, policy, say
 from streams.settings import Settings, load
@@ -200,6 +203,17 @@ def test_a_place_that_cannot_be_written_to_is_named_before_the_work(words: tuple
     said = CliRunner().invoke(cli.app, words, env={"COLUMNS": "400"})
     assert said.exit_code == 2
     assert sentence in said.output
+
+
+def test_a_model_is_trained_though_words_alone_teach_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = measure([0, 1], [0.1, 0.9])
+    monkeypatch.setattr("models.training.fit.train", lambda *_, **__: Report(found, found, 0.0))
+    rows = [{"id": str(n), "query": f"q{n}", "response": f"a{n}a b{n}b", "label": n % 2} for n in range(40)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = ("train", "--data", str(tmp_path / "data.jsonl"), "--out", str(tmp_path / "out"))
+    said = CliRunner().invoke(cli.app, asked, env={"COLUMNS": "400"})
+    assert said.exit_code == 0, said.output
+    assert "held-out AUROC 1.000 after the response, 1.000 before it; words alone: field `response`" in said.output
 
 
 @pytest.mark.parametrize("words", [("demo",), ("replay", "--responses", __file__)])

@@ -19,7 +19,7 @@ from models.training import raters
 from models.training.baselines import out_of_fold, tfidf
 from models.training.data import from_week, read_labels
 from models.training.evaluate import Scored, evaluate, official, tier_table, write
-from models.training.examples import digest
+from models.training.examples import digest, unseen
 from models.training.intervals import MEASURES, _members, bootstrap, rate_interval
 from models.training.metrics import measure, sigmoid
 from models.training.readiness import needed, pilot, readiness
@@ -55,7 +55,7 @@ def test_an_evaluation_says_everything(artifact, examples, tmp_path):
     assert found.models.keys() == {"demur", "prior", "tfidf_overlap", "boosted_overlap"}
     for row in found.models.values():
         assert set(MEASURES) == row.intervals.keys()
-        assert all(lower <= upper for lower, upper in row.intervals.values())
+        assert all(lower <= upper for name, (lower, upper) in row.intervals.items() if name != "ece")
         assert row.seconds == 1
     assert found.models["prior"].auroc <= 0.5  # the other folds' rate ranks the wrong way, if at all
     assert sum(row.count for row in found.tiers) == 200
@@ -67,13 +67,15 @@ def test_an_evaluation_says_everything(artifact, examples, tmp_path):
     read = json.loads((tmp_path / "found.json").read_bytes())
     assert read["tiers"][0]["tier"] == "green"
     assert read["demur"]["auroc"] == pytest.approx(found.models["demur"].auroc)
-    assert "MEDIQA" in (tmp_path / "found.html").read_text()
+    page = (tmp_path / "found.html").read_text()
+    assert "MEDIQA" in page
+    assert "nan" not in page
 
 
 def test_a_model_measured_on_what_it_learnt_from_says_so(artifact, examples, tmp_path):
     folder = shutil.copytree(artifact, tmp_path / "learnt")
     seal(folder, {"kind": "cross", "data_digest": digest(examples)})
-    found = [evaluate(str(folder), part, clock=count().__next__, train=examples) for part in (examples, examples[1:])]
+    found = [evaluate(str(folder), part, clock=count().__next__) for part in (examples, examples[1:])]
     assert [each.learnt for each in found] == [True, False]
     for each, said in zip(found, (True, False), strict=True):
         write(each, html=tmp_path / "found.html")
@@ -93,6 +95,32 @@ def test_one_verdict_alone_cannot_be_measured(artifact, examples):
         evaluate(artifact, [e for e in examples if not e.rejected], clock=count().__next__)
 
 
+def test_what_baselines_cannot_learn_from_is_refused_in_a_sentence(artifact, examples):
+    half, clock = len(examples) // 2, count().__next__
+    for verdict in (True, False):
+        alike = [e for e in examples[half:] if e.rejected == verdict]
+        with pytest.raises(SettingsError, match=f"--train: {len(alike)} answers of one verdict"):
+            evaluate(artifact, examples[:half], clock=clock, train=alike)
+    with pytest.raises(SettingsError, match="`response`: no word stands in two of the 100 answers"):
+        tfidf([answered(e, f"alpha{n} beta{n}") for n, e in enumerate(examples[:half])], examples[half:])
+    with pytest.raises(SettingsError, match="`response`: no word"):
+        tfidf([answered(e, "it is") for e in examples[:half]], examples[half:])
+
+
+def answered(example, text):
+    return msgspec.structs.replace(example, event=msgspec.structs.replace(example.event, response=text))
+
+
+def test_baselines_learn_from_no_answer_that_they_are_measured_on(artifact, examples):
+    test, others = examples[:100], [answered(e, f"other {n}") for n, e in enumerate(examples)]
+    assert unseen([*test, *others], test) == others
+    copied = [answered(e, f"{'word ' * 60}{n}") for n, e in enumerate(test)]
+    elsewhere = [msgspec.structs.replace(e, event=msgspec.structs.replace(e.event, query="?")) for e in copied]
+    assert unseen([*others, *elsewhere], copied) == others
+    with pytest.raises(SettingsError, match="--train: 0 answers"):
+        evaluate(artifact, examples, clock=count().__next__, train=test)
+
+
 def scored(examples, rejected, risk):
     return Scored(examples[: len(risk)], np.array(rejected, dtype=bool), np.array(risk))
 
@@ -109,6 +137,29 @@ def test_the_first_good_answer_counts(examples):
     assert found.mrr == 0.5
     assert found.precision == 0.5
     assert found.accuracy == pytest.approx(1 / 3)
+
+
+def test_where_the_order_in_a_file_decides_nothing_is_won(examples):
+    """Of three answers with one risk, one of them good, it stands first, second or third."""
+    for good in range(3):
+        rejected = np.arange(3) != good
+        found = official(Scored([examples[0]] * 3, rejected, np.full(3, 0.5)))
+        assert found.mrr == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    rejected = np.array([True, False, True, False])  # behind one, two of three are good by chance first or second
+    found = official(Scored([examples[0]] * 4, rejected, np.array([0.1, 0.5, 0.5, 0.5])))
+    assert found.mrr == pytest.approx(2 / 3 / 2 + 1 / 3 / 3)
+
+
+def test_no_limits_are_given_where_they_would_hold_nothing():
+    random = np.random.default_rng(0)
+    risk = random.beta(1, 4, size=300)
+    rejected = random.uniform(size=300) < risk
+    found = bootstrap(rejected, risk, [str(n) for n in range(300)], draws=20)
+    assert found["ece"].value > 0  # its distance from 0 is noise: these risks are right
+    assert np.isnan(found["ece"][1:]).all()
+    assert not np.isnan([found[name] for name in MEASURES if name != "ece"]).any()
+    alone = bootstrap(rejected, risk, ["q"] * 300, draws=20)
+    assert np.isnan([limits[1:] for limits in alone.values()]).all()
 
 
 def test_intervals_hold_the_value_and_narrow_with_questions():
@@ -188,10 +239,18 @@ def test_a_log_is_counted_by_labels_not_by_deliveries(tmp_path):
     assert pilot(labels, target="deep").tiers[0].rate == 0.125
 
 
+def test_a_response_counts_once_however_many_judge_it():
+    whole = [label(n, "green", rejected=n % 10 == 0) for n in range(100)]
+    shared = [msgspec.structs.replace(one, label_id=f"{one.label_id}{k}", weight=1 / 3) for one in whole for k in "abc"]
+    one, three = pilot(whole), pilot(shared)
+    assert (three.labels, three.tiers[0].labels, three.tiers[0].rate) == (100, 100, pytest.approx(0.1))
+    assert [(row.missing, row.within) for row in three.tiers] == [(row.missing, row.within) for row in one.tiers]
+
+
 def test_no_labels_say_what_is_needed():
     found = pilot([])
     assert (found.labels, found.curve) == (0, [])
-    assert all(row.missing > 2000 for row in found.tiers)
+    assert all(row.missing > 2000 and row.rate is None for row in found.tiers)
 
 
 def judged(seed, people=8, answers=60):
