@@ -71,7 +71,8 @@ def pilot(labels: Sequence[Label], within: float = 0.02, target: Target = "any")
 
 
 def _when(label: Label) -> datetime:
-    return label.occurred_at
+    """When its response occurred: feedback is dated by many clocks, of which one may be years off."""
+    return label.decision.occurred_at
 
 
 def _tally(labels: Sequence[Label], target: Target) -> dict[str, tuple[float, float]]:

@@ -206,7 +206,7 @@ def test_readiness_counts_down_to_zero():
 def label(n, tier, *, rejected=False, **fields):
     scored = Scored_(
         conversation_id="v", turn=0, groups={}, logit=0.0, risk=0.1, upper=0.1, tier=tier, action="show", audit=False,
-        propensity=1.0, calibrator_version=0, occurred_at=START,
+        propensity=1.0, calibrator_version=0, occurred_at=START + timedelta(hours=n),
     )  # fmt: skip
     ids = {"label_id": f"l{n}", "feedback_id": f"f{n}", "response_id": f"r{n}", "deployment": "d", "clinician": "c"}
     verdict = {"action": "disagreed" if rejected else "accepted", "rejected": rejected, "depth": "none", "weight": 1.0}
@@ -221,6 +221,8 @@ def test_a_pilot_is_judged_by_its_settled_labels():
     found = pilot([*beside, *settled[::-1]], within=0.05)
     assert (found.labels, found.days) == (49, 2.0)
     assert [(row.tier, row.labels) for row in found.tiers] == [("green", 24), ("yellow", 0), ("red", 25)]
+    ahead = msgspec.structs.replace(settled[-1], occurred_at=START - timedelta(days=20_000))
+    assert pilot([*settled[:-1], ahead]).days == 2.0, "one workstation's clock made years of it"
     green, _, red = found.tiers
     assert red.missing > green.missing > 0
     assert red.days == pytest.approx(red.missing / (25 / 2.0))
