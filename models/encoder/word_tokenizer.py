@@ -18,7 +18,8 @@ from models.memo import Memo
 class WordTokenizer:
     """Reads texts without special tokens, for one Hugging Face fast tokenizer.
 
-    One that is written in a text is text: the tokenizer is set to read it so, by whatever way it is called.
+    One that is written in a text is text: the tokenizer is set to read it so, by whatever way it is called. Where it is
+    a piece of the vocabulary all the same (XLM-R's kind), it is unknown.
 
     One unknown token may stand for a whole word, or for all unknown neighbours: what is unknown is counted by its
     characters. Vocabularies of bytes (GPT-2's kind) know no unknown token; to them nothing is, in any script.
@@ -30,6 +31,7 @@ class WordTokenizer:
         self._backend.encode_special_tokens = True
         self._alone = _reads_words_alone(tokenizer)
         self._unknown = tokenizer.unk_token_id
+        self._special: frozenset[int] = frozenset() if self._unknown is None else _special(tokenizer)
         self._word = Memo(lambda word: self._whole([word])[0])
         self._missed = Memo(self._miss)
 
@@ -46,16 +48,25 @@ class WordTokenizer:
         missed = sum(map(self._missed.__getitem__, text.split(" ") if self._alone else [text]))
         return min(1.0, missed / max(1, len(text) - text.count(" ")))
 
+    def as_text(self, ids: list[int]) -> list[int]:
+        """Return the ids of a text, with the unknown token for each special one."""
+        return ids if self._special.isdisjoint(ids) else [self._unknown if i in self._special else i for i in ids]
+
     def _miss(self, text: str) -> int:
         found = self._backend.encode(text, add_special_tokens=False)
-        spans = zip(found.ids, found.offsets, strict=True)
+        spans = zip(self.as_text(found.ids), found.offsets, strict=True)
         return sum(end - start for token, (start, end) in spans if token == self._unknown)
 
     def _by_word(self, text: str) -> list[int]:
         return [*chain.from_iterable(map(self._word.__getitem__, text.split(" ")))]
 
     def _whole(self, texts: Sequence[str]) -> list[list[int]]:
-        return [found.ids for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [self.as_text(found.ids) for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _special(tokenizer: Any) -> frozenset[int]:
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(tokenizer.all_special_ids) | {number for number, token in added if token.special}
 
 
 def _reads_words_alone(tokenizer: Any) -> bool:
