@@ -154,6 +154,9 @@ def _check_head(name: str, model: Any, report: dict[str, Any]) -> None:
         raise ArtifactError(f"model {name!r} has no trained head (`{missing[0]}` is missing): {remedy}")
     if (labels := model.config.num_labels) > 2:
         raise ArtifactError(f"model {name!r} has {labels} labels, and rejection needs one or two: {remedy}")
+    names = [str(model.config.id2label.get(label, "")).lower() for label in range(labels)]
+    if names[-1].startswith("accept") or (labels == 2 and names[0].startswith("reject")):
+        raise ArtifactError(f"model {name!r} has labels {names}, and the last label must be *reject*: {remedy}")
 
 
 def limit(model: Any, tokenizer: Any) -> int:

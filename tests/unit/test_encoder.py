@@ -35,11 +35,11 @@ def event(query="take amlodipine 5 mg", response="every day", **fields):
     return Response(**ids, query=query, response=response, occurred_at=NOW, **fields)
 
 
-def make(folder, *, labels=2, twins=True, build=BertForSequenceClassification, sealed=True):
+def make(folder, *, labels=2, twins=True, build=BertForSequenceClassification, sealed=True, **config):
     torch.manual_seed(0)
     tokenizer = learn([" ".join(WORDS), "response pending turn 0 - |"], 300, LIMIT)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    settings = {"max_position_embeddings": LIMIT, "num_labels": labels, "initializer_range": 0.5}
+    settings = {"max_position_embeddings": LIMIT, "num_labels": labels, "initializer_range": 0.5, **config}
     model = build(BertConfig(vocab_size=len(tokenizer) * (1 + twins), **size, **settings))
     with quiet():
         model.save_pretrained(folder)
@@ -216,6 +216,24 @@ def test_a_foreign_classifier_of_one_or_two_labels_loads(tmp_path, labels):
     first, second = load(str(folder)), load(str(shutil.copytree(folder, tmp_path / "elsewhere")))
     assert math.isfinite(first.score([event()])[0].logit)
     assert first.model_hash == second.model_hash
+
+
+def named(folder, names):
+    return make(folder, labels=len(names), twins=False, sealed=False, id2label=dict(enumerate(names)))
+
+
+@pytest.mark.parametrize(
+    "names", [("reject", "accept"), ("REJECTED", "ok"), ("LABEL_0", "Accepted"), ("rejection", "LABEL_1"), ("accept",)]
+)
+def test_labels_that_stand_the_other_way_round_are_refused(tmp_path, names):
+    folder = named(tmp_path, names)
+    with pytest.raises(ArtifactError, match=r"the last label must be \*reject\*"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("names", [("accept", "reject"), ("good", "bad"), ("not rejected", "rejected"), ("reject",)])
+def test_labels_that_stand_right_or_say_nothing_load(tmp_path, names):
+    load(str(named(tmp_path, names)))
 
 
 @pytest.fixture(scope="module")
