@@ -116,6 +116,11 @@ UNREADABLE = {
     "nothing that is seen": "\u200b\u2060",
     "control characters": "\x01\x02",
     "marks on nothing": "\u0301 " * 5,
+    "variation selectors": "".join(letter + "\ufe0f" * 20 for letter in TEXT),
+    "joiners that join nothing": "".join(letter + "\u034f" * 20 for letter in TEXT),
+    "fillers": "5 " + "\u3164" * 30,
+    "marks without end": "".join(letter + "\u0334" * 1000 for letter in TEXT),
+    "as many marks as are kept": "".join(letter + "\u0334" * 30 for letter in TEXT),
     "hardly a word": f"5 {'💊' * 30}",
     "hardly a word that is seen": f"5 {chr(0xE000) * 30}",
 }
@@ -127,14 +132,20 @@ def test_an_answer_that_cannot_be_read_is_unknown_beside_a_long_question_that_ca
     assert score.unknown > 0.9
 
 
-@pytest.mark.parametrize("text", ["\ue000" * 20, "δύο δύο δύο δύο δύο δύο δύο δύο δύο"])
+def test_a_text_that_is_struck_through_is_unknown_where_marks_are_dropped(encoder):
+    [score] = encoder.score([event(response="".join(f"{letter}\u0336" for letter in TEXT))])
+    assert score.unknown > MAX_UNKNOWN
+
+
+@pytest.mark.parametrize("text", ["\u00a0\n", "\ue000" * 20, "δύο δύο δύο δύο δύο δύο δύο δύο δύο"])
 def test_a_question_that_cannot_be_read_is_unknown_beside_an_answer_that_can(encoder, text):
     [score] = encoder.score([event(query=text, response=TEXT)])
     assert score.unknown > MAX_UNKNOWN
 
 
 @pytest.mark.parametrize(
-    "answer", [None, "", " \n", TEXT, f"{TEXT}\r\n\u00a0\u200b{TEXT}", f"{TEXT} 💊", f"{TEXT} 每天"]
+    "answer",
+    [None, "", " \n", TEXT, f"{TEXT}\r\n\u00a0\u200b{TEXT}", f"{TEXT} 💊\ufe0f", f"{TEXT} 每天", f"naïve {TEXT}"],
 )
 def test_answers_that_can_be_read_raise_no_doubt(encoder, answer):
     [score] = encoder.score([event(query="take", response=answer)])
