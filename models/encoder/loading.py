@@ -95,11 +95,12 @@ def open_sentences(name: str) -> tuple[Any, Any]:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **of)
-            model = AutoModel.from_pretrained(
-                place, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **of
+            model, report = AutoModel.from_pretrained(
+                place, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **of, **_dressed(None)
             )
     except _FAILURES as error:
         raise ArtifactError(_unopened(name, error)) from error
+    _check_body(name, model, report)
     _check_fast(name, tokenizer)
     return model.eval().requires_grad_(requires_grad=False), tokenizer
 
@@ -115,6 +116,7 @@ def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
             )
     except _FAILURES as error:
         raise ArtifactError(_unopened(name, error)) from error
+    _check_body(name, model, report)
     if labels is None:
         _check_head(name, model, report)
     _check_fast(name, tokenizer)
@@ -146,6 +148,14 @@ def _unopened(name: str, error: Exception) -> str:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     remedy = "give a folder with safetensors weights and a tokenizer, or train one with `demur train`"
     return f"model {name!r} cannot be loaded ({reason}): {remedy}"
+
+
+def _check_body(name: str, model: Any, report: dict[str, Any]) -> None:
+    """Refuse random layers; head and pooler may be: they are trained, or not read, or `_check_head` asks for them."""
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+    drawn = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    if lacking := sorted(key for key in drawn if key.startswith(body) and "pooler" not in key):
+        raise ArtifactError(f"model {name!r} has no weights for `{lacking[0]}`: give a checkpoint that is complete")
 
 
 def _check_head(name: str, model: Any, report: dict[str, Any]) -> None:
