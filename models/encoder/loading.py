@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from models.encoder.artifact import verify
+from models.encoder.artifact import CARD, exists, verify
 from models.encoder.base import Encoder, Runtime, Wanted
 from models.encoder.batches import BATCH_TOKENS
 from models.encoder.cross import CrossEncoder
@@ -21,7 +22,7 @@ from models.encoder.template import VERSION
 from models.encoder.tokens import MAX_LENGTH, READING, Framer
 from models.errors import ArtifactError
 
-_FAILURES: Final = (OSError, ValueError, ImportError, RuntimeError, KeyError)
+_FAILURES: Final = (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError)
 """What transformers raises when a model is missing, damaged, unsafe or of an unknown kind."""
 
 
@@ -67,6 +68,10 @@ def _device(name: str) -> torch.device:
 
 def _cross(name: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:
     model, tokenizer = open_model(name)
+    if not facts and getattr(model.config, "vocab_size", 0) == 2 * len(tokenizer):
+        raise ArtifactError(
+            f"model {name!r} has ids for twins, and its `{CARD}` is missing: restore the original folder"
+        )
     framer = Framer(tokenizer, limit(model, tokenizer), twins=bool(facts.get("twins")))
     identity = facts.get("content_hash") or _identity(model, tokenizer)
     model = model.to(how.device).eval().requires_grad_(requires_grad=False)
@@ -126,7 +131,7 @@ def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
 def _place(name: str) -> tuple[str, dict[str, str]]:
     """Return where transformers finds a model, and which revision of it; a folder has none."""
     place, at, revision = name.partition("@")
-    if not at or Path(name).exists():
+    if not at or exists(Path(name)):
         return name, {}
     if not revision:
         raise ArtifactError(f"model {name!r} names no revision behind the @: give a commit, tag or branch")

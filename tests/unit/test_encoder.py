@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel, configuration_utils
 
 from models.deciding import MAX_UNKNOWN
@@ -196,7 +197,7 @@ def test_another_template_is_refused(artifact, tmp_path):
         verify(folder)
 
 
-@pytest.mark.parametrize("name", ["no/such/folder", "", "no-such-model"])
+@pytest.mark.parametrize("name", ["no/such/folder", "", "no-such-model", "x" * 300, f"{'x' * 300}@v1"])
 def test_a_missing_model_is_one_sentence_with_a_remedy(name):
     with pytest.raises(ArtifactError, match=r"cannot be loaded.*demur train") as caught:
         load(name)
@@ -210,10 +211,78 @@ def test_pickled_weights_are_refused(artifact, tmp_path):
         load(str(folder))
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_torn_weights_are_one_sentence_with_a_remedy(tmp_path, sealed):
+    folder = make(tmp_path / "torn", twins=False, sealed=False)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    if sealed:
+        seal(folder, {"kind": "cross", "twins": False})
+    for opened in (load, loading.open_sentences):
+        with pytest.raises(ArtifactError, match=r"cannot be loaded.*demur train"):
+            opened(str(folder))
+
+
+def test_a_card_that_is_a_folder_is_refused(artifact, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "card")
+    (folder / CARD).unlink()
+    (folder / CARD).mkdir()
+    with pytest.raises(ArtifactError, match=f"`{CARD}` is not a JSON object"):
+        load(str(folder))
+
+
+def test_an_artifact_without_its_card_is_refused(artifact, tmp_path):
+    """Its weights fit no other reading: half of the vocabulary are twins."""
+    folder = shutil.copytree(artifact, tmp_path / "cardless", ignore=shutil.ignore_patterns(CARD))
+    with pytest.raises(ArtifactError, match=f"`{CARD}` is missing.*restore the original"):
+        load(str(folder))
+
+
 def test_a_model_without_a_trained_head_is_refused(tmp_path):
     folder = make(tmp_path / "headless", build=BertModel, sealed=False)
     with pytest.raises(ArtifactError, match="no trained head"):
         load(str(folder))
+
+
+def rewritten(folder, change):
+    """Change the tensors of a model's file."""
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return str(folder)
+
+
+def without_a_layer(tensors):
+    return {name: tensor for name, tensor in tensors.items() if ".layer.1." not in name}
+
+
+def reshaped(tensors):
+    narrow = "bert.embeddings.word_embeddings.weight"
+    return {**tensors, narrow: tensors[narrow][:, :8].contiguous()}
+
+
+def of_another(_):
+    return {"unrelated": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("change", [without_a_layer, reshaped, of_another])
+@pytest.mark.parametrize(
+    "opened", [load, partial(loading.open_model, labels=2), loading.open_sentences], ids=["load", "train", "sentences"]
+)
+def test_weights_that_a_checkpoint_lacks_are_not_drawn_at_random(tmp_path, change, opened):
+    folder = rewritten(make(tmp_path / "model", twins=False, sealed=False), change)
+    with pytest.raises(ArtifactError, match=r"has no weights for `|cannot be loaded"):
+        opened(folder)
+
+
+def test_a_head_and_a_pooler_may_be_missing_where_they_are_trained_or_not_read(tmp_path):
+    def bare(tensors):
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(("classifier", "bert.pooler"))}
+
+    folder = rewritten(make(tmp_path / "bare", twins=False, sealed=False), bare)
+    assert loading.open_model(folder, labels=2)
+    assert loading.open_sentences(folder)
+    three = str(make(tmp_path / "three", labels=3, twins=False, sealed=False))
+    assert loading.open_model(three, labels=2)[0].config.num_labels == 2
 
 
 def test_three_labels_are_refused(tmp_path):
@@ -254,7 +323,7 @@ def hub(tmp_path_factory):
     repository = home / "hub/models--org--judge"
     commits = {"v1": "1" * 40, "main": "2" * 40}
     for labels, (name, commit) in enumerate(commits.items(), 1):
-        make(repository / "snapshots" / commit, labels=labels, sealed=False)
+        make(repository / "snapshots" / commit, labels=labels, twins=False, sealed=False)
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / name).write_text(commit)
     return home, commits

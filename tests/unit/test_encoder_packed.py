@@ -270,6 +270,14 @@ def test_the_start_scores_a_text_as_long_as_a_model_reads(texts):
         choose(model, Layout(1, typed=True, first=True), probe(Framer(tokenizer, 512, twins=False)), "float32")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_computes_no_numbers_is_refused(value):
+    model = model_of("bert")
+    model.classifier.bias[0] = value
+    with pytest.raises(ArtifactError, match="computes no finite numbers"):
+        chosen(model)
+
+
 def test_a_model_that_cannot_score_is_refused():
     with pytest.raises(ArtifactError, match="cannot score texts"):
         chosen(model_of("gpt2"))
