@@ -26,6 +26,15 @@ def nfkc(text: str) -> str:
     return _cut(unicodedata.normalize("NFKC", _cut(text)))
 
 
+def kept(text: str) -> float:
+    """Return the share of a text, in (0, 1], that `nfkc` does not cut off; of an empty one 1."""
+    if text.isascii() or not _LONG.search(text):
+        return 1.0
+    once = _cut(text)
+    normal = unicodedata.normalize("NFKC", once)
+    return len(once) / len(text) * len(_cut(normal)) / len(normal)
+
+
 _LONG: Final = re.compile(rf"[^\x00-\x7f]{{{MAX_MARKS // 2},}}")
 """What may hold so many marks, for some characters become two; rare where words are divided by blanks."""
 

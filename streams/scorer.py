@@ -2,8 +2,9 @@
 
 Tokenising and inference have a thread each (their libraries release the interpreter lock), so that neither waits for
 the other, nor the event loop for either. Whatever goes wrong, an answer comes before the deadline: a score, or why
-there is none. Who finds the queue full waits outside, within the same deadline: an agent then takes no further events
-from Kafka.
+there is none. What bounds the queue in a worker is its agent, which takes no further events from Kafka while
+`MAX_CONCURRENT_BATCHES` of up to `BATCH` responses are under way. Who asks for more, and finds the queue full, waits
+outside, within the same deadline.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from models.events import Decision, Response
 from streams.metrics import Metrics
 
 QUEUED: Final = 1024
-"""Responses in the queue, at most; an agent has no more than a batch of them there."""
+"""Responses in the queue, at most; an agent has no more than half as many there."""
 CHUNK: Final = 64
 """Responses tokenised at once, at most: a call of the encoder is not kept waiting for more than it can take."""
 SHARE: Final = 0.25
@@ -67,19 +68,20 @@ class Encodes(Protocol):
 class _Ask:
     """What was asked for at once, in the event loop that waits for it: a future each would cost more than the rest."""
 
-    def __init__(self, count: int, room: asyncio.Semaphore) -> None:
+    def __init__(self, count: int, room: asyncio.Semaphore, door: asyncio.Lock) -> None:
         self.loop = asyncio.get_running_loop()
         self.over = self.loop.create_future()
         self.answers: list[Score | Failed | None] = [None] * count
         self._missing = count
-        self._room = room
+        self._room, self._door = room, door
         self._held = 0
 
     async def enter(self, count: int) -> None:
-        """Wait until there is room for so many more."""
-        for _ in range(count):
-            await self._room.acquire()
-            self._held += 1
+        """Wait until there is room for so many more; one at a time, or each would hold what the others wait for."""
+        async with self._door:
+            for _ in range(count):
+                await self._room.acquire()
+                self._held += 1
 
     def give(self, place: int, answer: Score | Failed) -> None:
         """Note an answer, unless nobody waits any more."""
@@ -122,7 +124,7 @@ class Scorer:
         self._metrics = metrics
         self._budget = budget
         self._deadline_s = deadline_s
-        self._room = asyncio.Semaphore(QUEUED)
+        self._room, self._door = asyncio.Semaphore(QUEUED), asyncio.Lock()
         self._numbers = count()
         self._queue: dict[int, _Job] = {}
         self._ready: deque[_Ready] = deque()
@@ -190,7 +192,7 @@ class Scorer:
         """Return the score of each response, or why there is none in time."""
         if self._closed or not responses:
             return [Failed("shutting_down")] * len(responses)
-        ask = _Ask(len(responses), self._room)
+        ask = _Ask(len(responses), self._room, self._door)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._queue_all(ask, [_Job(r, exactly, ask, n) for n, r in enumerate(responses)])

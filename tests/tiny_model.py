@@ -1,5 +1,6 @@
 """A BERT with random weights and a vocabulary of its own: real loading, real scoring, no training."""
 
+import string
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
 from models.training import synth
 
@@ -29,3 +30,10 @@ def make(folder: Path) -> Path:
     )
     BertForSequenceClassification(shape).save_pretrained(folder)
     return folder
+
+
+def of_pieces() -> XLMRobertaTokenizer:
+    """XLM-R's kind: special tokens are pieces of the vocabulary like any other, and likelier ones."""
+    special = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
+    signs = [(sign, -4.0) for sign in string.ascii_lowercase + string.digits + "<>/|.-?"]
+    return XLMRobertaTokenizer(vocab=[*special, ("▁", -2.0), *signs, ("<mask>", 0.0)], model_max_length=128)

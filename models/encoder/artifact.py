@@ -28,7 +28,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> str:
 
 def verify(folder: Path) -> dict[str, Any]:
     """Return the facts in `rpm.json`, or {} where there is none. Raises `ArtifactError` if anything was changed."""
-    if not (folder / CARD).exists():
+    if not exists(folder / CARD):
         return {}
     card = _read(folder)
     claimed = card.pop("content_hash", None)
@@ -40,10 +40,18 @@ def verify(folder: Path) -> dict[str, Any]:
     return {**card, "content_hash": claimed}
 
 
+def exists(path: Path) -> bool:
+    """Whether a path is there; what can be no path, such as a name too long for one, is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _read(folder: Path) -> dict[str, Any]:
     try:
         card = orjson.loads((folder / CARD).read_bytes())
-    except orjson.JSONDecodeError:
+    except (OSError, orjson.JSONDecodeError):
         card = None
     if not isinstance(card, dict):
         raise ArtifactError(f"{folder}: `{CARD}` is not a JSON object: train again or restore the original")

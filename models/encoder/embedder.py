@@ -56,6 +56,7 @@ class Embedder:
 
     def _row(self, text: str, read: str, ids: list[int]) -> Tokens:
         """Cut to the longest; the last special token stays."""
+        ids[1:-1] = self._words.as_text(ids[1:-1])
         kept = ids if len(ids) <= LONGEST else [*ids[: LONGEST - 1], ids[-1]]
         cut = len(read) < len(text) or len(kept) < len(ids)
         return Tokens(kept, [0] * len(kept), cut, self._words.unknown_share(read, ids[1:-1]))

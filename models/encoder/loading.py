@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from models.encoder.artifact import verify
+from models.encoder.artifact import CARD, exists, verify
 from models.encoder.base import Encoder, Runtime, Wanted
 from models.encoder.batches import BATCH_TOKENS
 from models.encoder.cross import CrossEncoder
@@ -21,7 +22,7 @@ from models.encoder.template import VERSION
 from models.encoder.tokens import MAX_LENGTH, READING, Framer
 from models.errors import ArtifactError
 
-_FAILURES: Final = (OSError, ValueError, ImportError, RuntimeError, KeyError)
+_FAILURES: Final = (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError)
 """What transformers raises when a model is missing, damaged, unsafe or of an unknown kind."""
 
 
@@ -67,6 +68,10 @@ def _device(name: str) -> torch.device:
 
 def _cross(name: str, facts: dict[str, Any], how: _How) -> Encoder[Any]:
     model, tokenizer = open_model(name)
+    if not facts and getattr(model.config, "vocab_size", 0) == 2 * len(tokenizer):
+        raise ArtifactError(
+            f"model {name!r} has ids for twins, and its `{CARD}` is missing: restore the original folder"
+        )
     framer = Framer(tokenizer, limit(model, tokenizer), twins=bool(facts.get("twins")))
     identity = facts.get("content_hash") or _identity(model, tokenizer)
     model = model.to(how.device).eval().requires_grad_(requires_grad=False)
@@ -95,11 +100,12 @@ def open_sentences(name: str) -> tuple[Any, Any]:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **of)
-            model = AutoModel.from_pretrained(
-                place, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, **of
+            model, report = AutoModel.from_pretrained(
+                place, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **of, **_dressed(None)
             )
     except _FAILURES as error:
         raise ArtifactError(_unopened(name, error)) from error
+    _check_body(name, model, report)
     _check_fast(name, tokenizer)
     return model.eval().requires_grad_(requires_grad=False), tokenizer
 
@@ -115,6 +121,7 @@ def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
             )
     except _FAILURES as error:
         raise ArtifactError(_unopened(name, error)) from error
+    _check_body(name, model, report)
     if labels is None:
         _check_head(name, model, report)
     _check_fast(name, tokenizer)
@@ -124,7 +131,7 @@ def open_model(name: str, labels: int | None = None) -> tuple[Any, Any]:
 def _place(name: str) -> tuple[str, dict[str, str]]:
     """Return where transformers finds a model, and which revision of it; a folder has none."""
     place, at, revision = name.partition("@")
-    if not at or Path(name).exists():
+    if not at or exists(Path(name)):
         return name, {}
     if not revision:
         raise ArtifactError(f"model {name!r} names no revision behind the @: give a commit, tag or branch")
@@ -148,12 +155,23 @@ def _unopened(name: str, error: Exception) -> str:
     return f"model {name!r} cannot be loaded ({reason}): {remedy}"
 
 
+def _check_body(name: str, model: Any, report: dict[str, Any]) -> None:
+    """Refuse random layers; head and pooler may be: they are trained, or not read, or `_check_head` asks for them."""
+    body = "" if model.base_model is model else f"{model.base_model_prefix}."
+    drawn = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    if lacking := sorted(key for key in drawn if key.startswith(body) and "pooler" not in key):
+        raise ArtifactError(f"model {name!r} has no weights for `{lacking[0]}`: give a checkpoint that is complete")
+
+
 def _check_head(name: str, model: Any, report: dict[str, Any]) -> None:
     remedy = "train one with `demur train`"
     if missing := sorted(report["missing_keys"]):
         raise ArtifactError(f"model {name!r} has no trained head (`{missing[0]}` is missing): {remedy}")
     if (labels := model.config.num_labels) > 2:
         raise ArtifactError(f"model {name!r} has {labels} labels, and rejection needs one or two: {remedy}")
+    names = [str(model.config.id2label.get(label, "")).lower() for label in range(labels)]
+    if names[-1].startswith("accept") or (labels == 2 and names[0].startswith("reject")):
+        raise ArtifactError(f"model {name!r} has labels {names}, and the last label must be *reject*: {remedy}")
 
 
 def limit(model: Any, tokenizer: Any) -> int:

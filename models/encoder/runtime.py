@@ -105,6 +105,8 @@ def _plain(model: Any, layout: Layout, test: Probe) -> tuple[Plain, Tensor, str]
         together, expected = test.by(padded), test.alone(alone)
     except _FAILURES as error:
         raise ArtifactError(f"this model cannot score texts ({_line(error)}): choose another") from None
+    if not expected.isfinite().all():
+        raise ArtifactError("this model computes no finite numbers: restore the original, or choose another")
     apart = _furthest(together, expected)
     if apart <= SHARES["float32"] * _spread(expected):
         return padded, expected, ""

@@ -21,7 +21,7 @@ import unicodedata
 from typing import Final
 
 from models.events import Response
-from models.nfkc import nfkc
+from models.nfkc import kept, nfkc
 
 VERSION: Final = 2
 """Stands in each artifact's `rpm.json`: weights trained on one template do not fit another."""
@@ -49,13 +49,18 @@ def clean(text: str) -> str:
 
 
 def lost(response: Response) -> float:
-    """Return the share of query or answer, whichever is larger, that is dropped: the model never sees it."""
-    return max(_lost(response.query), _lost(response.response or ""))
+    """Return the share of query or answer, whichever is larger, that is dropped: the model never sees it.
+
+    A query of white space alone is dropped whole; an answer may be empty.
+    """
+    return max(_lost(response.query), _lost(response.response or "")) if response.query.strip() else 1.0
 
 
 def _lost(text: str) -> float:
-    hidden = {} if _plain(text) else _hidden(text)
-    return 1 - _solid(text.translate(hidden)) / _solid(text) if hidden else 0.0
+    if _plain(text) or not (solid := _solid(text)):
+        return 0.0
+    seen = text.translate(_hidden(text))
+    return 1 - _solid(seen) / solid * kept(seen)
 
 
 def _plain(text: str) -> bool:
@@ -78,9 +83,25 @@ _SEEN: Final = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("\t\n\r")
 def _visible(character: str) -> bool:
     """True unless control, format (zero-width, bidirectional), surrogate, private or unassigned; white space stays.
 
-    Nor what stands for a character that could not be decoded, which some tokenizers drop by themselves.
+    Nor what stands for a character that could not be decoded, which some tokenizers drop by themselves, nor what only
+    tells how its neighbours are drawn.
     """
-    return character.isspace() or (unicodedata.category(character)[0] != "C" and character != "\ufffd")
+    return character.isspace() or (unicodedata.category(character)[0] != "C" and character not in _UNDRAWN)
+
+
+_UNDRAWN: Final = frozenset(
+    map(
+        chr,
+        [
+            *(0xFFFD, 0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
+            *range(0x180B, 0x1810),
+            *range(0xFE00, 0xFE10),
+            *range(0xE0100, 0xE01F0),
+        ],
+    )
+)
+"""The replacement character, and what Unicode calls default-ignorable among marks and letters: joiners, fillers,
+variation selectors (DerivedCoreProperties.txt)."""
 
 
 def _first(response: Response) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from models.encoder.word_tokenizer import WordTokenizer
 
-READING: Final = 2
+READING: Final = 3
 """How texts become tokens, beside template and vocabulary; in the model hash. Weights fit any; odd texts differ."""
 
 MAX_LENGTH: Final = 512

@@ -1,12 +1,14 @@
 import unicodedata
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.encoder.template import ABSENT, EARLIER_LENGTH, MAX_NUMBERS, PENDING, _hidden, clean, lost, segments
 from models.encoder.tokens import middle_out, shares
 from models.events import Response
+from models.nfkc import nfkc
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 hostile = st.text(st.characters(codec="utf-8"), max_size=60)
@@ -35,12 +37,36 @@ def test_nothing_invisible_survives(text):
     assert unicodedata.is_normalized("NFKC", clean(text))
 
 
-@given(hostile)
+runs = st.lists(st.sampled_from([*"ab \u200b", "\u0334" * 20, "\u0344" * 20, "\u0301"]), max_size=9).map("".join)
+
+
+@given(hostile | runs)
 def test_what_is_lost_is_what_cleaning_drops(text):
     share = lost(response(query="q", response=text))
+    seen = text.translate(_hidden(text))
     assert 0.0 <= share <= 1.0
     assert (share == 1.0) == (bool(text.split()) and not clean(text))
-    assert (share == 0.0) == all(character in text.translate(_hidden(text)) for character in text)
+    assert (share == 0.0) == (seen == text and nfkc(text) == unicodedata.normalize("NFKC", text))
+
+
+def test_marks_beyond_those_that_are_kept_are_lost():
+    assert lost(response(response="".join(letter + "\u0334" * 1000 for letter in "take two tablets"))) > 0.9
+    assert lost(response(response="q" + "\u0344" * 30)) == pytest.approx(30 / 61)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u00a0\n"])
+def test_a_query_of_nothing_is_lost(text):
+    assert lost(response(query=text, response="Daily.")) == 1.0
+
+
+IGNORED = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180f\u3164\ufe00\ufe0f\uffa0\U000e0100\U000e01ef"
+"""By those who draw texts, though Unicode has them among marks and letters."""
+
+
+@pytest.mark.parametrize("character", IGNORED)
+def test_what_nobody_draws_is_dropped_and_lost(character):
+    assert clean(f"a{character}b") == "ab"
+    assert lost(response(response=f"a{character}b")) == pytest.approx(1 / 3)
 
 
 @given(hostile, st.none() | hostile, st.dictionaries(hostile, st.floats(allow_nan=False), max_size=30))

@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel, configuration_utils
 
 from models.deciding import MAX_UNKNOWN
@@ -35,11 +36,11 @@ def event(query="take amlodipine 5 mg", response="every day", **fields):
     return Response(**ids, query=query, response=response, occurred_at=NOW, **fields)
 
 
-def make(folder, *, labels=2, twins=True, build=BertForSequenceClassification, sealed=True):
+def make(folder, *, labels=2, twins=True, build=BertForSequenceClassification, sealed=True, **config):
     torch.manual_seed(0)
     tokenizer = learn([" ".join(WORDS), "response pending turn 0 - |"], 300, LIMIT)
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    settings = {"max_position_embeddings": LIMIT, "num_labels": labels, "initializer_range": 0.5}
+    settings = {"max_position_embeddings": LIMIT, "num_labels": labels, "initializer_range": 0.5, **config}
     model = build(BertConfig(vocab_size=len(tokenizer) * (1 + twins), **size, **settings))
     with quiet():
         model.save_pretrained(folder)
@@ -116,6 +117,11 @@ UNREADABLE = {
     "nothing that is seen": "\u200b\u2060",
     "control characters": "\x01\x02",
     "marks on nothing": "\u0301 " * 5,
+    "variation selectors": "".join(letter + "\ufe0f" * 20 for letter in TEXT),
+    "joiners that join nothing": "".join(letter + "\u034f" * 20 for letter in TEXT),
+    "fillers": "5 " + "\u3164" * 30,
+    "marks without end": "".join(letter + "\u0334" * 1000 for letter in TEXT),
+    "as many marks as are kept": "".join(letter + "\u0334" * 30 for letter in TEXT),
     "hardly a word": f"5 {'💊' * 30}",
     "hardly a word that is seen": f"5 {chr(0xE000) * 30}",
 }
@@ -127,14 +133,20 @@ def test_an_answer_that_cannot_be_read_is_unknown_beside_a_long_question_that_ca
     assert score.unknown > 0.9
 
 
-@pytest.mark.parametrize("text", ["\ue000" * 20, "δύο δύο δύο δύο δύο δύο δύο δύο δύο"])
+def test_a_text_that_is_struck_through_is_unknown_where_marks_are_dropped(encoder):
+    [score] = encoder.score([event(response="".join(f"{letter}\u0336" for letter in TEXT))])
+    assert score.unknown > MAX_UNKNOWN
+
+
+@pytest.mark.parametrize("text", ["\u00a0\n", "\ue000" * 20, "δύο δύο δύο δύο δύο δύο δύο δύο δύο"])
 def test_a_question_that_cannot_be_read_is_unknown_beside_an_answer_that_can(encoder, text):
     [score] = encoder.score([event(query=text, response=TEXT)])
     assert score.unknown > MAX_UNKNOWN
 
 
 @pytest.mark.parametrize(
-    "answer", [None, "", " \n", TEXT, f"{TEXT}\r\n\u00a0\u200b{TEXT}", f"{TEXT} 💊", f"{TEXT} 每天"]
+    "answer",
+    [None, "", " \n", TEXT, f"{TEXT}\r\n\u00a0\u200b{TEXT}", f"{TEXT} 💊\ufe0f", f"{TEXT} 每天", f"naïve {TEXT}"],
 )
 def test_answers_that_can_be_read_raise_no_doubt(encoder, answer):
     [score] = encoder.score([event(query="take", response=answer)])
@@ -185,7 +197,7 @@ def test_another_template_is_refused(artifact, tmp_path):
         verify(folder)
 
 
-@pytest.mark.parametrize("name", ["no/such/folder", "", "no-such-model"])
+@pytest.mark.parametrize("name", ["no/such/folder", "", "no-such-model", "x" * 300, f"{'x' * 300}@v1"])
 def test_a_missing_model_is_one_sentence_with_a_remedy(name):
     with pytest.raises(ArtifactError, match=r"cannot be loaded.*demur train") as caught:
         load(name)
@@ -199,10 +211,78 @@ def test_pickled_weights_are_refused(artifact, tmp_path):
         load(str(folder))
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_torn_weights_are_one_sentence_with_a_remedy(tmp_path, sealed):
+    folder = make(tmp_path / "torn", twins=False, sealed=False)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    if sealed:
+        seal(folder, {"kind": "cross", "twins": False})
+    for opened in (load, loading.open_sentences):
+        with pytest.raises(ArtifactError, match=r"cannot be loaded.*demur train"):
+            opened(str(folder))
+
+
+def test_a_card_that_is_a_folder_is_refused(artifact, tmp_path):
+    folder = shutil.copytree(artifact, tmp_path / "card")
+    (folder / CARD).unlink()
+    (folder / CARD).mkdir()
+    with pytest.raises(ArtifactError, match=f"`{CARD}` is not a JSON object"):
+        load(str(folder))
+
+
+def test_an_artifact_without_its_card_is_refused(artifact, tmp_path):
+    """Its weights fit no other reading: half of the vocabulary are twins."""
+    folder = shutil.copytree(artifact, tmp_path / "cardless", ignore=shutil.ignore_patterns(CARD))
+    with pytest.raises(ArtifactError, match=f"`{CARD}` is missing.*restore the original"):
+        load(str(folder))
+
+
 def test_a_model_without_a_trained_head_is_refused(tmp_path):
     folder = make(tmp_path / "headless", build=BertModel, sealed=False)
     with pytest.raises(ArtifactError, match="no trained head"):
         load(str(folder))
+
+
+def rewritten(folder, change):
+    """Change the tensors of a model's file."""
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return str(folder)
+
+
+def without_a_layer(tensors):
+    return {name: tensor for name, tensor in tensors.items() if ".layer.1." not in name}
+
+
+def reshaped(tensors):
+    narrow = "bert.embeddings.word_embeddings.weight"
+    return {**tensors, narrow: tensors[narrow][:, :8].contiguous()}
+
+
+def of_another(_):
+    return {"unrelated": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("change", [without_a_layer, reshaped, of_another])
+@pytest.mark.parametrize(
+    "opened", [load, partial(loading.open_model, labels=2), loading.open_sentences], ids=["load", "train", "sentences"]
+)
+def test_weights_that_a_checkpoint_lacks_are_not_drawn_at_random(tmp_path, change, opened):
+    folder = rewritten(make(tmp_path / "model", twins=False, sealed=False), change)
+    with pytest.raises(ArtifactError, match=r"has no weights for `|cannot be loaded"):
+        opened(folder)
+
+
+def test_a_head_and_a_pooler_may_be_missing_where_they_are_trained_or_not_read(tmp_path):
+    def bare(tensors):
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(("classifier", "bert.pooler"))}
+
+    folder = rewritten(make(tmp_path / "bare", twins=False, sealed=False), bare)
+    assert loading.open_model(folder, labels=2)
+    assert loading.open_sentences(folder)
+    three = str(make(tmp_path / "three", labels=3, twins=False, sealed=False))
+    assert loading.open_model(three, labels=2)[0].config.num_labels == 2
 
 
 def test_three_labels_are_refused(tmp_path):
@@ -218,6 +298,24 @@ def test_a_foreign_classifier_of_one_or_two_labels_loads(tmp_path, labels):
     assert first.model_hash == second.model_hash
 
 
+def named(folder, names):
+    return make(folder, labels=len(names), twins=False, sealed=False, id2label=dict(enumerate(names)))
+
+
+@pytest.mark.parametrize(
+    "names", [("reject", "accept"), ("REJECTED", "ok"), ("LABEL_0", "Accepted"), ("rejection", "LABEL_1"), ("accept",)]
+)
+def test_labels_that_stand_the_other_way_round_are_refused(tmp_path, names):
+    folder = named(tmp_path, names)
+    with pytest.raises(ArtifactError, match=r"the last label must be \*reject\*"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("names", [("accept", "reject"), ("good", "bad"), ("not rejected", "rejected"), ("reject",)])
+def test_labels_that_stand_right_or_say_nothing_load(tmp_path, names):
+    load(str(named(tmp_path, names)))
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """What the hub's client keeps of a repository with two revisions: its folder, and their commits."""
@@ -225,7 +323,7 @@ def hub(tmp_path_factory):
     repository = home / "hub/models--org--judge"
     commits = {"v1": "1" * 40, "main": "2" * 40}
     for labels, (name, commit) in enumerate(commits.items(), 1):
-        make(repository / "snapshots" / commit, labels=labels, sealed=False)
+        make(repository / "snapshots" / commit, labels=labels, twins=False, sealed=False)
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / name).write_text(commit)
     return home, commits

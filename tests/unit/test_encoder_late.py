@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
 from models.encoder import loading
 from models.encoder.adapter import Adapter
@@ -27,6 +27,7 @@ from models.training.examples import pending
 from models.training.late import inverse_frequency, train_late
 from models.training.synth import Config, generate
 from models.training.vocabulary import learn
+from tests.tiny_model import of_pieces
 
 load = partial(
     loading.load, precision="float32"
@@ -173,6 +174,16 @@ def test_a_text_beyond_the_longest_keeps_its_last_special_token(sentence_encoder
     assert found["dose " * 600].cut
     assert len(found["dose " * 600].ids) == LONGEST - 2
     assert not found["dose"].cut
+
+
+def test_a_special_token_that_is_a_piece_of_the_vocabulary_is_unknown_where_it_is_written():
+    tokenizer = of_pieces()
+    size = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    embedder = Embedder(XLMRobertaModel(XLMRobertaConfig(**size, intermediate_size=16)).eval(), tokenizer)
+    row = embedder.tokenise(["take <pad> 5"])["take <pad> 5"]
+    assert [row.ids[0], row.ids[-1]] == [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    assert {*tokenizer.all_special_ids} & {*row.ids[1:-1]} == {tokenizer.unk_token_id}
+    assert row.unknown == 0.5
 
 
 def test_long_answers_keep_beginning_and_end():

@@ -11,6 +11,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
 )
 
 from models.encoder import kernels, runtime
@@ -27,6 +29,7 @@ from models.training.reference import ensure_reference
 from models.training.vocabulary import learn
 from tests.exactness import CUTS, assert_exact, plain_encoder, risks, texts_of
 from tests.stagecraft import at
+from tests.tiny_model import of_pieces
 
 LENGTHS = (7, 7, 40, 101)
 
@@ -267,6 +270,14 @@ def test_the_start_scores_a_text_as_long_as_a_model_reads(texts):
         choose(model, Layout(1, typed=True, first=True), probe(Framer(tokenizer, 512, twins=False)), "float32")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_computes_no_numbers_is_refused(value):
+    model = model_of("bert")
+    model.classifier.bias[0] = value
+    with pytest.raises(ArtifactError, match="computes no finite numbers"):
+        chosen(model)
+
+
 def test_a_model_that_cannot_score_is_refused():
     with pytest.raises(ArtifactError, match="cannot score texts"):
         chosen(model_of("gpt2"))
@@ -334,6 +345,21 @@ def test_a_huge_text_and_ten_thousand_tiny_ones(folder, texts):
     assert encoder.count_tokens([huge]) == [512]
     tiny = type(huge)(response_id="t", conversation_id="c", deployment="d", site="s", query="Dose?", occurred_at=at(0))
     assert len({round(score.logit, 5) for score in encoder.score([tiny] * 10_000)}) == 1
+
+
+def test_a_special_token_that_is_written_in_a_text_is_packed_exactly(tmp_path, texts):
+    """XLM-R counts the positions of what is no padding."""
+    tokenizer = of_pieces()
+    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    shape = XLMRobertaConfig(**size, num_hidden_layers=2, max_position_embeddings=130, initializer_range=0.3)
+    torch.manual_seed(0)
+    with quiet():
+        XLMRobertaForSequenceClassification(shape).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+    encoder = load(str(tmp_path), precision="float32")
+    assert encoder.runtime.path == "packed"
+    prepared = encoder.prepare([replace(texts[0], query="dose", response="take it <pad> daily")])
+    assert encoder.infer(prepared)[0].logit == pytest.approx(encoder.infer_exactly(prepared)[0].logit, abs=1e-4)
 
 
 def test_warming_up_changes_no_score(folder, texts):

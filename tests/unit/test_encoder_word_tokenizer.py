@@ -10,6 +10,7 @@ from models.encoder.tokens import Framer
 from models.encoder.word_tokenizer import WordTokenizer
 from models.memo import MAX_LENGTH
 from models.training.vocabulary import learn
+from tests.tiny_model import of_pieces
 
 TEXT = "take two tablets of amlodipine 5 mg every day, with water (and call us): naïve 東京"
 TOKENIZER = learn([TEXT], 300, 64)
@@ -83,7 +84,9 @@ def fused():
         (lambda: TOKENIZER, "take 5", 0.0),
         (lambda: TOKENIZER, "", 0.0),
         (lambda: TOKENIZER, "\u0301", 1.0),
+        (lambda: TOKENIZER, "take\u0336 5", 1 / 6),
         (phrased, "every day δύο", 3 / 11),
+        (phrased, "every\u0336 day", 1 / 9),
         (fused, "aa δδδδδδ", 6 / 8),
         (spaced, "δδδ mg", 0.0),
     ],
@@ -101,3 +104,12 @@ def test_a_special_token_that_is_written_in_a_text_is_text(text):
     assert not {*tokenizer.all_special_ids} & {*plain.ids[3:-1]}
     assert [plain.ids[0], plain.ids[2], plain.ids[-1]] == [tokenizer.cls_token_id, *[tokenizer.sep_token_id] * 2]
     assert not {*tokenizer.all_special_ids} & {*tokenizer(text)["input_ids"][1:-1]}  # as a sentence encoder reads it
+
+
+@pytest.mark.parametrize("token", ["<s>", "<pad>", "</s>", "<mask>", "<unk>"])
+def test_a_special_token_that_is_a_piece_of_the_vocabulary_is_unknown_where_it_is_written(token):
+    tokenizer = of_pieces()
+    words, text = WordTokenizer(tokenizer), f"take {token} 5"
+    [ids] = words([text])
+    assert {*tokenizer.all_special_ids} & {*ids} == {tokenizer.unk_token_id}
+    assert words.unknown_share(text, ids) == pytest.approx(len(token) / (5 + len(token)))

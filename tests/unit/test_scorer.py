@@ -132,6 +132,15 @@ def test_a_burst_of_a_hundred_times_the_queue_is_answered_in_bounded_memory() ->
     assert max(map(sum, encoder.calls)) <= 2048
 
 
+def test_who_asks_for_many_at_once_keeps_no_room_while_waiting_for_more() -> None:
+    async def body(scorer: Scorer) -> Any:
+        batches = [[asked() for _ in range(module.CHUNK)] for _ in range(40)]
+        decide: Any = lambda _, score: score  # noqa: E731
+        return await asyncio.gather(*(scorer.decide_all(batch, decide, lambda *_: False) for batch in batches))
+
+    assert run(Encoder(), body, deadline_s=5.0) == [[SCORED] * module.CHUNK] * 40
+
+
 def test_late_answers_are_failures_and_the_stream_goes_on() -> None:
     encoder = Encoder()
     encoder.gate.clear()
