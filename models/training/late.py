@@ -169,7 +169,7 @@ def fit_weights(lesson: Lesson, seed: int) -> tuple[Weights, dict[str, float]]:
     rejected = _rejected(lesson)
     names = [example.rater for example in lesson.examples]
     queries = np.stack([reading.query.whole.pooled for reading in lesson.readings]).astype(float)
-    deep = np.array([example.depth == "deep" for example in lesson.examples])
+    deep = np.array([example.rejected_deeply for example in lesson.examples])
     table = features(lesson.readings, rarity, lesson.adapter)
     after, severity = _head(table, np.stack([rejected, deep]), names, seed)
     return Weights(

@@ -44,7 +44,7 @@ Lessons = list[tuple[float, float, float]]
 
 def lessons(examples: Sequence[Example], severity: dict[str, float]) -> Lessons:
     """What the loss is told of each answer; an unknown rater is a typical one."""
-    return [(float(e.rejected), float(e.depth == "deep"), severity.get(e.rater or "", 0.0)) for e in examples]
+    return [(float(e.rejected), float(e.rejected_deeply), severity.get(e.rater or "", 0.0)) for e in examples]
 
 
 def severities(examples: Sequence[Example]) -> dict[str, float]:

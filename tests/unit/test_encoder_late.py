@@ -233,6 +233,13 @@ def test_an_adapter_finds_the_answers_of_new_titles():
     assert right > before + 0.2
 
 
+def test_what_nobody_rejected_is_no_deep_rejection(artifact, examples, sentence_encoder, tmp_path):
+    said = [example if example.rejected else msgspec.structs.replace(example, depth="deep") for example in examples]
+    train_late(said, tmp_path / "x", encoder=sentence_encoder, seed=1)
+    heads = ((folder / "head.safetensors").read_bytes() for folder in (artifact, tmp_path / "x"))
+    assert next(heads) == next(heads)
+
+
 def test_few_titles_make_no_adapter():
     assert adapt(*titled(50), seed=1) is None
 
