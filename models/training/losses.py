@@ -48,8 +48,13 @@ def lessons(examples: Sequence[Example], severity: dict[str, float]) -> Lessons:
 
 
 def severities(examples: Sequence[Example]) -> dict[str, float]:
-    """Learn each rater's severity beside what the texts are about; {} where raters are unknown or one."""
+    """Learn each rater's severity beside what the texts are about.
+
+    Returns {} where raters are unknown or one, or there is one verdict.
+    """
     if len({e.rater for e in examples if e.rater}) < 2 or sum(e.rater is not None for e in examples) < FEW:
+        return {}
+    if len({example.rejected for example in examples}) < 2:
         return {}
     rejected = np.array([example.rejected for example in examples])
     return raters.fit(Topics(examples)(examples), rejected, [example.rater for example in examples]).severity

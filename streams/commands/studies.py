@@ -119,7 +119,7 @@ def _words(examples: Any, head: Head, seed: int) -> float:
     from models.training.metrics import measure
 
     if head is Head.LATE:
-        held = [examples[row] for row in teachers(examples)]
+        held = [examples[row] for row in teachers(examples, seed)]
         risks = out_of_fold(tfidf, held, FOLDS, seed)
     else:
         rest, held = split(examples, Recipe().held_out, seed)

@@ -1,5 +1,6 @@
 """A tiny encoder really learns, on one core in some ten seconds, and its artifact says what it is."""
 
+import math
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from models.encoder.loading import load
 from models.errors import ArtifactError, SettingsError
 from models.training import fit, reference
 from models.training.data import from_week
-from models.training.early import TENTHS, best, watched_folds
+from models.training.early import TENTHS, best, kept, watched_folds
 from models.training.examples import pending
 from models.training.fit import Recipe, quality, train
 from models.training.late import train_late
@@ -135,6 +136,23 @@ def test_a_question_is_never_on_both_sides_of_a_watched_fold():
 def test_one_question_cannot_be_watched():
     examples = [msgspec.structs.replace(example, question="q") for example in answers(20, seed=15)]
     assert watched_folds(examples, TENTHS, seed=3) == []
+
+
+def test_a_fold_beside_which_there_is_one_verdict_is_not_watched():
+    examples, first = answers(300, seed=15), watched_folds(answers(300, seed=15), 1, seed=3)[0]
+    refused = {example.question for example in first.watched}
+    judged = [msgspec.structs.replace(example, rejected=example.question in refused) for example in examples]
+    folds = watched_folds(judged, TENTHS, seed=3)
+    assert len(folds) == TENTHS - 1
+    assert all(len({example.rejected for example in fold.fitted}) == 2 for fold in folds)
+    assert watched_folds(judged, 1, seed=3) == folds[:1]
+
+
+def test_a_loss_that_is_no_number_is_never_the_lowest(tmp_path):
+    assert best([[0.5, 0.4, math.nan], [math.nan, 0.4, 0.1]]) == 2
+    assert best([[math.nan, math.nan]]) == 1
+    for _ in range(2):
+        assert best([kept(tmp_path, lambda _: [0.5, math.nan])]) == 1
 
 
 class Killed(Exception):
