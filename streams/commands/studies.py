@@ -164,7 +164,7 @@ def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
         Path, typer.Option("--out", file_okay=False, help="Folder for responses, feedback and truth, as JSON lines.")
     ],
     responses: Annotated[int, typer.Option("--responses", min=1, help="Number of responses.")] = 6000,
-    days: Annotated[float, typer.Option("--days", min=0.01, help="Days over which they are spread.")] = 7.0,
+    days: Annotated[float, typer.Option("--days", min=0.01, max=3650.0, help="Days over which they are spread.")] = 7.0,
     drift: Annotated[
         Scenario, typer.Option("--drift", help="The change planted in the middle of the time.")
     ] = Scenario.SUDDEN,

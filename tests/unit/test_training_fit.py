@@ -220,6 +220,16 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
         train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path)
 
 
+def test_checkpoints_of_an_encoder_that_was_changed_are_refused(tmp_path):
+    encoder = tiny_model.make(tmp_path / "encoder")
+    for _ in range(2):
+        fit._owned(tmp_path / "kept", "data", str(encoder), SMALLEST)
+    with (encoder / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(SettingsError, match="another encoder"):
+        fit._owned(tmp_path / "kept", "data", str(encoder), SMALLEST)
+
+
 @pytest.mark.parametrize("note", ["training.json", "fold-0/losses.json"])
 def test_a_note_is_whole_or_not_there(note, tmp_path, monkeypatch):
     examples, kept, write = answers(250, seed=15), tmp_path / "kept", Path.write_bytes
@@ -242,6 +252,16 @@ def test_checkpoints_of_somebody_else_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="other data or settings"):
         train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path)
     assert (tmp_path / "checkpoint-500").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_training(tmp_path):
+    told = []
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingsError, match="cannot be made"):
+        train(answers(250, seed=14), tmp_path / "file" / "x", recipe=SMALLEST, progress=lambda *news: told.append(news))
+    assert not told
+    with pytest.raises(SettingsError, match="cannot be made"):
+        train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path / "file" / "kept")
 
 
 @pytest.mark.parametrize("name", ["README.md", "config.json", "notes"])
