@@ -63,6 +63,8 @@ ClosureReason = Literal["unlabelled", "duplicate", "superseded", "orphan"]
 Group = Literal["category", "department", "history", "llm_model", "site", "specialty", "turn"]
 """What is known of every response and may move its risk beside its score. `history`: how the conversation's earlier
 responses were received; `turn`: first, second or later."""
+Scope = Annotated[str, Meta(max_length=max(map(len, get_args(Group))) + 1 + MAX_ID)]
+"""The name of a group, `=`, and of whom."""
 Order = Literal["rollback", "rebuild", "approval", "release"]
 
 YEARS: Final = range(1970, 2200)
@@ -289,7 +291,7 @@ class Instruction(Event, frozen=True, kw_only=True, tag="instruction"):
     groups: tuple[Group, ...] | None = None  # which groups count from then on
     last: Id | None = None  # the last entry that a rebuild was computed from
     ceilings: dict[str, float] = {}  # raw logits by scope up to which green may rise
-    scope: Name = ""  # the block whose quarantine ends
+    scope: Scope = ""  # the block whose quarantine ends
     by: Person  # who ordered it
     why: Remark = ""  # the reason given
     occurred_at: Instant  # when it was ordered

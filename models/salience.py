@@ -41,11 +41,15 @@ _UNITS = (
     r"(?<![.'])[glhdu]"
 )
 _FREQUENCIES = (
-    "once|twice|thrice|two|three|four|five|six|seven|eight|nine|ten|twelve|second|third|half|double|every|other|alternate|"
+    "once|twice|thrice|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    "thirteen|fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
+    "(?<=ty-)one|hundred|thousand|"
+    "second|third|half|double|every|other|alternate|"
     "hourly|daily|nightly|weekly|monthly|yearly|morning|noon|evening|night|bedtime|"
     r"[btq]\.?i\.?d|q\.?o?\.?d|q\.?h\.?s|o\.?d|b\.?d|t\.?d\.?s|q\.?d\.?s|prn|stat"
 )
-_NEGATION = rf"no|not|never|none|without|avoid|stop|hold|discontinue|contraindicated|cannot|{_LETTER}+n't"
+"""And numbers in words. Alone, `one` is mostly a pronoun, and a dose of it a form of `a`."""
+_NEGATION = rf"no|not|nor|never|none|neither|without|held|cannot|{_LETTER}+n't|safe|safely|unsafe"
 _ROUTES = (
     r"i\.?v|i\.?m|s\.?c|p\.?o|p\.?r|s\.?l|oral|intravenous|intramuscular|subcutaneous|intrathecal|epidural|"
     "sublingual|rectal|topical|inhaled|nasal"
@@ -54,8 +58,13 @@ _DIRECTIONS = (
     "up|down|left|right|high|higher|low|lower|above|below|before|after|more|less|minimum|maximum|"
     "positive|negative|normal|abnormal|benign|malignant|absent"
 )
-_TURNS = rf"(?:increas|decreas|reduc|rais)(?=(?:es?|ed|ing)(?!{_LETTER}))|hyp(?:er|o)(?={_LETTER})"
-"""Of a word, what gives the direction: however it is inflected."""
+_TURNS = (
+    rf"(?:increas|decreas|reduc|rais|ceas)(?=(?:es?|ed|ing)(?!{_LETTER}))|hyp(?:er|o)(?={_LETTER})|"
+    rf"stop(?=(?:s|ped|ping)?(?!{_LETTER}))|avoid(?=(?:s|ed|ing|ance)?(?!{_LETTER}))|"
+    rf"hold(?=(?:s|ing)?(?!{_LETTER}))|withh(?=(?:olds?|olding|eld)(?!{_LETTER}))|"
+    rf"discontinu(?=(?:es?|ed|ing|ation)(?!{_LETTER}))|contraindicat(?=(?:es?|ed|ing|ions?)(?!{_LETTER}))"
+)
+"""Of a word, what gives the direction, or turns all around: however it is inflected."""
 _STEMS = (
     "pril|prilat|sartan|olol|statin|cillin|mycin|micin|azole|prazole|tidine|gliptin|gliflozin|glutide|mab|nib|parin|"
     "xaban|gatran|dipine|zepam|zolam|caine|profen|oxacin|cycline|setron|triptan|vir|sone|olone|onide|terol|tropium|"
@@ -94,7 +103,8 @@ _FOUND: Final = Memo(lambda word: tuple(_SALIENT.findall(word)))
 
 def plain(text: str) -> str:
     """Return a text in lower case, each letter and apostrophe in its most common form."""
-    return nfkc(text).lower().replace("\u2019", "'").replace("\u0131", "i")
+    folded = nfkc(text).lower().replace("\u0131", "i")
+    return folded.replace("\u2018", "'").replace("\u2019", "'").replace("\u02bc", "'")
 
 
 def digest(text: str, key: bytes) -> str:

@@ -22,8 +22,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, unless it is there. Raises `SettingsError` where none can be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be made ({error.strerror}): give another folder") from None
+
+
 def check_free(out: Path, *needed: Path) -> None:
-    """Raise `SettingsError` unless an artifact may be written to `out`: it is empty, or holds one and nothing else.
+    """Make the folder `out`. Raises `SettingsError` unless it is empty, or holds an artifact and nothing else.
 
     `needed` are folders that must survive it.
     """
@@ -36,6 +44,7 @@ def check_free(out: Path, *needed: Path) -> None:
     foreign = sorted(path.name for path in place.iterdir() if path.name not in _own(place)) if place.exists() else ()
     if foreign:
         raise SettingsError(f"{out}: `{foreign[0]}` there is not of an artifact: give an empty folder or a new one")
+    make_folder(out)
 
 
 def _own(place: Path) -> set[str]:
@@ -58,7 +67,6 @@ def replaced_folder(out: Path) -> Iterator[Path]:
     First its card: a folder that is torn then does not fit its card, and is refused. Raises `SettingsError`.
     """
     check_free(out)
-    out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.resolve().parent, prefix=".training-") as scratch:
         yield Path(scratch)
         for old in out.iterdir():

@@ -6,7 +6,9 @@ is lowest is the last of the training on all, whose learning rate falls as their
 run out of patience; ten would be the whole cross-validation.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,23 +30,24 @@ class Fold(NamedTuple):
 
 
 def watched_folds(examples: Sequence[Example], count: int, seed: int) -> list[Fold]:
-    """Return the first `count` of the seeded folds that have questions on both sides."""
-    parts = folds(examples, TENTHS, seed + 1)[:count]
-    return [
-        Fold([examples[index] for index in rest], [examples[index] for index in part])
-        for part in parts
-        if part and (rest := beside(examples, part))
-    ]
+    """Return the first `count` of the seeded folds that have questions, and beside which there are both verdicts."""
+    dealt = (
+        Fold([examples[index] for index in beside(examples, part)], [examples[index] for index in part])
+        for part in folds(examples, TENTHS, seed + 1)
+        if part
+    )
+    return list(islice((fold for fold in dealt if len({example.rejected for example in fold.fitted}) == 2), count))
 
 
 def best(curves: Sequence[Sequence[float]]) -> int:
-    """Return the epoch, from 1, of the lowest mean loss, as far as all curves go.
+    """Return the epoch, from 1, of the lowest mean loss, as far as all curves go; one that is no number is the highest.
 
     >>> best([[0.7, 0.4, 0.6, 0.6], [0.7, 0.6, 0.5]])
     2
     """
     shortest = min(map(len, curves))
-    return 1 + int(np.argmin(np.mean([curve[:shortest] for curve in curves], axis=0)))
+    means = np.mean([curve[:shortest] for curve in curves], axis=0)
+    return 1 + int(np.argmin(np.where(np.isnan(means), np.inf, means)))
 
 
 def kept(folder: Path, found: Callable[[Path], list[float]]) -> list[float]:
@@ -53,4 +56,5 @@ def kept(folder: Path, found: Callable[[Path], list[float]]) -> list[float]:
     note = folder / "losses.json"
     if not note.exists():
         write_atomically(note, msgspec.json.encode(found(folder)))
-    return msgspec.json.decode(note.read_bytes(), type=list[float])
+    losses = msgspec.json.decode(note.read_bytes(), type=list[float | None])
+    return [math.nan if loss is None else loss for loss in losses]  # JSON has null where a loss is no number

@@ -138,7 +138,7 @@ def evaluate(
         model_hash=encoder.model_hash,
         models={"demur": ours, **baselines(lessons, examples, clock)},
         pre_response=_measured(_score(encoder, [pending(example) for example in examples])),
-        deep=measure([example.depth == "deep" for example in examples], scored.risk).auroc,
+        deep=measure([example.rejected_deeply for example in examples], scored.risk).auroc,
         tiers=tiers,
         review_load=tiers[-1].share,
         parts={name: _parts(scored, key, cuts) for name, key in _KEYS.items()},

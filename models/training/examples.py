@@ -28,6 +28,11 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     edited: str | None = None
     title: str | None = None
 
+    @property
+    def rejected_deeply(self) -> bool:
+        """Whether it was rejected deeply: a source may also state the depth of an edit that it counts as accepted."""
+        return self.rejected and self.depth == "deep"
+
 
 def pending(example: Example) -> Example:
     """The same example before its answer was written."""

@@ -5,6 +5,7 @@ artifact scores before and after the model has answered. Where raters are known,
 aside. What comes out is a folder in the Hugging Face layout with `rpm.json`.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -24,7 +25,7 @@ from models.encoder.runtime import has_bfloat16
 from models.encoder.template import VERSION, segments
 from models.encoder.tokens import Framer, Tokens
 from models.errors import SettingsError
-from models.training.artifact_files import check_free, replaced_folder, write_atomically
+from models.training.artifact_files import check_free, make_folder, replaced_folder, write_atomically
 from models.training.card import write_card
 from models.training.draw import Draw
 from models.training.early import Fold, best, kept, watched_folds
@@ -262,12 +263,26 @@ def _kept(recipe: Recipe) -> dict[str, Any]:
 
 def _owned(folder: Path, data: str, encoder: str | None, recipe: Recipe) -> Path:
     """Make or check the folder of checkpoints: what is continued must be the same training."""
-    folder.mkdir(parents=True, exist_ok=True)
-    note, own = folder / "training.json", msgspec.json.encode((data, encoder, recipe))
+    make_folder(folder)
+    note, own = folder / "training.json", msgspec.json.encode((data, encoder, _contents(encoder), recipe))
     if note.read_bytes() != own if note.exists() else any(folder.glob("checkpoint-*")):
-        raise SettingsError(f"{folder}: the checkpoints are of other data or settings: give another folder, or none")
+        raise SettingsError(
+            f"{folder}: the checkpoints are of other data or settings, or of another encoder: give another "
+            "folder, or none"
+        )
     write_atomically(note, own)
     return folder
+
+
+def _contents(encoder: str | None) -> dict[str, str]:
+    """SHA-256 of each file of an encoder's folder; {} where there is none."""
+    files = sorted(path for path in Path(encoder).rglob("*") if path.is_file()) if encoder else []
+    return {str(path): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(start: _Start, out: Path, examples: Sequence[Example], held: Sequence[Example], recipe: Recipe) -> Report:

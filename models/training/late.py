@@ -81,23 +81,28 @@ def train_late(
     return report
 
 
-def _check(examples: Sequence[Example]) -> None:
+def _check(examples: Sequence[Example], seed: int) -> None:
     if not all(example.event.response for example in examples):
         raise SettingsError("every answer to learn from needs its text: leave out those without a response")
-    if not _enough(examples):
-        raise SettingsError(f"{len(examples)} judged answers are too few: give {MINIMUM} or more, to many questions")
+    if not _enough(examples, seed):
+        raise SettingsError(
+            f"{len(examples)} judged answers are too few: give {MINIMUM} or more, to many questions, with both verdicts"
+        )
 
 
-def _enough(examples: Sequence[Example]) -> bool:
-    """Whether each fold can hold both verdicts."""
+def _enough(examples: Sequence[Example], seed: int) -> bool:
+    """Whether each verdict stands on as many questions as there are folds, and both stand beside each fold."""
     asked = [{example.question for example in examples if example.rejected == verdict} for verdict in (True, False)]
-    return len(examples) >= MINIMUM and min(map(len, asked)) >= FOLDS
+    if len(examples) < MINIMUM or min(map(len, asked)) < FOLDS:
+        return False
+    dealt = (beside(examples, fold) for fold in folds(examples, FOLDS, seed))
+    return all(len({examples[index].rejected for index in rest}) == 2 for rest in dealt)
 
 
-def teachers(examples: Sequence[Example]) -> list[int]:
+def teachers(examples: Sequence[Example], seed: int) -> list[int]:
     """Whose verdicts teach the head: those of answers without a title, or all where these are too few."""
     kept = [index for index, example in enumerate(examples) if example.title is None]
-    return kept if _enough([examples[index] for index in kept]) else list(range(len(examples)))
+    return kept if _enough([examples[index] for index in kept], seed) else list(range(len(examples)))
 
 
 def _adapter(embedder: Embedder, readings: Sequence[Reading], examples: Sequence[Example], seed: int) -> Adapter | None:
@@ -127,10 +132,10 @@ def prepare(
     examples: Sequence[Example], model: Any, tokenizer: Any, seed: int = 0, progress: Progress | None = None
 ) -> Lesson:
     """Embed the answers and fit the adapter; what is returned leaves out those that do not teach the head."""
-    _check(examples)
+    _check(examples, seed)
     embedder = Embedder(model, tokenizer, precision="auto")  # as it is served
     readings = embed(embedder, examples, progress)
-    adapter, kept = _adapter(embedder, readings, examples, seed), teachers(examples)
+    adapter, kept = _adapter(embedder, readings, examples, seed), teachers(examples, seed)
     return Lesson(readings, list(examples), len(tokenizer), embedder.runtime.precision, adapter).only(kept)
 
 
@@ -169,7 +174,7 @@ def fit_weights(lesson: Lesson, seed: int) -> tuple[Weights, dict[str, float]]:
     rejected = _rejected(lesson)
     names = [example.rater for example in lesson.examples]
     queries = np.stack([reading.query.whole.pooled for reading in lesson.readings]).astype(float)
-    deep = np.array([example.depth == "deep" for example in lesson.examples])
+    deep = np.array([example.rejected_deeply for example in lesson.examples])
     table = features(lesson.readings, rarity, lesson.adapter)
     after, severity = _head(table, np.stack([rejected, deep]), names, seed)
     return Weights(

@@ -44,12 +44,17 @@ Lessons = list[tuple[float, float, float]]
 
 def lessons(examples: Sequence[Example], severity: dict[str, float]) -> Lessons:
     """What the loss is told of each answer; an unknown rater is a typical one."""
-    return [(float(e.rejected), float(e.depth == "deep"), severity.get(e.rater or "", 0.0)) for e in examples]
+    return [(float(e.rejected), float(e.rejected_deeply), severity.get(e.rater or "", 0.0)) for e in examples]
 
 
 def severities(examples: Sequence[Example]) -> dict[str, float]:
-    """Learn each rater's severity beside what the texts are about; {} where raters are unknown or one."""
+    """Learn each rater's severity beside what the texts are about.
+
+    Returns {} where raters are unknown or one, or there is one verdict.
+    """
     if len({e.rater for e in examples if e.rater}) < 2 or sum(e.rater is not None for e in examples) < FEW:
+        return {}
+    if len({example.rejected for example in examples}) < 2:
         return {}
     rejected = np.array([example.rejected for example in examples])
     return raters.fit(Topics(examples)(examples), rejected, [example.rater for example in examples]).severity

@@ -25,6 +25,7 @@ import msgspec
 from models.encoder.template import MAX_EARLIER
 from models.errors import SettingsError
 from models.events import Depth, Feedback, Response, encode
+from models.training.artifact_files import make_folder
 from models.training.cases import Case, Defect, Patient, admit, compose
 from models.training.draw import Draw
 from models.training.hospital import (
@@ -110,9 +111,9 @@ def generate(config: Config | None = None) -> Week:
 def write(week: Week, folder: Path) -> None:
     """Write `responses.jsonl`, `feedback.jsonl` (in order of arrival), `truth.jsonl`, and `README.md` into a folder.
 
-    Raises `SettingsError` if it has files of such names that are not of an earlier week.
+    Raises `SettingsError` if it has files of such names that are not of an earlier week, or cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     truths = map(msgspec.json.encode, week.truths.values())
     named = {"responses": map(encode, week.responses), "feedback": map(encode, week.feedback), "truth": truths}
     about = folder / "README.md"

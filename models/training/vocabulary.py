@@ -16,7 +16,8 @@ SPECIAL: Final = {
     "mask_token": "[MASK]",
 }
 _INNER: Final = [f"##{character}" for character in string.ascii_lowercase + string.digits]
-"""Given to the trainer beforehand: it would number them in random order, and break ties by number."""
+"""Given to the trainer beforehand, as is what else stands inside words: it would number them in random order, and break
+ties by number."""
 FEWEST: Final = 5
 """Conversations in which a word must occur to be learnt: whoever has a model reads its vocabulary, and a patient's name
 stands in the few that are about him, often. As few as statistical offices publish no cell of."""
@@ -28,9 +29,8 @@ def common(texts: Sequence[tuple[str, str]], fewest: int = FEWEST) -> list[str]:
     >>> common([*((str(n), "give aspirin") for n in range(5)), ("5", "Give Quagga aspirin")])[-1]
     'give q u a g g a aspirin'
     """
-    words = _tokenizer({}).pre_tokenizer.pre_tokenize_str
-    plain = _tokenizer({}).normalizer.normalize_str
-    cut = [(conversation, [word for word, _ in words(plain(text))]) for conversation, text in texts]
+    tokenizer = _tokenizer({})
+    cut = [(conversation, _words(tokenizer, text)) for conversation, text in texts]
     known = Counter(word for word, _ in {(word, conversation) for conversation, text in cut for word in text})
     return [" ".join(word if known[word] >= fewest else " ".join(word) for word in text) for _, text in cut]
 
@@ -50,10 +50,17 @@ def learn(texts: Sequence[str], size: int, length: int) -> Any:
     return wrap(tokenizer_object=tokenizer, model_max_length=length, **SPECIAL)
 
 
+def _words(tokenizer: Tokenizer, text: str) -> list[str]:
+    plain = tokenizer.normalizer.normalize_str(text)
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(plain)]
+
+
 def _pieces(texts: Sequence[str], size: int) -> set[str]:
     tokenizer = _tokenizer({})
+    words = {word for text in texts for word in _words(tokenizer, text)}
+    inner = sorted({f"##{character}" for word in words for character in word[1:]} - set(_INNER))
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=[*SPECIAL.values(), *_INNER], show_progress=False
+        vocab_size=size, special_tokens=[*SPECIAL.values(), *_INNER, *inner], show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return set(tokenizer.get_vocab())

@@ -128,7 +128,7 @@ def _words(examples: Any, head: Head, seed: int) -> float:
     from models.training.metrics import measure
 
     if head is Head.LATE:
-        held = [examples[row] for row in teachers(examples)]
+        held = [examples[row] for row in teachers(examples, seed)]
         risks = out_of_fold(tfidf, held, FOLDS, seed)
     else:
         rest, held = split(examples, Recipe().held_out, seed)
@@ -180,7 +180,7 @@ def synth(  # noqa: PLR0913, PLR0917 (one parameter per option)
         ),
     ],
     responses: Annotated[int, typer.Option("--responses", min=1, help="Number of responses.")] = 6000,
-    days: Annotated[float, typer.Option("--days", min=0.01, help="Days over which they are spread.")] = 7.0,
+    days: Annotated[float, typer.Option("--days", min=0.01, max=3650.0, help="Days over which they are spread.")] = 7.0,
     drift: Annotated[
         Scenario, typer.Option("--drift", help="The change planted in the middle of the time.")
     ] = Scenario.SUDDEN,

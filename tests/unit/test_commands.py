@@ -216,6 +216,13 @@ def test_a_model_is_trained_though_words_alone_teach_nothing(monkeypatch: pytest
     assert "held-out AUROC 1.000 after the response, 1.000 before it; words alone: field `response`" in said.output
 
 
+@pytest.mark.parametrize("days", ["inf", "nan", "100000"])
+def test_a_week_of_more_days_than_dates_bear_is_refused(days: str, tmp_path: Path) -> None:
+    said = CliRunner().invoke(cli.app, ("synth", "--out", str(tmp_path / "x"), "--days", days))
+    assert said.exit_code == 2
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("words", [("demo",), ("replay", "--responses", __file__)])
 def test_a_run_goes_to_the_broker_that_the_environment_names(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -19,12 +19,12 @@ from models.encoder.loading import open_sentences
 from models.encoder.passages import FIRST, LAST, PASSAGE, asks, heading, passages, sentences
 from models.encoder.quiet import quiet
 from models.encoder.runtime import BOUNDS
-from models.errors import ArtifactError
+from models.errors import ArtifactError, SettingsError
 from models.training import late
 from models.training.adapt import adapt
 from models.training.data import from_week
-from models.training.examples import pending
-from models.training.late import inverse_frequency, train_late
+from models.training.examples import folds, pending
+from models.training.late import FOLDS, inverse_frequency, train_late
 from models.training.synth import Config, generate
 from models.training.vocabulary import learn
 from tests.tiny_model import of_pieces
@@ -242,6 +242,22 @@ def test_an_adapter_finds_the_answers_of_new_titles():
     found = [(adapter(titles) @ adapter(table).T).argmax(axis=1), (titles @ table.T).argmax(axis=1)]
     right, before = ((each == np.arange(100)).mean() for each in found)
     assert right > before + 0.2
+
+
+def test_what_nobody_rejected_is_no_deep_rejection(artifact, examples, sentence_encoder, tmp_path):
+    said = [example if example.rejected else msgspec.structs.replace(example, depth="deep") for example in examples]
+    train_late(said, tmp_path / "x", encoder=sentence_encoder, seed=1)
+    heads = ((folder / "head.safetensors").read_bytes() for folder in (artifact, tmp_path / "x"))
+    assert next(heads) == next(heads)
+
+
+def test_a_verdict_that_stands_in_one_fold_alone_is_too_few(sentence_encoder, examples, tmp_path):
+    dealt = folds([msgspec.structs.replace(e, question=str(n)) for n, e in enumerate(examples)], FOLDS, seed=0)[0]
+    judged = [
+        msgspec.structs.replace(e, question=str(n), rejected=n in dealt, title=None) for n, e in enumerate(examples)
+    ]
+    with pytest.raises(SettingsError, match="too few"):
+        train_late(judged, tmp_path / "x", encoder=sentence_encoder)
 
 
 def test_few_titles_make_no_adapter():

@@ -4,7 +4,7 @@ import ctypes
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import orjson
@@ -22,6 +22,8 @@ from models.events import (
     Decision,
     Event,
     Feedback,
+    Group,
+    Instruction,
     Label,
     Scored,
     _ids,
@@ -31,6 +33,15 @@ from models.events import (
     encode,
 )
 from tests.stagecraft import START, decision, feedback
+
+
+@pytest.mark.parametrize("group", [*get_args(Group), "clinician"])
+def test_the_longest_scope_can_be_released(group: str) -> None:
+    order = Instruction(
+        instruction_id="i", deployment="d", order="release", version=1, scope=f"{group}={'x' * 128}", by="A. Schmidt",
+        occurred_at=START,
+    )  # fmt: skip
+    assert decode(Instruction, encode(order)) == order
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc how large a block is")

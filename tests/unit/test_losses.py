@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -65,3 +66,10 @@ def test_severities_of_the_synthetic_hospital_are_found():
     assert np.corrcoef(list(found.values()), [rates[name] for name in found])[0, 1] > 0.9
     assert lessons(examples[:1], found)[0][2] == found[examples[0].rater]
     assert severities(examples[:10]) == {}
+    assert severities([example for example in examples if example.rejected]) == {}
+
+
+def test_what_nobody_rejected_is_no_deep_rejection():
+    examples = from_week(generate(Config(responses=20, seed=3, drift=None)))
+    said = [msgspec.structs.replace(example, depth="deep") for example in examples]
+    assert [deep for _, deep, _ in lessons(said, {})] == [float(example.rejected) for example in examples]

@@ -55,6 +55,14 @@ def test_a_bad_line_is_named(tmp_path, line, says):
         read(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_named_with_its_remedy(tmp_path, encoding):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id":"x","query":"q","label":0}', encoding=encoding)
+    with pytest.raises(SettingsError, match=r"rows\.jsonl .*save it as UTF-8 without a byte order mark"):
+        read(path)
+
+
 def test_ids_of_any_script_stay_apart(tmp_path):
     names = ["问题一", "问题二", "b 4", "b_4", "", "_", "x" * 200, "x" * 201]
     rows = [{"id": name, "query": f"q {name}", "label": 0} for name in names]
@@ -115,6 +123,12 @@ def test_a_week_overwrites_nothing_but_a_week(tmp_path, name):
     assert [path.read_text() for path in (tmp_path / "own").iterdir()] == ["mine"]
     for _ in range(2):
         write(week, tmp_path / "week")
+
+
+def test_a_week_for_which_no_folder_can_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingsError, match="cannot be made"):
+        write(generate(Config(responses=5)), tmp_path / "file" / "week")
 
 
 ASKED = Response(response_id="r", conversation_id="c", deployment="d", site="s", query="q", occurred_at=START)

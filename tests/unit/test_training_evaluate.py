@@ -72,6 +72,12 @@ def test_an_evaluation_says_everything(artifact, examples, tmp_path):
     assert "nan" not in page
 
 
+def test_what_nobody_rejected_is_no_deep_rejection(artifact, examples):
+    said = [example if example.rejected else msgspec.structs.replace(example, depth="deep") for example in examples]
+    first, second = (evaluate(artifact, part, clock=count().__next__) for part in (examples, said))
+    assert second.deep == first.deep
+
+
 def test_a_model_measured_on_what_it_learnt_from_says_so(artifact, examples, tmp_path):
     folder = shutil.copytree(artifact, tmp_path / "learnt")
     seal(folder, {"kind": "cross", "data_digest": digest(examples)})

@@ -1,5 +1,6 @@
 """A tiny encoder really learns, on one core in some ten seconds, and its artifact says what it is."""
 
+import math
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from models.encoder.loading import load
 from models.errors import ArtifactError, SettingsError
 from models.training import fit, reference
 from models.training.data import from_week
-from models.training.early import TENTHS, best, watched_folds
+from models.training.early import TENTHS, best, kept, watched_folds
 from models.training.examples import pending
 from models.training.fit import Recipe, quality, train
 from models.training.late import train_late
@@ -137,6 +138,23 @@ def test_one_question_cannot_be_watched():
     assert watched_folds(examples, TENTHS, seed=3) == []
 
 
+def test_a_fold_beside_which_there_is_one_verdict_is_not_watched():
+    examples, first = answers(300, seed=15), watched_folds(answers(300, seed=15), 1, seed=3)[0]
+    refused = {example.question for example in first.watched}
+    judged = [msgspec.structs.replace(example, rejected=example.question in refused) for example in examples]
+    folds = watched_folds(judged, TENTHS, seed=3)
+    assert len(folds) == TENTHS - 1
+    assert all(len({example.rejected for example in fold.fitted}) == 2 for fold in folds)
+    assert watched_folds(judged, 1, seed=3) == folds[:1]
+
+
+def test_a_loss_that_is_no_number_is_never_the_lowest(tmp_path):
+    assert best([[0.5, 0.4, math.nan], [math.nan, 0.4, 0.1]]) == 2
+    assert best([[math.nan, math.nan]]) == 1
+    for _ in range(2):
+        assert best([kept(tmp_path, lambda _: [0.5, math.nan])]) == 1
+
+
 class Killed(Exception):
     """The process ends in the middle."""
 
@@ -202,6 +220,16 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
         train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path)
 
 
+def test_checkpoints_of_an_encoder_that_was_changed_are_refused(tmp_path):
+    encoder = tiny_model.make(tmp_path / "encoder")
+    for _ in range(2):
+        fit._owned(tmp_path / "kept", "data", str(encoder), SMALLEST)
+    with (encoder / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(SettingsError, match="another encoder"):
+        fit._owned(tmp_path / "kept", "data", str(encoder), SMALLEST)
+
+
 @pytest.mark.parametrize("note", ["training.json", "fold-0/losses.json"])
 def test_a_note_is_whole_or_not_there(note, tmp_path, monkeypatch):
     examples, kept, write = answers(250, seed=15), tmp_path / "kept", Path.write_bytes
@@ -224,6 +252,16 @@ def test_checkpoints_of_somebody_else_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="other data or settings"):
         train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path)
     assert (tmp_path / "checkpoint-500").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_training(tmp_path):
+    told = []
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SettingsError, match="cannot be made"):
+        train(answers(250, seed=14), tmp_path / "file" / "x", recipe=SMALLEST, progress=lambda *news: told.append(news))
+    assert not told
+    with pytest.raises(SettingsError, match="cannot be made"):
+        train(answers(250, seed=14), tmp_path / "x", recipe=SMALLEST, checkpoints=tmp_path / "file" / "kept")
 
 
 @pytest.mark.parametrize("name", ["README.md", "config.json", "notes"])
