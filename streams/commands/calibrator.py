@@ -37,7 +37,7 @@ LEVELS = {"green": "green below", "red": "red from"}
 FIELD_HELP = {
     "by": "--by: give a name of 1 to 128 characters, without line breaks or other control characters",
     "why": "--why: say it in at most 500 characters",
-    "scope": "SCOPE: name a group in at most 128 characters, such as site=north",
+    "scope": "SCOPE: name a group as it was alarmed of, such as site=north",
 }
 """What LEARN reads of an instruction's words, by field."""
 TRIES = 10
