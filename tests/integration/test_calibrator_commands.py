@@ -183,7 +183,7 @@ WRONG = {
     ("rollback", "icu", "200", "--by", "Anna\nSchmidt"): b"--by: give a name",
     ("rollback", "icu", "200", "--by", " "): b"--by: give a name",
     ("rollback", "icu", "200", "--by", "x", "--why", "x" * 501): b"--why: say it in at most 500 characters",
-    ("release", "icu", "x" * 129, "--by", "x"): b"SCOPE: name a group in at most 128 characters",
+    ("release", "icu", "x" * 140, "--by", "x"): b"SCOPE: name a group as it was alarmed of",
     ("release", "icu", "site=north", "--by", "Anna Schmidt"): (
         b"LEARN could not follow the release, and nothing has changed: "
         b"the instruction cannot be followed: site=north is not in quarantine"
