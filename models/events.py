@@ -191,8 +191,9 @@ class Scored(Struct, frozen=True, kw_only=True):
 class Label(Event, frozen=True, kw_only=True, tag="label"):
     """One clinician's settled verdict on one response. `weight` 0 carries no evidence (abandoned, retracted).
 
-    `kind` is `verdict` for the first settled one; a `correction` or `revocation` names in `revises` the label it
-    replaces, and is counted in reports but folded into a calibrator only at its next rebuild.
+    `kind` is `verdict` for the first settled one, and, if that has no weight, for the first that has; a `correction` or
+    `revocation` names in `revises` the label it replaces, and is counted in reports but folded into a calibrator only
+    at its next rebuild.
     """
 
     topic: ClassVar[str] = "labels"
@@ -206,7 +207,7 @@ class Label(Event, frozen=True, kw_only=True, tag="label"):
     rejected: bool  # whether the clinician rejected the response
     depth: Depth  # whether the content was rejected, or its form
     weight: Probability  # as evidence: 1, or a share of it if several clinicians judged; 0: none
-    kind: Literal["verdict", "correction", "revocation"] = "verdict"  # whether it is the first settled verdict
+    kind: Literal["verdict", "correction", "revocation"] = "verdict"  # whether it is the clinician's first
     revises: Id | None = None  # the label that it replaces
     delay_s: float  # seconds from the response to the feedback
     occurred_at: Instant  # of the feedback

@@ -11,7 +11,7 @@
 
 Nothing is judged on arrival. Feedback is due `settle` after it occurred; the first one settles the response with all
 that occurred until then, the last verdict of a clinician by (occurred_at, feedback_id) winning, and whatever occurred
-later is judged singly, in the order in which it occurred. Time is event time: the lower of two watermarks, that of
+later is judged singly, in the order in which it occurred: a correction, unless its clinician had said nothing yet. Time is event time: the lower of two watermarks, that of
 decisions and that of feedback. So the result depends neither on how fast the two inputs are read nor on the order of
 arrival, for disorder of up to `settle`; what comes later still is judged as it comes. Redelivered input (same id, same
 origin) returns the same outcomes again, byte for byte: at-least-once delivery with idempotent outcomes.
@@ -247,7 +247,7 @@ def _followed(row: Row, h: StoredFeedback, horizons: Horizons) -> tuple[Effect, 
 def _settle(row: Row, window: list[StoredFeedback]) -> Row:
     """Judge what occurred in the first window: the last verdict of each clinician counts."""
     winners = [max((h for h in window if h.clinician == c), key=_when) for c in sorted({h.clinician for h in window})]
-    voices = sum(_verdict(row, w).weight > 0 for w in winners)
+    voices = sum(_says(row, w) for w in winners)
     settled = tuple(w.feedback_id for w in winners)
     beaten = tuple(h.feedback_id for h in window if h.feedback_id not in settled)
     return msgspec.structs.replace(
@@ -260,9 +260,11 @@ def _judge(row: Row, h: StoredFeedback) -> Row:
     by_id = _by_id(row)
     if any(by_id[f].clinician == h.clinician and _when(by_id[f]) > _when(h) for f in row.settled):
         return msgspec.structs.replace(row, superseded=(*row.superseded, h.feedback_id))
-    mine = [i for i, f in enumerate(row.settled) if by_id[f].clinician == h.clinician]
-    voices = {by_id[f].clinician for f in row.settled if _verdict(row, by_id[f]).weight > 0}
-    share = row.shares[mine[0]] if mine else len(voices) + 1
+    spoken = [
+        (by_id[f].clinician, share) for f, share in zip(row.settled, row.shares, strict=True) if _says(row, by_id[f])
+    ]
+    mine = [share for clinician, share in spoken if clinician == h.clinician]
+    share = mine[0] if mine else len({clinician for clinician, _ in spoken}) + 1
     return msgspec.structs.replace(row, settled=(*row.settled, h.feedback_id), shares=(*row.shares, share))
 
 
@@ -274,6 +276,11 @@ def _verdict(row: Row, h: StoredFeedback) -> Verdict:
     assert row.decision is not None
     changed = None if h.edit_digest is None else row.decision.salience_digest not in h.edit_digest.split()
     return verdict(h.action, reason=h.reason, edit_changed=changed)
+
+
+def _says(row: Row, h: StoredFeedback) -> bool:
+    """Whether a feedback says anything of its response: who abandons it, or takes back, does not."""
+    return _verdict(row, h).weight > 0
 
 
 def _outcomes(row: Row, h: StoredFeedback) -> Iterator[Effect]:
@@ -293,7 +300,8 @@ def _label(row: Row, h: StoredFeedback) -> Label:
     by_id = _by_id(row)
     mine = [f for f in row.settled if by_id[f].clinician == h.clinician]
     place = mine.index(h.feedback_id)
-    revises = _label_id(row, by_id[mine[place - 1]], place - 1) if place else None
+    first = not place or (_says(row, h) and not any(_says(row, by_id[f]) for f in mine[:place]))
+    revises = None if first else _label_id(row, by_id[mine[place - 1]], place - 1)
     found = _verdict(row, h)
     return Label(
         label_id=_label_id(row, h, place),
@@ -342,7 +350,7 @@ def _close(row: Row, reason: ClosureReason, h: StoredFeedback | None, closed_at:
 
 
 def _label_id(row: Row, h: StoredFeedback, place: int) -> str:
-    """The first verdict of a clinician on a response has one id whatever its content: it can count only once."""
+    """The first label of a clinician on a response has one id whatever its content: it can count only once."""
     return _id(row.response_id, h.clinician, h.feedback_id if place else "")
 
 

@@ -672,8 +672,15 @@ MUTANTS = (
     Mutant(
         "I5 who said nothing takes a share of later verdicts' weight",
         "models/joining.py",
-        "for f in row.settled if _verdict(row, by_id[f]).weight > 0}",
-        "for f in row.settled}",
+        "zip(row.settled, row.shares, strict=True) if _says(row, by_id[f])",
+        "zip(row.settled, row.shares, strict=True)",
+        "tests/unit/test_join.py",
+    ),
+    Mutant(
+        "I5 a clinician's second verdict counts as well",
+        "models/joining.py",
+        "not any(_says(row, by_id[f]) for f in mine[:place])",
+        "True",
         "tests/unit/test_join.py",
     ),
     Mutant(

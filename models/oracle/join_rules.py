@@ -115,10 +115,13 @@ class Execution(NamedTuple):
         place = next((i for i, chain in enumerate(self.chains) if chain[0].clinician == said.clinician), None)
         if place is not None and max(map(_when, self.chains[place])) > _when(said):
             return execution._replace(judged=(*self.judged, Judged(said, None, due)))
+        spoken = [any(self._ruling(one).evidence for one in chain) for chain in self.chains]
         if place is None:
             place = len(self.chains)
-            voices = sum(any(self._ruling(one).evidence for one in chain) for chain in self.chains)
-            execution = execution._replace(chains=(*self.chains, ()), shares=(*self.shares, voices + 1))
+            execution = execution._replace(chains=(*self.chains, ()), shares=(*self.shares, sum(spoken) + 1))
+        elif not spoken[place]:
+            shares = (*self.shares[:place], sum(spoken) + 1, *self.shares[place + 1 :])
+            execution = execution._replace(shares=shares)
         chains = [chain + (said,) * (i == place) for i, chain in enumerate(execution.chains)]
         execution = execution._replace(chains=tuple(chains))
         label = execution.label(place, len(chains[place]) - 1)
@@ -130,7 +133,9 @@ class Execution(NamedTuple):
     def label(self, place: int, turn: int) -> Label:
         """Return the label of a clinician's verdict, the `turn`-th."""
         chain = self.chains[place][: turn + 1]
-        return _label(self.decision, chain, self._ruling(chain[-1]), self.shares[place])
+        *before, says = map(self._ruling, chain)
+        anew = says.evidence and not any(one.evidence for one in before)
+        return _label(self.decision, chain, says, self.shares[place], first=anew or not before)
 
 
 def executions(
@@ -253,10 +258,12 @@ def _when(said: Feedback) -> tuple[datetime, str]:
     return said.occurred_at, said.feedback_id
 
 
-def _label(decision: Decision, chain: Sequence[Feedback], says: Ruling, share: int) -> Label:
+def _label(decision: Decision, chain: Sequence[Feedback], says: Ruling, share: int, *, first: bool) -> Label:
     said, place = chain[-1], len(chain) - 1
-    first = name(said.response_id, said.clinician, "")
-    ids = [first, *(name(said.response_id, said.clinician, later.feedback_id) for later in chain[1:])]
+    ids = [
+        name(said.response_id, said.clinician, ""),
+        *(name(said.response_id, said.clinician, later.feedback_id) for later in chain[1:]),
+    ]
     return Label(
         label_id=ids[place],
         feedback_id=said.feedback_id,
@@ -267,8 +274,8 @@ def _label(decision: Decision, chain: Sequence[Feedback], says: Ruling, share: i
         rejected=says.rejected,
         depth=says.depth,
         weight=says.evidence / share,
-        kind="verdict" if not place else "revocation" if said.action == "retracted" else "correction",
-        revises=ids[place - 1] if place else None,
+        kind="verdict" if first else "revocation" if said.action == "retracted" else "correction",
+        revises=None if first else ids[place - 1],
         delay_s=max(0.0, (said.occurred_at - decision.occurred_at).total_seconds()),
         occurred_at=said.occurred_at,
         decision=Scored(**{field: getattr(decision, field) for field in Scored.__struct_fields__}),

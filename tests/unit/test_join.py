@@ -162,6 +162,33 @@ CASES: dict[str, tuple[list[Any], list[str]]] = {
         [decision(), feedback("f1"), feedback("f2", clinician="ben", action="disagreed"), LATER],
         ["verdict f1: ann accepts none x0.5", "verdict f2: ben rejects deep x0.5"],
     ),
+    "who walked away has said nothing yet": (
+        [
+            decision(),
+            feedback("f1", action="abandoned"),
+            LATER,
+            feedback("f2", seconds=600, action="disagreed"),
+            passed(1000),
+            feedback("f3", seconds=1200),
+            END,
+        ],
+        ["verdict f1: ann accepts none x0", "verdict f2: ann rejects deep x1", "correction f3: ann accepts none x1"],
+    ),
+    "who walked away speaks as one more": (
+        [
+            decision(),
+            feedback("f1"),
+            feedback("f2", clinician="ben", action="abandoned"),
+            LATER,
+            feedback("f3", clinician="ben", seconds=600, action="disagreed"),
+            END,
+        ],
+        ["verdict f1: ann accepts none x1", "verdict f2: ben accepts none x0", "verdict f3: ben rejects deep x0.5"],
+    ),
+    "who walks away again takes nothing back": (
+        [decision(), feedback("f1"), LATER, feedback("f2", seconds=600, action="abandoned"), END],
+        ["verdict f1: ann accepts none x1", "correction f2: ann accepts none x0"],
+    ),
     "a clinician who was silent takes no share of later ones": (
         [
             decision(),
