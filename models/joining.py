@@ -11,10 +11,11 @@
 
 Nothing is judged on arrival. Feedback is due `settle` after it occurred; the first one settles the response with all
 that occurred until then, the last verdict of a clinician by (occurred_at, feedback_id) winning, and whatever occurred
-later is judged singly, in the order in which it occurred: a correction, unless its clinician had said nothing yet. Time is event time: the lower of two watermarks, that of
-decisions and that of feedback. So the result depends neither on how fast the two inputs are read nor on the order of
-arrival, for disorder of up to `settle`; what comes later still is judged as it comes. Redelivered input (same id, same
-origin) returns the same outcomes again, byte for byte: at-least-once delivery with idempotent outcomes.
+later is judged singly, in the order in which it occurred: a correction, unless its clinician had said nothing yet. Time
+is event time: the lower of two watermarks, that of decisions and that of feedback. So the result depends neither on how
+fast the two inputs are read nor on the order of arrival, for disorder of up to `settle`; what comes later still is
+judged as it comes. Redelivered input (same id, same origin) returns the same outcomes again, byte for byte:
+at-least-once delivery with idempotent outcomes.
 """
 
 import hashlib
