@@ -128,7 +128,8 @@ def test_looking_at_few_points_of_the_curve_finds_what_all_of_them_tell(chosen, 
         logit = cut["green"]
         assert (logit is None) == (k == 0)
         assert k == 0 or GRID[k - 1] <= logit <= GRID[min(k, len(GRID) - 1)]
-    assert reading.deviation(level) == math.sqrt(min(points, key=lambda point: abs(point[0] - odds))[1])
+    nearest = min(abs(eta - odds) for eta, _ in points)  # of many points, where the curve is flat
+    assert reading.deviation(level) in {math.sqrt(var) for eta, var in points if abs(eta - odds) == nearest}
 
 
 @given(SETTINGS, REPEATED, st.floats(-10, 10), GROUPS)
