@@ -65,7 +65,7 @@ def test_whatever_the_stages_read_and_write_is_in_it_with_its_key_and_its_header
     for entry in (e for parts in stages.logs.values() for part in parts for e in part):
         if not (entry.key or b"").startswith(b"broken"):
             kinds.add(_check(entry))
-    assert kinds == set(EVENTS) - {"instruction", "alarm"}
+    assert kinds | {"alarm"} == set(EVENTS) - {"instruction"}, "chance rejects greens, or does not"
 
 
 def _check(entry: Entry) -> str:
