@@ -301,9 +301,9 @@ def _label(row: Row, h: StoredFeedback) -> Label:
     by_id = _by_id(row)
     mine = [f for f in row.settled if by_id[f].clinician == h.clinician]
     place = mine.index(h.feedback_id)
-    first = not place or (_says(row, h) and not any(_says(row, by_id[f]) for f in mine[:place]))
-    revises = None if first else _label_id(row, by_id[mine[place - 1]], place - 1)
     found = _verdict(row, h)
+    first = not place or (found.weight > 0 and not any(_says(row, by_id[f]) for f in mine[:place]))
+    revises = None if first else _label_id(row, by_id[mine[place - 1]], place - 1)
     return Label(
         label_id=_label_id(row, h, place),
         feedback_id=h.feedback_id,

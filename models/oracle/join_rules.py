@@ -40,6 +40,13 @@ class Ruling(NamedTuple):
     evidence: bool
 
 
+def speaks(said: Feedback) -> bool:
+    """Whether a feedback says anything of its response: who abandons it does, if the reason is the content."""
+    if said.action == "abandoned":
+        return said.reason_code in CONTENT
+    return said.action != "retracted"
+
+
 def ruling(said: Feedback, salience: str, keys: Sequence[bytes]) -> Ruling:
     """Decide a feedback: reason code, then edit (not of a flag), then action. `salience`: that of the response's doses.
 
@@ -50,8 +57,8 @@ def ruling(said: Feedback, salience: str, keys: Sequence[bytes]) -> Ruling:
     Ruling(rejected=True, depth='surface', evidence=True)
     """
     against = said.reason_code in CONTENT
-    if said.action in {"accepted", "retracted"} or (said.action == "abandoned" and not against):
-        return Ruling(rejected=False, depth="none", evidence=said.action == "accepted")
+    if said.action == "accepted" or not speaks(said):
+        return Ruling(rejected=False, depth="none", evidence=speaks(said))
     if against or said.reason_code in CONTEXT:
         deep = against
     elif said.edited_response is not None and said.action != "flagged":
@@ -104,7 +111,7 @@ class Execution(NamedTuple):
         window = [said for said in self.waiting if said.occurred_at <= due]
         last = {said.clinician: said for said in window}  # they are in order of time
         chains = tuple((last[who],) for who in sorted(last))
-        share = max(1, sum(self._ruling(chain[-1]).evidence for chain in chains))
+        share = max(1, sum(speaks(chain[-1]) for chain in chains))
         execution = self._replace(chains=chains, shares=(share,) * len(chains), waiting=self.waiting[len(window) :])
         labels = {said.feedback_id: execution.label(place, 0) for place, (said,) in enumerate(chains)}
         return execution._replace(judged=tuple(Judged(said, labels.get(said.feedback_id), due) for said in window))
@@ -115,7 +122,7 @@ class Execution(NamedTuple):
         place = next((i for i, chain in enumerate(self.chains) if chain[0].clinician == said.clinician), None)
         if place is not None and max(map(_when, self.chains[place])) > _when(said):
             return execution._replace(judged=(*self.judged, Judged(said, None, due)))
-        spoken = [any(self._ruling(one).evidence for one in chain) for chain in self.chains]
+        spoken = [any(map(speaks, chain)) for chain in self.chains]
         if place is None:
             place = len(self.chains)
             execution = execution._replace(chains=(*self.chains, ()), shares=(*self.shares, sum(spoken) + 1))
@@ -127,15 +134,11 @@ class Execution(NamedTuple):
         label = execution.label(place, len(chains[place]) - 1)
         return execution._replace(judged=(*self.judged, Judged(said, label, due)))
 
-    def _ruling(self, said: Feedback) -> Ruling:
-        return ruling(said, self.decision.salience_digest, self.digest_keys)
-
     def label(self, place: int, turn: int) -> Label:
         """Return the label of a clinician's verdict, the `turn`-th."""
         chain = self.chains[place][: turn + 1]
-        *before, says = map(self._ruling, chain)
-        anew = says.evidence and not any(one.evidence for one in before)
-        return _label(self.decision, chain, says, self.shares[place], first=anew or not before)
+        says = ruling(chain[-1], self.decision.salience_digest, self.digest_keys)
+        return _label(self.decision, chain, says, self.shares[place])
 
 
 def executions(
@@ -258,8 +261,9 @@ def _when(said: Feedback) -> tuple[datetime, str]:
     return said.occurred_at, said.feedback_id
 
 
-def _label(decision: Decision, chain: Sequence[Feedback], says: Ruling, share: int, *, first: bool) -> Label:
+def _label(decision: Decision, chain: Sequence[Feedback], says: Ruling, share: int) -> Label:
     said, place = chain[-1], len(chain) - 1
+    first = not place or (says.evidence and not any(map(speaks, chain[:-1])))
     ids = [
         name(said.response_id, said.clinician, ""),
         *(name(said.response_id, said.clinician, later.feedback_id) for later in chain[1:]),

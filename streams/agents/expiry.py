@@ -92,7 +92,6 @@ class Expiry:
     def __init__(self, keep: timedelta, read: Callable[[bytes, bytes], datetime | None], clock: Clock) -> None:
         self.keep = keep
         self._read = read
-        self._clock = clock
         self._make = partial(ExpiryQueue, keep, clock)
         self._queues: dict[int, ExpiryQueue] = {}
 
