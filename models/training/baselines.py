@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from models.errors import SettingsError
-from models.training.examples import Example, beside, folds
+from models.training.examples import Example, beside, folds, has_both_verdicts
 
 Risks = NDArray[np.float64]
 Judge = Callable[[Sequence[Example], Sequence[Example]], Risks]
@@ -40,7 +40,7 @@ def out_of_fold(judge: Judge, examples: Sequence[Example], count: int = 5, seed:
     risks = np.zeros(len(examples))
     for fold in filter(None, folds(examples, count, seed)):
         rest = [examples[index] for index in beside(examples, fold)]
-        if len({example.rejected for example in rest}) < 2:
+        if not has_both_verdicts(rest):
             raise SettingsError("the answers are to too few questions to learn from the others: give more, or --train")
         risks[fold] = judge(rest, [examples[index] for index in fold])
     return risks

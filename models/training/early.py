@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from models.training.artifact_files import write_atomically
-from models.training.examples import Example, beside, folds
+from models.training.examples import Example, beside, folds, has_both_verdicts
 
 TENTHS: Final = 10
 """Nine tenths are enough like all of them for the number of epochs to carry over."""
@@ -36,7 +36,7 @@ def watched_folds(examples: Sequence[Example], count: int, seed: int) -> list[Fo
         for part in folds(examples, TENTHS, seed + 1)
         if part
     )
-    return list(islice((fold for fold in dealt if len({example.rejected for example in fold.fitted}) == 2), count))
+    return list(islice((fold for fold in dealt if has_both_verdicts(fold.fitted)), count))
 
 
 def best(curves: Sequence[Sequence[float]]) -> int:

@@ -21,7 +21,7 @@ from models.encoder.loading import load
 from models.errors import SettingsError
 from models.events import TIERS, Tier
 from models.training.baselines import BASELINES, Judge, out_of_fold
-from models.training.examples import Example, digest, pending, unseen
+from models.training.examples import Example, digest, has_both_verdicts, pending, unseen
 from models.training.intervals import Interval, bootstrap, rate_interval
 from models.training.metrics import Metrics, measure, sigmoid
 
@@ -146,7 +146,7 @@ def evaluate(
 
 
 def _check(examples: Sequence[Example]) -> None:
-    if len({example.rejected for example in examples}) < 2:
+    if not has_both_verdicts(examples):
         raise SettingsError(
             f"{len(examples)} answers of one verdict cannot be measured: give accepted and rejected ones"
         )
@@ -154,7 +154,7 @@ def _check(examples: Sequence[Example]) -> None:
 
 def _lessons(train: Sequence[Example], test: Sequence[Example]) -> list[Example]:
     kept = unseen(train, test)
-    if len({example.rejected for example in kept}) < 2:
+    if not has_both_verdicts(kept):
         raise SettingsError(
             f"--train: {len(kept)} answers of one verdict, beside those measured, teach nothing: give accepted and "
             "rejected ones, or leave it out"

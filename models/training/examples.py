@@ -1,6 +1,6 @@
 """One judged answer, wherever it comes from: what training and evaluation work on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Final, Literal
 
@@ -32,6 +32,11 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
     def rejected_deeply(self) -> bool:
         """Whether it was rejected deeply: a source may also state the depth of an edit that it counts as accepted."""
         return self.rejected and self.depth == "deep"
+
+
+def has_both_verdicts(examples: Iterable[Example]) -> bool:
+    """Whether accepted and rejected ones are among them: of one verdict alone nothing can be learnt or ranked."""
+    return len({example.rejected for example in examples}) == 2
 
 
 def pending(example: Example) -> Example:

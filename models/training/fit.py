@@ -29,7 +29,7 @@ from models.training.artifact_files import check_free, make_folder, replaced_fol
 from models.training.card import write_card
 from models.training.draw import Draw
 from models.training.early import Fold, best, kept, watched_folds
-from models.training.examples import Example, digest, pending, split
+from models.training.examples import Example, digest, has_both_verdicts, pending, split
 from models.training.libraries import libraries
 from models.training.loop import Lesson, Rows, Stop, Track, run
 from models.training.losses import Loss, lessons, loss, severities
@@ -155,7 +155,7 @@ def train(  # noqa: PLR0913 (what may be left out is by name)
 
 def _check(fitted: Sequence[Example], held: Sequence[Example]) -> None:
     for name, part in (("training", fitted), ("held-out", held)):
-        if len({example.rejected for example in part}) < 2:
+        if not has_both_verdicts(part):
             raise SettingsError(
                 f"the {name} part has {len(part)} answers of one verdict only: give more judged answers"
             )

@@ -34,7 +34,7 @@ from models.errors import SettingsError
 from models.training.adapt import adapt
 from models.training.artifact_files import check_free, replaced_folder
 from models.training.card import write_card
-from models.training.examples import Example, beside, digest, folds
+from models.training.examples import Example, beside, digest, folds, has_both_verdicts
 from models.training.fit import Progress, Report, plain
 from models.training.libraries import libraries
 from models.training.losses import DEPTH
@@ -96,7 +96,7 @@ def _enough(examples: Sequence[Example], seed: int) -> bool:
     if len(examples) < MINIMUM or min(map(len, asked)) < FOLDS:
         return False
     dealt = (beside(examples, fold) for fold in folds(examples, FOLDS, seed))
-    return all(len({examples[index].rejected for index in rest}) == 2 for rest in dealt)
+    return all(has_both_verdicts(examples[index] for index in rest) for rest in dealt)
 
 
 def teachers(examples: Sequence[Example], seed: int) -> list[int]:

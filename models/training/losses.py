@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from models.encoder.cross import log_odds
 from models.training import raters
-from models.training.examples import Example
+from models.training.examples import Example, has_both_verdicts
 from models.training.topics import Topics
 
 
@@ -54,7 +54,7 @@ def severities(examples: Sequence[Example]) -> dict[str, float]:
     """
     if len({e.rater for e in examples if e.rater}) < 2 or sum(e.rater is not None for e in examples) < FEW:
         return {}
-    if len({example.rejected for example in examples}) < 2:
+    if not has_both_verdicts(examples):
         return {}
     rejected = np.array([example.rejected for example in examples])
     return raters.fit(Topics(examples)(examples), rejected, [example.rater for example in examples]).severity
